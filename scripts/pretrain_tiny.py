@@ -1,0 +1,138 @@
+"""Train the base model that ships with lengthen as alias `tiny`: a 5 M-parameter Llama with a context of 256 tokens.
+
+    python scripts/pretrain_tiny.py                  # trains, measures, writes src/lengthen/assets/tiny (half an hour on 2 cores)
+    python scripts/pretrain_tiny.py --measure-only   # measures the shipped weights again and rewrites the card
+
+The data is the Python standard library of the interpreter that runs this script (train split of
+`lengthen.data.stdlib`). Embeddings are untied, so that training "embeddings" means what it means in LLaMA.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import tokenizers
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lengthen.data.stdlib import stdlib_documents
+
+OUT = Path(__file__).parent.parent / "src" / "lengthen" / "assets" / "tiny"
+CONTEXT = 256
+VOCABULARY = 4096
+BOS = "<|endoftext|>"
+
+
+def read(split: str) -> list[str]:
+    return [path.read_text(encoding="utf-8", errors="ignore") for path in stdlib_documents(split)]
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE; encoding a document puts BOS before it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[BOS], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS, model_max_length=CONTEXT
+    )
+
+
+def build_model() -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config)
+
+
+def train(model: LlamaForCausalLM, streams: list[torch.Tensor], steps: int, batch: int, peak: float) -> float:
+    """One random window of 256 tokens per sequence, documents drawn by length; returns the last losses' mean."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1)
+    lengths = torch.tensor([len(stream) for stream in streams], dtype=torch.double)
+    warmup, recent, started = 50, [], time.time()
+    model.train()
+    for step in range(1, steps + 1):
+        windows = []
+        for which in torch.multinomial(lengths, batch, replacement=True).tolist():
+            start = int(torch.randint(0, len(streams[which]) - CONTEXT + 1, ()))
+            windows.append(streams[which][start : start + CONTEXT])
+        ids = torch.stack(windows)
+        share = min(step / warmup, (steps - step + 1) / (steps - warmup))  # linear warm-up, then linear decay
+        for group in optimizer.param_groups:
+            group["lr"] = peak * share
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        recent = [*recent[-49:], loss.item()]
+        if step % 50 == 0:
+            print(f"step {step}  loss {sum(recent) / len(recent):.4f}  {time.time() - started:.0f} s", flush=True)
+    return sum(recent) / len(recent)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=32, help="windows of 256 tokens per step")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak")
+    parser.add_argument("--measure-only", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.measure_only:
+        pretrain(arguments)
+
+
+def pretrain(arguments: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    started = time.time()
+    texts = read("train")
+    tokenizer = train_tokenizer(texts)
+    streams = [torch.tensor(ids) for ids in tokenizer(texts)["input_ids"]]
+    streams = [stream for stream in streams if len(stream) >= CONTEXT]
+    tokens = sum(map(len, streams))
+    print(f"{len(streams)} documents, {tokens:,} tokens", flush=True)
+    model = build_model()
+    loss = train(model, streams, arguments.steps, arguments.batch, arguments.learning_rate)
+    model.to(torch.bfloat16).save_pretrained(arguments.out)
+    tokenizer.save_pretrained(arguments.out)
+    record = {
+        "command": shlex.join(["python", *sys.argv]),
+        "seconds": round(time.time() - started),
+        "documents": len(streams),
+        "tokens": tokens,
+        "tokens_seen": arguments.steps * arguments.batch * CONTEXT,
+        "parameters": model.num_parameters(),
+        "last_loss": round(loss, 4),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
+    (arguments.out / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Where documents and padding lie in a batch, read from the mask that transformers would have built.
+
+transformers asks the attention's mask function for a mask once per forward pass and hands the answer to every layer.
+For "s2" that answer is a `Layout`: training reads the documents from it, evaluation the ordinary mask. Neither is
+computed unless a layer asks, so training never holds a (T, T) mask.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers.masking_utils import sdpa_mask
+
+from lengthen.errors import LengthenError
+
+__all__ = ["Layout", "layout_mask"]
+
+
+class Layout:
+    """The documents of a batch whose queries and keys are the same T tokens.
+
+    Args:
+        batch_size: B, sequences.
+        length: T, tokens.
+        mask_function: transformers' composed mask: (batch, head, query, key) indices to bool.
+        padding: (B, T) bool, True at real tokens; None when nothing is padded.
+        device: of the batch.
+        dense_arguments: what `sdpa_mask` takes, for `dense`.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        length: int,
+        mask_function: Callable[..., torch.Tensor],
+        padding: torch.Tensor | None,
+        device: torch.device,
+        dense_arguments: dict[str, Any],
+    ):
+        self._batch_size = batch_size
+        self._length = length
+        self._mask_function = mask_function
+        self._padding = padding
+        self._device = device
+        self._dense_arguments = dense_arguments
+
+    @cached_property
+    def dense(self) -> torch.Tensor | None:
+        """The ordinary full-attention mask, (B, 1, T, T) bool, or None where plain causal attention is exact."""
+        return sdpa_mask(**self._dense_arguments)
+
+    @cached_property
+    def documents(self) -> list[list[tuple[int, int]]]:
+        """Per sequence: (start, length) of each document, in order; tokens in none are padding.
+
+        Raises:
+            LengthenError: a document has padding inside it.
+        """
+        token = torch.arange(1, self._length, device=self._device)[None, :]
+        row = torch.arange(self._batch_size, device=self._device)[:, None]
+        head = torch.zeros_like(row)
+        # A token that may not see the one before it starts a new document: one diagonal of the mask tells.
+        linked_BT = torch.as_tensor(self._mask_function(row, head, token, token - 1), device=self._device)
+        linked_BT = linked_BT.expand(self._batch_size, self._length - 1)
+        real_BT = torch.ones(self._batch_size, self._length, dtype=torch.bool, device=self._device)
+        if self._padding is not None:
+            real_BT = self._padding
+        links, real = linked_BT.tolist(), real_BT.tolist()
+        return [_runs(row_links, row_real) for row_links, row_real in zip(links, real, strict=True)]
+
+
+def _runs(linked: list[bool], real: list[bool]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for token, is_real in enumerate(real):
+        if not is_real:
+            continue
+        follows = token > 0 and linked[token - 1]
+        if follows and real[token - 1]:
+            start, length = runs[-1]
+            runs[-1] = (start, length + 1)
+        elif follows and runs:
+            raise LengthenError(
+                f"the attention mask has padding inside a document, before token {token}; S2 takes padding at the "
+                "left or right end only"
+            )
+        else:
+            runs.append((token, 1))
+    return runs
+
+
+def layout_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., torch.Tensor] | None = None,
+    attention_mask: torch.Tensor | None = None,
+    device: torch.device | str = "cpu",
+    **kwargs: Any,
+) -> Layout | torch.Tensor | None:
+    """The mask function registered for "s2" (transformers' `AttentionMaskInterface`).
+
+    Returns:
+        A `Layout` where queries and keys are the same tokens; with a key/value cache the ordinary mask, since only
+        generation uses one.
+    """
+    dense_arguments = {
+        "batch_size": batch_size,
+        "q_length": q_length,
+        "kv_length": kv_length,
+        "q_offset": q_offset,
+        "kv_offset": kv_offset,
+        "mask_function": mask_function,
+        "attention_mask": attention_mask,
+        "device": device,
+        **kwargs,
+    }
+    if q_length != kv_length:
+        return sdpa_mask(**dense_arguments)
+    assert mask_function is not None
+    return Layout(batch_size, q_length, mask_function, attention_mask, torch.device(device), dense_arguments)

@@ -1,0 +1,94 @@
+"""S2-Attn as transformers' attention "s2", through its public registries."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from lengthen.attention.layout import Layout, layout_mask
+from lengthen.attention.pattern import check_group_size
+from lengthen.attention.sdpa import s2_sdpa
+from lengthen.errors import ModelError
+
+__all__ = ["register", "s2_attention", "set_group_size"]
+
+
+def set_group_size(model: nn.Module, tokens: int) -> None:
+    """Give every attention layer of `model` its S2 group size.
+
+    Args:
+        model: a model loaded with attn_implementation="s2"; adapters and wrappers around it don't matter.
+        tokens: g, at least 2; a constant in tokens, whatever the length of a batch.
+
+    Raises:
+        LengthenError: `tokens` is below 2.
+        ModelError: no attention layer was found.
+    """
+    check_group_size(tokens)
+    layers = [module for module in model.modules() if hasattr(module, "is_causal")]
+    if not layers:
+        raise ModelError(
+            f"{type(model).__name__} has no attention layer that S2 could be used in; set attention.kind=full"
+        )
+    for layer in layers:
+        layer.s2_group_size = tokens  # type: ignore[assignment]
+
+
+def s2_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Layout | torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """The attention function registered as "s2".
+
+    Training mode: S2 on full-attention layers; sliding-window layers stay as they are. Evaluation mode, or with a
+    key/value cache: the model's ordinary full attention.
+
+    Args:
+        module: the attention layer, given its group size by `set_group_size`.
+        query: (B, H, T, D).
+        key: (B, K, S, D), not repeated.
+        value: (B, K, S, D').
+        attention_mask: what `layout_mask` returned.
+        dropout: probability of dropping an attention weight.
+        scaling: factor on the scores.
+        kwargs: the architecture's own; "sliding_window", "softcap" and "s_aux" (sinks) matter here.
+
+    Returns:
+        (B, T, H, D') and None.
+
+    Raises:
+        ModelError: the layer can't be computed exactly.
+    """
+    layout = attention_mask if isinstance(attention_mask, Layout) else None
+    if module.training and query.shape[2] == key.shape[2] and kwargs.get("sliding_window") is None:
+        for name in ("softcap", "s_aux"):
+            if kwargs.get(name) is not None:
+                raise ModelError(
+                    f"{type(module).__name__} uses {name!r}, which S2 can't do exactly; set attention.kind=full"
+                )
+        if layout is None:
+            raise ModelError(
+                f"{type(module).__name__} was given a mask that does not come from transformers' mask registry; "
+                "S2 needs a 2-D attention_mask, or none; set attention.kind=full"
+            )
+        group_size = getattr(module, "s2_group_size", None)
+        if group_size is None:
+            raise ModelError("no S2 group size; call lengthen.attention.set_group_size(model, tokens) before training")
+        return s2_sdpa(query, key, value, layout.documents, group_size, scaling, dropout), None
+    dense = layout.dense if layout else attention_mask
+    assert not isinstance(dense, Layout)
+    return sdpa_attention_forward(module, query, key, value, dense, dropout=dropout, scaling=scaling, **kwargs)
+
+
+def register() -> None:
+    """Register "s2" with transformers. Doing it again changes nothing."""
+    AttentionInterface.register("s2", s2_attention)
+    AttentionMaskInterface.register("s2", layout_mask)

@@ -1,0 +1,211 @@
+"""Position scaling: from a base's config and a target context to a new config. The only place with RoPE formulas.
+
+The scaled config must be in place before the model is built, since transformers computes the rotary frequencies then.
+
+| method  | what it does                                                    | source                     |
+|---------|-----------------------------------------------------------------|----------------------------|
+| linear  | positions divided by ceil(target / context)                     | arXiv 2306.15595           |
+| ntk     | a fixed raised base, theta' = theta * s^(d/(d-2))               | arXiv 2309.00071, sec. 3.1 |
+| yarn    | high frequencies kept, low ones divided by s, scores warmed     | arXiv 2309.00071           |
+| llama3  | as yarn in kind, with Llama 3.1's smooth band                   | arXiv 2407.21783           |
+| theta   | a given base                                                    | arXiv 2309.16039           |
+| longrope| one factor per frequency, lists from the base or the recipe     | arXiv 2402.13753           |
+| none    | the positions as they are, only the maximum raised              |                            |
+"""
+
+import copy
+import math
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from lengthen.errors import ContextError
+
+__all__ = ["METHODS", "base_context", "extend", "is_length_dependent"]
+
+METHODS = ("linear", "ntk", "yarn", "llama3", "theta", "longrope", "none")
+
+# The band of Llama 3.1's scaling, as published with its weights.
+_LLAMA3_BAND = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def base_context(config: PreTrainedConfig) -> int:
+    """The context a model was made for, in tokens.
+
+    That is `max_position_embeddings`, or the original maximum times the factor where a base keeps its original
+    maximum in `max_position_embeddings` and names its scaling beside it, as Qwen2.5's YaRN configs do.
+
+    Raises:
+        ContextError: the config has no maximum, or the model no RoPE.
+    """
+    config = config.get_text_config()
+    rope = _rope(config)
+    context = getattr(config, "max_position_embeddings", None)
+    if not isinstance(context, int):
+        raise ContextError(
+            f"{config.model_type} has no max_position_embeddings in its config; add the base's context there"
+        )
+    original, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
+    if original and factor:
+        context = max(context, int(original * factor))
+    return context
+
+
+def is_length_dependent(config: PreTrainedConfig) -> bool:
+    """Whether the rotary frequencies change with the length of the input, so that chunked prefill would differ."""
+    return _rope(config.get_text_config())["rope_type"] in ("dynamic", "longrope")
+
+
+def extend(
+    config: PreTrainedConfig,
+    context: int,
+    method: str = "linear",
+    *,
+    factor: float | None = None,
+    theta: float | None = None,
+    short_factor: list[float] | None = None,
+    long_factor: list[float] | None = None,
+) -> PreTrainedConfig:
+    """Scale the positions of a config so that a model built from it takes `context` tokens.
+
+    A base that is scaled already composes: the same type multiplies the factors and keeps the first original
+    maximum; `theta` and `ntk` apply over an unscaled base only; anything else is refused.
+
+    Args:
+        config: the base's; left as it is.
+        context: target, in tokens; above the base's context.
+        method: one of `METHODS`.
+        factor: s, how far the base's context is stretched; default target / context, for "linear" rounded up to a
+            whole number, as LongLoRA does.
+        theta: the new RoPE base; for "theta" only, and needed there.
+        short_factor: "longrope" only: one factor per frequency for inputs within the original maximum.
+        long_factor: "longrope" only: the same for longer inputs. Both default to the base's own lists.
+
+    Returns:
+        A copy with `rope_parameters`, `original_max_position_embeddings` and `max_position_embeddings` set.
+
+    Raises:
+        ContextError: no RoPE, a target not above the base's context, or scalings that don't compose.
+    """
+    if method not in METHODS:
+        raise ContextError(f"unknown position scaling {method!r}; choose one of {', '.join(METHODS)}")
+    extended = copy.deepcopy(config)
+    text = extended.get_text_config()
+    rope = _rope(text)
+    current = base_context(text)
+    if context <= current:
+        raise ContextError(
+            f"context.target is {context} tokens, but the base has {current} already; choose a larger target"
+        )
+    if factor is None:
+        factor = math.ceil(context / current) if method == "linear" else context / current
+    elif factor * current < context:
+        raise ContextError(
+            f"context.factor {factor:g} stretches the base's {current} tokens to {factor * current:g}, below the target "
+            f"{context}; leave it out or use at least {context / current:g}"
+        )
+    _check_options(method, theta, short_factor, long_factor)
+    _check_composition(text, rope, method)
+    original = getattr(text, "original_max_position_embeddings", None)
+    original = original or rope.get("original_max_position_embeddings") or text.max_position_embeddings
+
+    if method == "ntk":
+        rotary = _rotary_dimension(text, rope)
+        rope["rope_theta"] *= factor ** (rotary / (rotary - 2))
+    elif method == "theta":
+        rope["rope_theta"] = float(theta)  # type: ignore[arg-type]
+    elif method == "longrope":
+        _set_longrope(rope, _rotary_dimension(text, rope), factor, short_factor, long_factor)
+        rope["original_max_position_embeddings"] = original
+    elif method != "none":
+        _drop_default_attention_factor(rope)
+        rope["factor"] = float(rope.get("factor") or 1.0) * factor
+        if method == "llama3" and rope["rope_type"] == "default":
+            rope.update(_LLAMA3_BAND)
+        if method in ("yarn", "llama3"):
+            rope["original_max_position_embeddings"] = original
+        rope["rope_type"] = method
+
+    text.original_max_position_embeddings = original
+    text.max_position_embeddings = context
+    extended.validate_rope() if text is extended else text.validate_rope()
+    return extended
+
+
+def _rope(config: PreTrainedConfig) -> dict[str, Any]:
+    """The RoPE parameters of the full-attention layers, the dict itself, not a copy."""
+    rope = getattr(config, "rope_parameters", None)
+    if not rope:
+        raise ContextError(
+            f"{config.model_type} has no RoPE (no rope_parameters in its config); only RoPE bases can be extended"
+        )
+    nested = config.nested_rope_parameter_keys(rope)
+    if not nested:
+        return rope
+    if rope.get("full_attention") is None:
+        raise ContextError(f"{config.model_type} has no RoPE in its full-attention layers; only those can be extended")
+    # Sliding-window layers never see a distance beyond their window: theirs stay.
+    return rope["full_attention"]
+
+
+def _rotary_dimension(config: PreTrainedConfig, rope: dict[str, Any]) -> int:
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(head * rope.get("partial_rotary_factor", 1.0))
+
+
+def _check_options(method: str, theta: float | None, short: list[float] | None, long: list[float] | None) -> None:
+    if method == "theta" and not (theta and theta > 1):
+        raise ContextError(f"context.method=theta needs context.theta, the new RoPE base, above 1; it is {theta}")
+    if method != "theta" and theta is not None:
+        raise ContextError(f"context.theta is for context.method=theta; the method is {method}")
+    if method != "longrope" and (short is not None or long is not None):
+        raise ContextError(f"short_factor and long_factor are for context.method=longrope; the method is {method}")
+
+
+def _check_composition(config: PreTrainedConfig, rope: dict[str, Any], method: str) -> None:
+    present = rope["rope_type"]
+    if method == "none":
+        return
+    if present == "default":
+        # ntk and theta leave the type "default": the recorded original maximum tells that they were applied.
+        raised = getattr(config, "original_max_position_embeddings", None)
+        if raised and raised < config.max_position_embeddings and method not in ("ntk", "theta"):
+            raise ContextError(
+                f"the base's RoPE base was raised already (from {raised} to {config.max_position_embeddings} tokens); "
+                f"{method} does not compose with that; use ntk or theta"
+            )
+    elif present != method:
+        advice = f"use context.method={present}" if present in METHODS else "take another base"
+        raise ContextError(
+            f"the base is scaled already with {present!r}, which {method!r} does not compose with; {advice}"
+        )
+
+
+def _drop_default_attention_factor(rope: dict[str, Any]) -> None:
+    """A written-out default must follow the new factor; one that was chosen can't be scaled by a rule."""
+    written = rope.get("attention_factor")
+    if written is None:
+        return
+    default = 0.1 * math.log(rope.get("factor") or 1.0) + 1.0
+    if not math.isclose(written, default, rel_tol=1e-3):
+        raise ContextError(
+            f"the base's YaRN has an attention_factor of its own ({written}; the default is {default:.4f}), and no rule "
+            "says what it becomes for a longer context; take another method or base"
+        )
+    del rope["attention_factor"]
+
+
+def _set_longrope(
+    rope: dict[str, Any], rotary: int, factor: float, short: list[float] | None, long: list[float] | None
+) -> None:
+    if short is None and long is None and rope["rope_type"] == "longrope":
+        rope["long_factor"] = [value * factor for value in rope["long_factor"]]
+        return
+    if short is None or long is None:
+        raise ContextError("longrope needs context.short_factor and context.long_factor; the base brings none")
+    for name, values in (("short_factor", short), ("long_factor", long)):
+        if len(values) != rotary // 2:
+            raise ContextError(
+                f"context.{name} has {len(values)} values; this base has {rotary // 2} rotary frequencies"
+            )
+    rope.update(rope_type="longrope", short_factor=list(short), long_factor=list(long))

@@ -1,0 +1,221 @@
+"""Documents from files and folders: plain text, Markdown, Python, JSON and JSON lines, all in UTF-8.
+
+Text is taken as it is (line ends stay, only a byte order mark goes); nothing is decoded "as well as possible",
+since a book with wrong letters trains a model on wrong letters.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lengthen.errors import DataError
+
+__all__ = ["SUPPORTED", "Document", "read_documents"]
+
+SUPPORTED = (".txt", ".md", ".py", ".jsonl", ".json")
+
+_BOM = "\ufeff"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document.
+
+    Attributes:
+        name: the file it comes from, with the line or entry where a file holds several; for messages.
+        text: the whole text.
+    """
+
+    name: str
+    text: str
+
+
+def read_documents(paths: Sequence[str | Path]) -> tuple[list[Document], list[str]]:
+    """Read every document of the named files and folders, in the order named.
+
+    A folder is read recursively in the order of its paths; hidden files and folders, other extensions and empty
+    files inside it are left out. JSON lines hold one object with "text", or one string, per line; a JSON file
+    holds a list of these, or one object.
+
+    Args:
+        paths: files that end in one of `SUPPORTED`, and folders of these.
+
+    Returns:
+        The documents, and one warning (a line) for each file or folder of which something was left out.
+
+    Raises:
+        DataError: a path is missing, or has another extension; a file is empty, binary, not UTF-8, or holds no
+            usable record; a folder has no documents.
+    """
+    if not paths:
+        raise DataError(f"no documents were named; name files ({', '.join(SUPPORTED)}) or folders of these")
+    documents: list[Document] = []
+    warnings: list[str] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(f"{path} does not exist; check the name")
+        if path.is_dir():
+            found, said = _read_folder(path)
+        else:
+            found, said = _read_file(path)
+            if not found:
+                raise DataError(f"{path} is empty; leave it out or give a file with text")
+        documents += found
+        warnings += said
+    return documents, warnings
+
+
+def _read_folder(folder: Path) -> tuple[list[Document], list[str]]:
+    documents: list[Document] = []
+    warnings: list[str] = []
+    empty: list[Path] = []
+    for path in _files_in(folder):
+        found, said = _read_file(path)
+        documents += found
+        warnings += said
+        if not found:
+            empty.append(path)
+    if not documents:
+        raise DataError(
+            f"{folder} has no documents; put files ({', '.join(SUPPORTED)}) with text into it, "
+            "and name token files (.bin) themselves"
+        )
+    if empty:
+        # Empty files are ordinary in a source tree (__init__.py), so here they are no error.
+        warnings.append(f"{folder}: empty files left out: {len(empty)}, the first {empty[0]}")
+    return documents, warnings
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """All visible files of a folder that can hold documents, sorted by path; links to folders are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"can't list {error.filename}: {error.strerror}; check its permissions") from error
+
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted((file for file in files if file.suffix.lower() in SUPPORTED), key=lambda file: file.parts)
+
+
+def _read_file(path: Path) -> tuple[list[Document], list[str]]:
+    """Read one file; no documents means that it is empty."""
+    suffix = path.suffix.lower()
+    if suffix not in SUPPORTED:
+        raise DataError(f"{path} has extension {suffix or '(none)'}; documents are {', '.join(SUPPORTED)}")
+    text = _read_text(path)
+    if not text.strip():
+        return [], []
+    if suffix == ".jsonl":
+        return _read_json_lines(path, text)
+    if suffix == ".json":
+        return _read_json(path, text)
+    return [Document(str(path), text)], []
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror or error}; check its permissions") from error
+    if content.startswith(_UTF16_MARKS):
+        raise DataError(f"{path} is UTF-16, not UTF-8; convert it, such as with `iconv -f UTF-16 -t UTF-8`")
+    nul = content.find(b"\0")
+    if nul >= 0:
+        raise DataError(f"{path} is binary (a NUL byte at offset {nul}); give text files")
+    try:
+        return content.decode("utf-8").removeprefix(_BOM)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 (byte 0x{content[error.start]:02x} at offset {error.start}); "
+            "convert it, such as with `iconv -f LATIN1 -t UTF-8`"
+        ) from error
+
+
+def _read_json_lines(path: Path, content: str) -> tuple[list[Document], list[str]]:
+    documents = []
+    broken = []
+    # Not splitlines(): JSON strings may hold U+2028 and other line ends of Unicode as they are.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            documents.append(Document(f"{path}:{number}", _text_of(_parse(line))))
+        except _BrokenRecordError as error:
+            broken.append((f"{path}:{number}", str(error)))
+    return documents, _report_broken(path, "lines", len(documents), broken)
+
+
+def _read_json(path: Path, content: str) -> tuple[list[Document], list[str]]:
+    try:
+        parsed = _parse(content)
+    except _BrokenRecordError as error:
+        raise DataError(f"{path} is {error}; one object per line belongs into a .jsonl file") from error
+    if not isinstance(parsed, list):
+        try:
+            return [Document(str(path), _text_of(parsed))], []
+        except _BrokenRecordError as error:
+            raise DataError(f"{path} {error}; {_WANTED}") from error
+    documents = []
+    broken = []
+    for number, record in enumerate(parsed):
+        try:
+            documents.append(Document(f"{path}[{number}]", _text_of(record)))
+        except _BrokenRecordError as error:
+            broken.append((f"{path}[{number}]", str(error)))
+    return documents, _report_broken(path, "entries", len(documents), broken)
+
+
+_WANTED = 'each document is an object with "text" or a string'
+
+
+class _BrokenRecordError(Exception):
+    """One record can't be used; the message completes "this record is/has ..."."""
+
+
+def _parse(content: str) -> Any:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in content else ""
+        raise _BrokenRecordError(f"not JSON ({error.msg}, {line}column {error.colno})") from error
+    except (ValueError, RecursionError) as error:
+        # Numbers of thousands of digits, and brackets thousands deep.
+        raise _BrokenRecordError("not usable JSON (numbers too long or nesting too deep)") from error
+
+
+def _text_of(record: Any) -> str:
+    if isinstance(record, dict):
+        if "text" not in record:
+            keys = ", ".join(list(record)[:5]) or "none"
+            raise _BrokenRecordError(f'has no "text" (its keys: {keys})')
+        record = record["text"]
+    if not isinstance(record, str):
+        raise _BrokenRecordError(f"has {type(record).__name__} where text should be")
+    if not record.strip():
+        raise _BrokenRecordError("has empty text")
+    try:
+        record.encode("utf-8")
+    except UnicodeEncodeError as error:
+        # JSON can escape half of a surrogate pair, which no tokenizer accepts.
+        raise _BrokenRecordError(f"has half a surrogate pair at character {error.start} of its text") from error
+    return record
+
+
+def _report_broken(path: Path, unit: str, good: int, broken: list[tuple[str, str]]) -> list[str]:
+    """One warning for all broken records of a file; an error where nothing else is in it."""
+    if not broken:
+        return []
+    where, reason = broken[0]
+    if not good:
+        raise DataError(f"{path}: no usable {unit} of {len(broken)}: {where} {_sentence(reason)}; {_WANTED}")
+    return [f"{path}: left out {len(broken)} of {good + len(broken)} {unit}; the first, {where}, {_sentence(reason)}"]
+
+
+def _sentence(reason: str) -> str:
+    return reason if reason.startswith("has") else f"is {reason}"

@@ -1,0 +1,213 @@
+"""Documents packed into training blocks, with the document boundaries kept as segments.
+
+Shapes: B blocks in a batch, T tokens of the longest one.
+
+Packing "documents" puts whole documents, or pieces of `sequence_length` tokens of longer ones, beside each other
+without padding; attention, positions and labels keep them apart. Packing "concatenate" is the stream of LongLoRA
+(arXiv 2309.12307, section 4.1, by way of its training script): all documents after one another, cut every
+`sequence_length` tokens, attention across documents and all.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lengthen.data.tokens import TokenStore
+from lengthen.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PACKINGS", "Block", "choose_documents", "collate", "describe_blocks", "pack", "positions_beyond"]
+
+PACKINGS = ("documents", "concatenate")
+
+# A segment of one token predicts nothing: its only label would be the segment's first token.
+_SHORTEST_SEGMENT = 2
+_IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One training sequence.
+
+    Attributes:
+        input_ids: token ids, int64, (T,).
+        segments: tokens in each document (or piece of one) in the block, in order; their sum is T.
+    """
+
+    input_ids: np.ndarray
+    segments: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert sum(self.segments) == len(self.input_ids)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def pack(
+    store: TokenStore,
+    sequence_length: int,
+    packing: str = "documents",
+    min_tokens: int = 1,
+    max_tokens: int | None = None,
+) -> list[Block]:
+    """Pack documents into blocks; the same store always gives the same blocks.
+
+    Args:
+        store: tokenised documents.
+        sequence_length: tokens in a block, at most ("documents") or exactly ("concatenate").
+        packing: "documents": pieces of at most `sequence_length` tokens, each a segment, packed best-fit decreasing;
+            a last piece of one token is dropped. "concatenate": one segment per block; the incomplete last block is
+            dropped.
+        min_tokens: documents with fewer tokens are left out.
+        max_tokens: documents with more tokens are left out; None for no limit.
+
+    Returns:
+        Blocks in the order of their first document.
+
+    Raises:
+        DataError: a limit makes no sense, or nothing is left.
+    """
+    if packing not in PACKINGS:
+        raise DataError(f"packing {packing!r} is not one of {', '.join(PACKINGS)}")
+    if sequence_length < _SHORTEST_SEGMENT:
+        raise DataError(f"sequence_length is {sequence_length}; it must be at least {_SHORTEST_SEGMENT} tokens")
+    chosen = choose_documents(store, min_tokens, max_tokens)
+    if packing == "documents":
+        blocks = _pack_documents(store, chosen, sequence_length)
+    else:
+        blocks = _concatenate(store, chosen, sequence_length)
+    if not blocks:
+        lengths = store.lengths
+        limits = f"min_tokens {min_tokens}, max_tokens {'none' if max_tokens is None else max_tokens}"
+        advice = "change these limits" if len(chosen) == 0 else "give more text"
+        if packing == "concatenate" and len(chosen):
+            advice += " or lower sequence_length"
+        raise DataError(
+            f"no training block is left: {len(chosen)} of {len(store)} documents ({int(lengths[chosen].sum())} tokens) "
+            f"are within {limits}, the longest document has {int(lengths.max(initial=0))} tokens, "
+            f"sequence_length is {sequence_length}; {advice}"
+        )
+    return blocks
+
+
+def choose_documents(store: TokenStore, min_tokens: int = 1, max_tokens: int | None = None) -> np.ndarray:
+    """Indices of the documents whose length is within the limits (in tokens, both included), in order.
+
+    Raises:
+        DataError: `max_tokens` is below `min_tokens`.
+    """
+    if max_tokens is not None and max_tokens < min_tokens:
+        raise DataError(f"max_tokens {max_tokens} is below min_tokens {min_tokens}; raise the one or lower the other")
+    lengths = store.lengths
+    inside = lengths >= min_tokens
+    if max_tokens is not None:
+        inside &= lengths <= max_tokens
+    return np.flatnonzero(inside)
+
+
+def positions_beyond(blocks: Sequence[Block], context: int) -> float:
+    """Share of all tokens whose position in their segment is `context` or later: what a longer context is for."""
+    total = sum(len(block) for block in blocks)
+    beyond = sum(max(0, length - context) for block in blocks for length in block.segments)
+    return beyond / total if total else 0.0
+
+
+def describe_blocks(blocks: Sequence[Block], sequence_length: int, context: int | None = None) -> dict[str, Any]:
+    """Count what `pack` made.
+
+    Returns:
+        "sequence_length", "blocks", "tokens", "segments", "fill" (share of the room in the blocks that holds tokens)
+        and, with a `context`, "context" and "positions_beyond".
+    """
+    tokens = sum(len(block) for block in blocks)
+    described = {
+        "sequence_length": sequence_length,
+        "blocks": len(blocks),
+        "tokens": tokens,
+        "segments": sum(len(block.segments) for block in blocks),
+        "fill": tokens / (len(blocks) * sequence_length) if blocks else 0.0,
+    }
+    if context is not None:
+        described |= {"context": context, "positions_beyond": positions_beyond(blocks, context)}
+    return described
+
+
+def collate(blocks: Sequence[Block], pad_id: int) -> "dict[str, torch.Tensor]":
+    """Make a batch of blocks.
+
+    Shorter blocks are padded on the right. The padding is a segment of its own: positions start again at 0, which
+    is how attention finds every boundary, so a mask is neither needed nor made.
+
+    Args:
+        blocks: B blocks, at least one.
+        pad_id: the id that stands in the padding; it is never a label there.
+
+    Returns:
+        "input_ids", "labels" and "position_ids", int64, (B, T). Labels are aligned with the ids (the model shifts
+        them) and -100 in the padding and at each segment's first token, which nothing before it may predict.
+    """
+    import torch
+
+    shape = (len(blocks), max(len(block) for block in blocks))
+    input_ids = np.full(shape, pad_id, dtype=np.int64)
+    labels = np.full(shape, _IGNORED_LABEL, dtype=np.int64)
+    position_ids = np.empty(shape, dtype=np.int64)
+    for row, block in enumerate(blocks):
+        input_ids[row, : len(block)] = block.input_ids
+        labels[row, : len(block)] = block.input_ids
+        start = 0
+        for length in (*block.segments, shape[1] - len(block)):
+            position_ids[row, start : start + length] = np.arange(length)
+            labels[row, start : start + min(length, 1)] = _IGNORED_LABEL
+            start += length
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "labels": torch.from_numpy(labels),
+        "position_ids": torch.from_numpy(position_ids),
+    }
+
+
+def _pack_documents(store: TokenStore, chosen: np.ndarray, sequence_length: int) -> list[Block]:
+    """Best-fit decreasing: the longest piece first, each into the fullest bin that still has room for it."""
+    pieces = []  # (document, start, stop), in the order of the store
+    for index in chosen.tolist():
+        length = int(store.offsets[index + 1] - store.offsets[index])
+        for start in range(0, length, sequence_length):
+            stop = min(start + sequence_length, length)
+            if stop - start >= _SHORTEST_SEGMENT:
+                pieces.append((index, start, stop))
+
+    bins: list[list[tuple[int, int, int]]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, bin), sorted, of the bins that can take another piece
+    for piece in sorted(pieces, key=lambda piece: piece[1] - piece[2]):  # stable: equals stay in order
+        length = piece[2] - piece[1]
+        place = bisect_left(room, (length, -1))
+        if place < len(room):
+            free, which = room.pop(place)
+        else:
+            free, which = sequence_length, len(bins)
+            bins.append([])
+        bins[which].append(piece)
+        if free - length >= _SHORTEST_SEGMENT:
+            insort(room, (free - length, which))
+
+    blocks = []
+    for content in sorted(map(sorted, bins)):
+        ids = np.concatenate([store[index][start:stop] for index, start, stop in content])
+        blocks.append(Block(ids.astype(np.int64), tuple(stop - start for _, start, stop in content)))
+    return blocks
+
+
+def _concatenate(store: TokenStore, chosen: np.ndarray, sequence_length: int) -> list[Block]:
+    if len(chosen) == len(store):
+        stream = store.tokens
+    else:
+        stream = np.concatenate([store.tokens[:0], *(store[index] for index in chosen.tolist())])
+    starts = range(0, len(stream) - sequence_length + 1, sequence_length)
+    return [Block(stream[start : start + sequence_length].astype(np.int64), (sequence_length,)) for start in starts]

@@ -1,0 +1,364 @@
+"""Tokens from documents and from token files, and token files from tokens.
+
+A token file is a flat array of little-endian uint16 ids (uint32 where the vocabulary has more than 65536 tokens)
+without a header: the format of the published PG19 and proof-pile files. It holds one stream; where documents
+begin is not in it, other than by the ids that a tokenizer puts there itself.
+"""
+
+import hashlib
+import io
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lengthen.data.documents import Document, read_documents
+from lengthen.errors import DataError, OutputError
+from lengthen.files import write_bytes
+from lengthen.progress import progress_bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "TokenStore",
+    "default_cache",
+    "describe_lengths",
+    "load_tokens",
+    "read_token_file",
+    "tokenize",
+    "vocabulary_size",
+    "write_token_file",
+]
+
+_DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+_CACHE_FORMAT = 1
+# Bounds the tokenizer's own objects (about 100 bytes a token), and is often enough for a bar that moves.
+_BATCH_CHARACTERS = 2_000_000
+_SCAN_TOKENS = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStore:
+    """Token ids of many documents in one flat array.
+
+    Attributes:
+        tokens: all ids, uint32; uint16 where it is the memory map of one uint16 token file.
+        offsets: where each document starts in `tokens`, and the end of the last one; int64, one more than documents.
+        names: the documents' names, for messages.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    names: list[str]
+
+    def __post_init__(self) -> None:
+        assert len(self.offsets) == len(self.names) + 1
+        assert self.offsets[0] == 0
+        assert self.offsets[-1] == len(self.tokens)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        index = range(len(self.names))[index]
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each document, int64."""
+        return np.diff(self.offsets)
+
+
+def load_tokens(
+    paths: Sequence[str | Path],
+    tokenizer: "PreTrainedTokenizerBase",
+    vocab_size: int,
+    cache: Path | None = None,
+    quiet: bool = True,
+    dtype: str | None = None,
+) -> tuple[TokenStore, list[str]]:
+    """Read token files (.bin), documents and folders of documents into one store, in the order named.
+
+    Args:
+        paths: what to read; see `read_documents` and `read_token_file`.
+        tokenizer: what turns documents into ids.
+        vocab_size: tokens in the model's vocabulary, which may differ from the tokenizer's.
+        cache: the folder for tokenised documents, such as `default_cache()`; None keeps nothing.
+        quiet: show no progress.
+        dtype: "uint16" or "uint32" where token files are not what `vocab_size` suggests.
+
+    Returns:
+        The store, and warnings about what was left out, one line each.
+
+    Raises:
+        DataError: something can't be read, or has ids outside the vocabulary.
+    """
+    stores: list[TokenStore] = []
+    said: list[str] = []
+    for is_token_file, group in groupby(map(Path, paths), key=_is_token_file):
+        if is_token_file:
+            stores += [read_token_file(path, vocab_size, dtype) for path in group]
+            continue
+        documents, about = read_documents(list(group))
+        store = tokenize(documents, tokenizer, cache, quiet)
+        _check_vocabulary(store, vocab_size)
+        stores.append(store)
+        said += about
+    if not stores:
+        read_documents([])  # raises, with the list of what can be named
+    return (stores[0] if len(stores) == 1 else _join(stores)), said
+
+
+def tokenize(
+    documents: Sequence[Document],
+    tokenizer: "PreTrainedTokenizerBase",
+    cache: Path | None = None,
+    quiet: bool = True,
+) -> TokenStore:
+    """Turn documents into token ids, with the special tokens that the tokenizer adds by itself.
+
+    Args:
+        documents: the texts.
+        tokenizer: any transformers tokenizer; the fast ones use all cores.
+        cache: the folder where the result is kept under a hash of texts and tokenizer; None keeps nothing. If it
+            can't be written, a `UserWarning` says so and the run goes on.
+        quiet: show no progress.
+    """
+    names = [document.name for document in documents]
+    kept = None
+    if cache is not None:
+        kept = cache / f"{_cache_key(documents, tokenizer)}.npz"
+        store = _read_cache(kept, names)
+        if store is not None:
+            return store
+    total = sum(len(document.text) for document in documents)
+    ids = []
+    with progress_bar("tokenizing", total, "characters", quiet) as advance:
+        for batch in _batches([document.text for document in documents]):
+            # Documents longer than the model's present context are the point, so no warning about them.
+            encoded = tokenizer(batch, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+            ids += [np.asarray(one, dtype=np.uint32) for one in encoded["input_ids"]]
+            advance(sum(map(len, batch)))
+    store = _build(ids, names)
+    if kept is not None:
+        _write_cache(kept, store)
+    return store
+
+
+def default_cache() -> Path:
+    """The folder for tokenised documents: below $LENGTHEN_CACHE, else $XDG_CACHE_HOME, else ~/.cache."""
+    root = os.environ.get("LENGTHEN_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "lengthen" / "tokens"
+
+
+def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """One more than the largest id a tokenizer can give; `len(tokenizer)` is less where its ids have gaps."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
+
+
+def read_token_file(path: str | Path, vocab_size: int, dtype: str | None = None) -> TokenStore:
+    """Map a token file into memory as one stream named after the file.
+
+    Args:
+        path: the file.
+        vocab_size: tokens in the model's vocabulary; every id is checked against it.
+        dtype: "uint16" or "uint32"; by default uint16 where `vocab_size` is at most 65536.
+
+    Raises:
+        DataError: the file is missing or empty, its size is no whole number of ids, or ids are outside the vocabulary.
+    """
+    path = Path(path)
+    if dtype is not None and dtype not in _DTYPES:
+        raise DataError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+    if not path.is_file():
+        raise DataError(f"token file {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the name")
+    chosen = dtype or _dtype_for(vocab_size)
+    other = "uint16" if chosen == "uint32" else "uint32"
+    item = _DTYPES[chosen]
+    size = path.stat().st_size
+    if size == 0:
+        raise DataError(f"token file {path} is empty; write it again, such as with `lengthen data tokenize`")
+    if size % item.itemsize:
+        raise DataError(
+            f"token file {path} has {size} bytes, no whole number of {chosen} ids; it is cut short, "
+            f"or not an array of {chosen} ids"
+        )
+    try:
+        tokens = np.memmap(path, dtype=item, mode="r").view(np.ndarray)
+    except OSError as error:
+        raise DataError(f"can't read token file {path}: {error.strerror or error}; check its permissions") from error
+    outside = _first_outside(tokens, vocab_size)
+    if outside is not None:
+        raise DataError(
+            f"token file {path} has id {tokens[outside]} at position {outside}, but the vocabulary has {vocab_size} "
+            f"tokens; it was made for another tokenizer, or holds {other} ids (then read it with dtype {other})"
+        )
+    if dtype is None and chosen == "uint16" and _looks_like_uint32(tokens):
+        raise DataError(
+            f"token file {path} seems to hold uint32 ids, as every second uint16 in it is 0; "
+            "read it with dtype uint32, or with dtype uint16 if it is right as it is"
+        )
+    return TokenStore(tokens, np.array([0, len(tokens)], dtype=np.int64), [path.name])
+
+
+def write_token_file(path: str | Path, store: TokenStore, vocab_size: int) -> None:
+    """Write all documents of a store, one after another, as a token file.
+
+    Args:
+        path: the file; an older one is replaced once the new one is whole.
+        store: the tokens.
+        vocab_size: tokens in the vocabulary; up to 65536 the ids are uint16, else uint32.
+
+    Raises:
+        DataError: an id is outside the vocabulary.
+        OutputError: the file can't be written.
+    """
+    _check_vocabulary(store, vocab_size)
+    write_bytes(Path(path), store.tokens.astype(_DTYPES[_dtype_for(vocab_size)]).tobytes())
+
+
+def describe_lengths(store: TokenStore) -> dict[str, Any]:
+    """Count documents and tokens, and describe how long the documents are.
+
+    Returns:
+        "documents", "tokens", "lengths" (min, quantiles, max and mean, in tokens) and "histogram" (a list of
+        {"from", "to", "documents", "tokens"}: lengths from `from` up to but not including `to`, powers of two).
+    """
+    lengths = store.lengths
+    assert len(lengths) > 0
+    shares = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    # "lower" names the length of a document that exists.
+    quantiles = {name: int(np.quantile(lengths, share, method="lower")) for name, share in shares.items()}
+    bits = np.array([int(length).bit_length() for length in lengths])
+    histogram = []
+    for bit in range(int(bits.min()), int(bits.max()) + 1):
+        inside = lengths[bits == bit]
+        start = 1 << (bit - 1) if bit else 0
+        histogram.append({"from": start, "to": 1 << bit, "documents": len(inside), "tokens": int(inside.sum())})
+    return {
+        "documents": len(store),
+        "tokens": len(store.tokens),
+        "lengths": {**quantiles, "mean": float(lengths.mean())},
+        "histogram": histogram,
+    }
+
+
+def _is_token_file(path: Path) -> bool:
+    return path.suffix.lower() == ".bin" and not path.is_dir()
+
+
+def _dtype_for(vocab_size: int) -> str:
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
+
+
+def _build(ids: list[np.ndarray], names: list[str]) -> TokenStore:
+    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+    return TokenStore(
+        np.concatenate([np.empty(0, dtype=np.uint32), *ids]).astype(np.uint32, copy=False), offsets, names
+    )
+
+
+def _join(stores: list[TokenStore]) -> TokenStore:
+    return _build([store[i] for store in stores for i in range(len(store))], [n for s in stores for n in s.names])
+
+
+def _batches(texts: list[str]) -> Iterator[list[str]]:
+    """Cut a list of texts into batches of at most `_BATCH_CHARACTERS`, or of one text that is longer."""
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        if batch and characters + len(text) > _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+        batch.append(text)
+        characters += len(text)
+    if batch:
+        yield batch
+
+
+def _first_outside(tokens: np.ndarray, vocab_size: int) -> int | None:
+    """Position of the first id that is not in the vocabulary; in parts, as the array can be larger than memory."""
+    for start in range(0, len(tokens), _SCAN_TOKENS):
+        part = tokens[start : start + _SCAN_TOKENS]
+        if part.max() >= vocab_size:
+            return start + int(np.argmax(part >= vocab_size))
+    return None
+
+
+def _looks_like_uint32(tokens: np.ndarray) -> bool:
+    """Whether small uint32 ids were read as uint16: their upper halves, every second value, are all zero."""
+    if len(tokens) < 16 or len(tokens) % 2:
+        return False
+    return not tokens[1:64:2].any() and not tokens[1::2].any() and bool(tokens[0::2].any())
+
+
+def _check_vocabulary(store: TokenStore, vocab_size: int) -> None:
+    outside = _first_outside(store.tokens, vocab_size)
+    if outside is None:
+        return
+    name = store.names[int(np.searchsorted(store.offsets, outside, side="right")) - 1]
+    raise DataError(
+        f"{name} has token id {store.tokens[outside]}, but the vocabulary has {vocab_size} tokens; "
+        "use the tokenizer that belongs to the model, or resize the model's embeddings"
+    )
+
+
+def _cache_key(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase") -> str:
+    digest = hashlib.sha256()
+    for part in (str(_CACHE_FORMAT), _tokenizer_identity(tokenizer), *(document.text for document in documents)):
+        encoded = part.encode("utf-8")
+        # The length before each part, so that moving text from one document to the next changes the key.
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def _tokenizer_identity(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Everything that decides which ids a tokenizer gives, as a string."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    identity: dict[str, Any] = {
+        "class": type(tokenizer).__qualname__,
+        "split_special_tokens": getattr(tokenizer, "split_special_tokens", False),
+        "tokenizers": version("tokenizers"),
+    }
+    if backend is not None:
+        identity["backend"] = json.loads(backend.to_str())
+        # Left there by earlier calls, and set anew by each: they are no part of what a tokenizer is.
+        identity["backend"].update(truncation=None, padding=None)
+    else:
+        identity["name"] = tokenizer.name_or_path
+        identity["vocabulary"] = tokenizer.get_vocab()
+        identity["settings"] = repr(sorted(tokenizer.init_kwargs.items()))
+    return json.dumps(identity, sort_keys=True)
+
+
+def _read_cache(path: Path, names: list[str]) -> TokenStore | None:
+    """The cached store, or None where there is none that is whole; the zip format checks the content's CRC."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            tokens, offsets = arrays["tokens"], arrays["offsets"]
+    except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return None
+    if tokens.dtype != np.uint32 or offsets.dtype != np.int64 or tokens.ndim != 1 or len(offsets) != len(names) + 1:
+        return None
+    if offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
+        return None
+    return TokenStore(tokens, offsets, names)
+
+
+def _write_cache(path: Path, store: TokenStore) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, tokens=store.tokens, offsets=store.offsets)
+    try:
+        write_bytes(path, buffer.getvalue())
+    except (OutputError, OSError) as error:
+        warnings.warn(f"tokenised documents are not cached: {error}", stacklevel=3)

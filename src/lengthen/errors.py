@@ -1,0 +1,44 @@
+"""Every exception that lengthen raises on purpose.
+
+    LengthenError            the user's input can't be used; the CLI prints one line and exits with 2
+    |-- RecipeError          a recipe or an override is wrong
+    |-- ModelError           a base, adapter or run folder can't be loaded or does not fit
+    |-- ContextError         the asked position scaling can't be applied
+    |-- DataError            a document, token file or data folder can't be used
+    `-- OutputError          an output folder can't be written
+
+Each message says what was wrong, which value, and what to do. Our own invariants are ``assert``s.
+"""
+
+__all__ = [
+    "ContextError",
+    "DataError",
+    "LengthenError",
+    "ModelError",
+    "OutputError",
+    "RecipeError",
+]
+
+
+class LengthenError(Exception):
+    """Base of all errors caused by input; the command line turns it into exit code 2."""
+
+
+class RecipeError(LengthenError):
+    """A recipe file or an override is wrong."""
+
+
+class ModelError(LengthenError):
+    """A base model, adapter or run folder can't be loaded, or does not fit what was asked."""
+
+
+class ContextError(LengthenError):
+    """A position scaling can't be applied to this config."""
+
+
+class DataError(LengthenError):
+    """A document, token file or data folder can't be used."""
+
+
+class OutputError(LengthenError):
+    """An output file or folder can't be written."""

@@ -1,0 +1,237 @@
+"""S2: the definition, the backend against the reference, and the invariants seen through a real model."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lengthen.attention import s2_first_shifted_head, s2_mask, s2_segments, set_group_size
+from lengthen.attention.layout import Layout
+from lengthen.attention.sdpa import s2_sdpa
+from lengthen.errors import LengthenError, ModelError
+
+
+@pytest.mark.parametrize(
+    ("length", "group", "plain", "shifted"),
+    [
+        (8, 4, [0, 4, 8], [0, 2, 6, 8]),
+        (9, 4, [0, 4, 8, 9], [0, 2, 6, 9]),
+        (2, 4, [0, 2], [0, 2]),
+        (7, 5, [0, 5, 7], [0, 2, 7]),
+        (1, 2, [0, 1], [0, 1]),
+        (3, 2, [0, 2, 3], [0, 1, 3]),
+    ],
+)
+def test_cut_points(length, group, plain, shifted):
+    assert s2_segments(length, group, False) == plain
+    assert s2_segments(length, group, True) == shifted
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv", "first"), [(8, 8, 4), (9, 3, 6), (32, 8, 16), (9, 1, 5), (8, 1, 4), (3, 3, 2), (1, 1, 1)]
+)
+def test_first_shifted_head(heads, kv, first):
+    assert s2_first_shifted_head(heads, kv) == first
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(2, 20), st.booleans())
+def test_mask_is_causal_local_and_inside_documents(lengths, group, shifted):
+    mask = s2_mask(lengths, group, shifted)
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    position = torch.cat([torch.arange(n) for n in lengths])
+    query, key = mask.nonzero(as_tuple=True)
+    assert (key <= query).all()
+    assert (document[key] == document[query]).all()
+    assert (position[query] - position[key] < group).all()
+    assert mask.diagonal().all()
+
+
+def test_short_document_sees_full_attention():
+    for shifted in (False, True):
+        assert torch.equal(s2_mask([5], 10, shifted), torch.ones(5, 5, dtype=torch.bool).tril())
+
+
+def test_group_below_two_is_refused():
+    with pytest.raises(LengthenError, match="at least 2"):
+        s2_segments(8, 1, False)
+
+
+def reference(q, k, v, documents, group, scaling=None):
+    """Full attention in float64 under the boolean mask, padding queries to zero."""
+    batch, heads, length, _ = q.shape
+    first = s2_first_shifted_head(heads, k.shape[1])
+    k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
+    allowed = torch.zeros(batch, heads, length, length, dtype=torch.bool)
+    for row, spans in enumerate(documents):
+        for start, size in spans:
+            span = slice(start, start + size)
+            allowed[row, :first, span, span] = s2_mask([size], group, False)
+            allowed[row, first:, span, span] = s2_mask([size], group, True)
+    scores = q @ k.transpose(-1, -2) * (scaling or q.shape[-1] ** -0.5)
+    weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num()
+    return (weights @ v).transpose(1, 2)
+
+
+@st.composite
+def layouts(draw):
+    """Documents of each row, with padding at the left or right end."""
+    length = draw(st.integers(1, 40))
+    rows = []
+    for _ in range(draw(st.integers(1, 3))):
+        left, right = draw(st.integers(0, length - 1)), 0
+        if draw(st.booleans()):
+            left, right = right, left
+        cuts = draw(st.lists(st.integers(left + 1, length - right), max_size=3)) if left + 1 <= length - right else []
+        points = sorted({left, *cuts, length - right})
+        rows.append([(a, b - a) for a, b in zip(points, points[1:], strict=False)])
+    return length, rows
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    layouts(),
+    st.integers(2, 17),
+    st.sampled_from([(9, 3), (4, 4), (5, 1), (4, 2), (1, 1), (3, 3)]),
+    st.sampled_from([None, 0.3]),
+)
+def test_sdpa_equals_reference_forward_and_backward(layout, group, head_counts, scaling):
+    length, documents = layout
+    heads, kv = head_counts
+    generator = torch.Generator().manual_seed(length + group)
+    # (B, T, H, D) memory seen as (B, H, T, D), as models give it; values of another size than keys.
+    shapes = [(heads, 8), (kv, 8), (kv, 6)]
+    inputs = [
+        torch.randn(len(documents), length, n, d, dtype=torch.float64, generator=generator)
+        .transpose(1, 2)
+        .requires_grad_()
+        for n, d in shapes
+    ]
+    ours = s2_sdpa(*inputs, documents, group, scaling)
+    expected = reference(*inputs, documents, group, scaling)
+    torch.testing.assert_close(ours, expected)
+    weight = torch.randn(ours.shape, dtype=torch.float64, generator=generator)
+    for mine, theirs in zip(
+        torch.autograd.grad((ours * weight).sum(), inputs),
+        torch.autograd.grad((expected * weight).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def llama(heads=4, kv=2, **more):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=8 * heads, intermediate_size=48, num_hidden_layers=2, num_attention_heads=heads,
+        num_key_value_heads=kv, head_dim=8, max_position_embeddings=128, attn_implementation="s2", **more,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    set_group_size(model, 8)
+    return model
+
+
+def hidden(model, **inputs):
+    return model.model(**inputs, use_cache=False).last_hidden_state
+
+
+@pytest.mark.parametrize(("heads", "kv"), [(4, 2), (9, 3), (4, 1)])
+def test_training_output_has_no_gradient_to_later_inputs(heads, kv):
+    model = llama(heads, kv).train()
+    embeddings = torch.randn(1, 29, 8 * heads, requires_grad=True)
+    out = hidden(model, inputs_embeds=embeddings)
+    for t in (0, 3, 7, 11, 20):
+        (gradient,) = torch.autograd.grad(out[0, t].sum(), embeddings, retain_graph=True)
+        assert gradient[0, t + 1 :].abs().max() == 0
+        assert gradient[0, t].abs().max() > 0
+
+
+def test_training_differs_from_evaluation_only_beyond_half_a_group():
+    model = llama()
+    ids = torch.randint(0, 50, (1, 32))
+    trained, evaluated = hidden(model.train(), input_ids=ids), hidden(model.eval(), input_ids=ids)
+    torch.testing.assert_close(trained[:, :4], evaluated[:, :4])
+    assert not torch.allclose(trained[:, 8:], evaluated[:, 8:], atol=1e-3)
+
+
+def test_evaluation_is_the_ordinary_full_attention():
+    model = llama().eval()
+    ids = torch.randint(0, 50, (2, 21))
+    mask = torch.ones_like(ids)
+    mask[1, :6] = 0
+    ours = model(input_ids=ids, attention_mask=mask).logits
+    generated = model.generate(ids, attention_mask=mask, max_new_tokens=5, do_sample=False)
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(ours[mask.bool()], model(input_ids=ids, attention_mask=mask).logits[mask.bool()])
+    assert torch.equal(generated, model.generate(ids, attention_mask=mask, max_new_tokens=5, do_sample=False))
+
+
+def test_packed_documents_are_isolated_and_equal_to_each_alone():
+    model = llama().train()
+    lengths = [13, 1, 20]
+    ids = torch.randint(0, 50, (1, sum(lengths)))
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    packed = hidden(model, input_ids=ids, position_ids=positions)
+    start = 0
+    for length in lengths:
+        alone = hidden(model, input_ids=ids[:, start : start + length])
+        torch.testing.assert_close(packed[:, start : start + length], alone)
+        start += length
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(side):
+    model = llama().train()
+    ids = torch.randint(0, 50, (1, 19))
+    padded = torch.full((2, 30), 7)
+    mask = torch.zeros(2, 30, dtype=torch.long)
+    span = slice(11, 30) if side == "left" else slice(0, 19)
+    padded[0, span], mask[0, span] = ids, 1
+    padded[1], mask[1] = torch.randint(0, 50, (30,)), 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    out = hidden(model, input_ids=padded, attention_mask=mask, position_ids=positions)
+    torch.testing.assert_close(out[:1, span], hidden(model, input_ids=ids))
+    torch.testing.assert_close(out[1:], hidden(model, input_ids=padded[1:]))
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_gives_the_same_gradients(reentrant):
+    ids = torch.randint(0, 50, (1, 30))
+    gradients = []
+    for checkpointing in (False, True):
+        model = llama().train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        gradients.append(model.model.layers[0].self_attn.q_proj.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_no_dense_mask_is_built_in_training(monkeypatch):
+    def dense(self):
+        raise AssertionError("a (T, T) mask was built")
+
+    monkeypatch.setattr(Layout, "dense", property(dense))
+    positions = torch.cat([torch.arange(9), torch.arange(11)])[None]
+    hidden(llama().train(), input_ids=torch.randint(0, 50, (1, 20)), position_ids=positions)
+
+
+def test_hole_in_the_padding_is_refused():
+    mask = torch.ones(1, 10, dtype=torch.long)
+    mask[0, 4] = 0
+    with pytest.raises(LengthenError, match="padding inside a document"):
+        hidden(llama().train(), input_ids=torch.randint(0, 50, (1, 10)), attention_mask=mask)
+
+
+def test_missing_group_size_is_refused():
+    model = llama().train()
+    for layer in model.model.layers:
+        del layer.self_attn.s2_group_size
+    with pytest.raises(ModelError, match="set_group_size"):
+        hidden(model, input_ids=torch.randint(0, 50, (1, 10)))
+
+
+def test_ready_made_mask_is_refused():
+    with pytest.raises(ModelError, match="2-D attention_mask"):
+        hidden(llama().train(), input_ids=torch.randint(0, 50, (1, 6)), attention_mask=torch.zeros(1, 1, 6, 6))
