@@ -1,0 +1,37 @@
+"""lengthen: extend the context window of a pretrained language model, and prove that it is usable.
+
+    lengthen.train(lengthen.load_recipe("llama2-7b-8k", ["data.train=books/"]))
+    model, tokenizer = lengthen.load("runs/llama2-7b-8k")
+
+Importing this package is cheap; torch comes in when one of these is first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "LengthenError": "lengthen.errors",
+    "Recipe": "lengthen.recipe",
+    "export": "lengthen.adapters.export",
+    "extend": "lengthen.context",
+    "load": "lengthen.models",
+    "load_recipe": "lengthen.recipe",
+    "train": "lengthen.training.run",
+}
+
+__all__ = ["LengthenError", "Recipe", "__version__", "export", "extend", "load", "load_recipe", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lengthen' has no attribute {name!r}")
+    # "s2" must be known to transformers wherever models are loaded or trained.
+    if name in ("load", "train"):
+        import_module("lengthen.attention")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

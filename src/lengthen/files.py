@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lengthen.errors import OutputError
 
-__all__ = ["atomic_folder", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_folder", "sync_folder", "write_bytes", "write_json", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -28,7 +28,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise OutputError(
             f"can't write {path}: {error.strerror or error}; free space or choose another place"
         ) from error
@@ -44,28 +45,32 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def sync_folder(path: Path) -> None:
+    """Wait until a folder, and all files in it, are on the disk."""
+    for each in [*path.rglob("*"), path]:
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends without an error.
 
-    An existing `path` is replaced only then. Every file is synced before the rename, so that a folder with the
+    `path` must not exist yet, or be an empty folder. Every file is synced before the rename, so that a folder with the
     final name is always whole, whatever stopped the process or the machine.
 
     Raises:
         OutputError: the disk is full, or the place is not writable.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        if path.exists():
-            path.rename(old)
+        sync_folder(temporary)
         temporary.rename(path)
     except OSError as error:
         raise OutputError(
@@ -73,4 +78,3 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

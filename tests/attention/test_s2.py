@@ -1,5 +1,7 @@
 """S2: the definition, the backend against the reference, and the invariants seen through a real model."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -84,7 +86,7 @@ def layouts(draw):
             left, right = right, left
         cuts = draw(st.lists(st.integers(left + 1, length - right), max_size=3)) if left + 1 <= length - right else []
         points = sorted({left, *cuts, length - right})
-        rows.append([(a, b - a) for a, b in zip(points, points[1:], strict=False)])
+        rows.append([(a, b - a) for a, b in pairwise(points)])
     return length, rows
 
 

@@ -45,16 +45,18 @@ def perplexity(
         raise typer.BadParameter("--method and --target go together: how to scale positions, and to how many tokens")
 
     import lengthen
-    from lengthen.data.tokens import load_tokens
+    from lengthen.data.tokens import default_cache, load_tokens
     from lengthen.errors import DataError
     from lengthen.evaluation import perplexity as measure
     from lengthen.files import write_json
+    from lengthen.models import find
 
+    source = find(model)
     loaded, tokenizer = lengthen.load(
-        model, dtype=dtype, adapter=adapter, quantize=quantize, context_method=method, target=target
+        model, dtype=dtype, adapter=adapter, quantize=quantize, method=method, target=target
     )
     vocabulary = loaded.get_input_embeddings().weight.shape[0]
-    store, warnings = load_tokens(data, tokenizer, vocabulary, quiet=quiet)
+    store, warnings = load_tokens(data, tokenizer, vocabulary, default_cache(), quiet=quiet)
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     chosen = [i for i in range(len(store)) if len(store[i]) >= min_tokens]
@@ -78,11 +80,15 @@ def perplexity(
         for size in sorted(contexts, reverse=True)
     }
     _print([results[size] for size in contexts], quiet)
-    content = {
-        "model": model,
+    content: dict[str, Any] = {
+        "model": source.id,  # which of an alias's origins it was, and no machine's path
         "data": [str(path) for path in data],
         "protocol": protocol,
         "dtype": str(loaded.dtype).removeprefix("torch."),
+        "adapter": None if adapter is None else str(adapter),
+        "quantize": quantize,
+        "method": method,
+        "target": target,
         "documents": [store.names[i] for i in chosen],
         "results": [results[size].to_json() for size in contexts],
         "versions": _versions(),
@@ -112,7 +118,7 @@ def _contexts(text: str, stride: int | None) -> list[int]:
 
 
 def _evals_file(model: str, protocol: str) -> Path | None:
-    """Name a new file in the run folder, by the time in UTC so that no earlier result is lost; None for other models."""
+    """Name a new file in the run folder, by the time in UTC so that no result is lost; None for other models."""
     if not (Path(model) / "recipe.yaml").is_file():
         return None
     from datetime import datetime, timezone
@@ -124,7 +130,9 @@ def _versions() -> dict[str, str]:
     import platform
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("torch", "transformers", "lengthen")} | {"python": platform.python_version()}
+    return {name: version(name) for name in ("torch", "transformers", "lengthen")} | {
+        "python": platform.python_version()
+    }
 
 
 def _print(results: "list[PerplexityResult]", quiet: bool) -> None:
@@ -133,7 +141,8 @@ def _print(results: "list[PerplexityResult]", quiet: bool) -> None:
     from rich.table import Table
 
     def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-        built = Table(title=title, title_justify="left")
+        console.print(title)  # rich would wrap a table's own title to the width of the table
+        built = Table()
         for column in columns:
             built.add_column(column, justify="right", no_wrap=True)
         for row in rows:

@@ -21,7 +21,16 @@ from lengthen.errors import DataError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PACKINGS", "Block", "choose_documents", "collate", "describe_blocks", "pack", "positions_beyond"]
+__all__ = [
+    "PACKINGS",
+    "Block",
+    "choose_documents",
+    "collate",
+    "describe_blocks",
+    "describe_lengths",
+    "pack",
+    "positions_beyond",
+]
 
 PACKINGS = ("documents", "concatenate")
 
@@ -109,6 +118,32 @@ def choose_documents(store: TokenStore, min_tokens: int = 1, max_tokens: int | N
     if max_tokens is not None:
         inside &= lengths <= max_tokens
     return np.flatnonzero(inside)
+
+
+def describe_lengths(store: TokenStore) -> dict[str, Any]:
+    """Count documents and tokens, and describe how long the documents are.
+
+    Returns:
+        "documents", "tokens", "lengths" (min, quantiles, max and mean, in tokens) and "histogram" (a list of
+        {"from", "to", "documents", "tokens"}: lengths from `from` up to but not including `to`, powers of two).
+    """
+    lengths = store.lengths
+    assert len(lengths) > 0
+    shares = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    # "lower" names the length of a document that exists.
+    quantiles = {name: int(np.quantile(lengths, share, method="lower")) for name, share in shares.items()}
+    bits = np.array([int(length).bit_length() for length in lengths])
+    histogram = []
+    for bit in range(int(bits.min()), int(bits.max()) + 1):
+        inside = lengths[bits == bit]
+        start = 1 << (bit - 1) if bit else 0
+        histogram.append({"from": start, "to": 1 << bit, "documents": len(inside), "tokens": int(inside.sum())})
+    return {
+        "documents": len(store),
+        "tokens": len(store.tokens),
+        "lengths": {**quantiles, "mean": float(lengths.mean())},
+        "histogram": histogram,
+    }
 
 
 def positions_beyond(blocks: Sequence[Block], context: int) -> float:

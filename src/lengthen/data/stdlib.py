@@ -5,9 +5,14 @@ They are what the shipped base ``tiny`` was trained on and what the quickstart e
 
 import hashlib
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["stdlib_documents"]
+from lengthen.errors import DataError
+
+__all__ = ["STDLIB", "expand_aliases", "stdlib_documents"]
+
+STDLIB = "python-stdlib"
 
 # Test suites, generated tables and bundled programs: long, repetitive, or not there on every machine.
 _LEFT_OUT = {
@@ -36,18 +41,27 @@ def stdlib_documents(split: str) -> list[Path]:
         split: "train" or "validation" (about one file in eight).
 
     Raises:
-        ValueError: another split was asked for.
+        DataError: another split was asked for.
     """
     if split not in ("train", "validation"):
-        raise ValueError(f"split is 'train' or 'validation', not {split!r}")
+        raise DataError(f"{STDLIB}:{split} is no data source; use {STDLIB}:train or {STDLIB}:validation")
     root = Path(sysconfig.get_paths()["stdlib"])
     chosen = []
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
-        # _sysconfigdata holds the paths of the machine that built this Python, not sources.
-        if _LEFT_OUT.intersection(relative.parts[:-1]) or path.name.startswith("_sysconfigdata"):
+        # _sysconfigdata holds the paths of the machine that built this Python, not sources; some __init__.py are empty.
+        if _LEFT_OUT.intersection(relative.parts[:-1]) or path.name.startswith("_sysconfigdata") or not path.stat().st_size:
             continue
         first_byte = hashlib.sha256(relative.as_posix().encode()).digest()[0]
         if (first_byte < 256 * _VALIDATION_SHARE) == (split == "validation"):
             chosen.append(path)
     return chosen
+
+
+def expand_aliases(sources: Sequence[str]) -> list[str]:
+    """Replace `python-stdlib:train` and `python-stdlib:validation` in a list of data sources by their files."""
+    expanded = []
+    for source in sources:
+        name, _, split = source.partition(":")
+        expanded += [str(path) for path in stdlib_documents(split)] if name == STDLIB else [source]
+    return expanded

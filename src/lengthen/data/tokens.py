@@ -6,11 +6,9 @@ begin is not in it, other than by the ids that a tokenizer puts there itself.
 """
 
 import hashlib
-import io
 import json
 import os
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
 
 from lengthen.data.documents import Document, read_documents
 from lengthen.errors import DataError, OutputError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "TokenStore",
     "default_cache",
-    "describe_lengths",
     "load_tokens",
     "read_token_file",
     "tokenize",
@@ -39,7 +38,7 @@ __all__ = [
     "write_token_file",
 ]
 
-_DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+_DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 _CACHE_FORMAT = 1
 # Bounds the tokenizer's own objects (about 100 bytes a token), and is often enough for a bar that moves.
 _BATCH_CHARACTERS = 2_000_000
@@ -102,6 +101,8 @@ def load_tokens(
     Raises:
         DataError: something can't be read, or has ids outside the vocabulary.
     """
+    if not paths:
+        raise DataError("no data was named; name token files (.bin), documents or folders of documents")
     stores: list[TokenStore] = []
     said: list[str] = []
     for is_token_file, group in groupby(map(Path, paths), key=_is_token_file):
@@ -113,8 +114,6 @@ def load_tokens(
         _check_vocabulary(store, vocab_size)
         stores.append(store)
         said += about
-    if not stores:
-        read_documents([])  # raises, with the list of what can be named
     return (stores[0] if len(stores) == 1 else _join(stores)), said
 
 
@@ -136,7 +135,7 @@ def tokenize(
     names = [document.name for document in documents]
     kept = None
     if cache is not None:
-        kept = cache / f"{_cache_key(documents, tokenizer)}.npz"
+        kept = cache / f"{_cache_key(documents, tokenizer)}.safetensors"
         store = _read_cache(kept, names)
         if store is not None:
             return store
@@ -226,32 +225,6 @@ def write_token_file(path: str | Path, store: TokenStore, vocab_size: int) -> No
     write_bytes(Path(path), store.tokens.astype(_DTYPES[_dtype_for(vocab_size)]).tobytes())
 
 
-def describe_lengths(store: TokenStore) -> dict[str, Any]:
-    """Count documents and tokens, and describe how long the documents are.
-
-    Returns:
-        "documents", "tokens", "lengths" (min, quantiles, max and mean, in tokens) and "histogram" (a list of
-        {"from", "to", "documents", "tokens"}: lengths from `from` up to but not including `to`, powers of two).
-    """
-    lengths = store.lengths
-    assert len(lengths) > 0
-    shares = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    # "lower" names the length of a document that exists.
-    quantiles = {name: int(np.quantile(lengths, share, method="lower")) for name, share in shares.items()}
-    bits = np.array([int(length).bit_length() for length in lengths])
-    histogram = []
-    for bit in range(int(bits.min()), int(bits.max()) + 1):
-        inside = lengths[bits == bit]
-        start = 1 << (bit - 1) if bit else 0
-        histogram.append({"from": start, "to": 1 << bit, "documents": len(inside), "tokens": int(inside.sum())})
-    return {
-        "documents": len(store),
-        "tokens": len(store.tokens),
-        "lengths": {**quantiles, "mean": float(lengths.mean())},
-        "histogram": histogram,
-    }
-
-
 def _is_token_file(path: Path) -> bool:
     return path.suffix.lower() == ".bin" and not path.is_dir()
 
@@ -261,10 +234,8 @@ def _dtype_for(vocab_size: int) -> str:
 
 
 def _build(ids: list[np.ndarray], names: list[str]) -> TokenStore:
-    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-    return TokenStore(
-        np.concatenate([np.empty(0, dtype=np.uint32), *ids]).astype(np.uint32, copy=False), offsets, names
-    )
+    tokens = np.concatenate([np.empty(0, dtype=np.uint32), *ids])
+    return TokenStore(tokens, np.cumsum([0, *map(len, ids)], dtype=np.int64), names)
 
 
 def _join(stores: list[TokenStore]) -> TokenStore:
@@ -342,23 +313,27 @@ def _tokenizer_identity(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def _read_cache(path: Path, names: list[str]) -> TokenStore | None:
-    """The cached store, or None where there is none that is whole; the zip format checks the content's CRC."""
+    """The cached store, or None where there is none that is whole."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            tokens, offsets = arrays["tokens"], arrays["offsets"]
-    except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        arrays = safetensors.numpy.load(path.read_bytes())
+        tokens, offsets, checksum = arrays["tokens"], arrays["offsets"], arrays["checksum"]
+    except (OSError, KeyError, ValueError, SafetensorError):
         return None
-    if tokens.dtype != np.uint32 or offsets.dtype != np.int64 or tokens.ndim != 1 or len(offsets) != len(names) + 1:
-        return None
-    if offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
+    if len(offsets) != len(names) + 1 or not np.array_equal(checksum, _checksum(tokens, offsets)):
         return None
     return TokenStore(tokens, offsets, names)
 
 
 def _write_cache(path: Path, store: TokenStore) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, tokens=store.tokens, offsets=store.offsets)
+    arrays = {"tokens": store.tokens, "offsets": store.offsets, "checksum": _checksum(store.tokens, store.offsets)}
     try:
-        write_bytes(path, buffer.getvalue())
+        write_bytes(path, safetensors.numpy.save(arrays))
     except (OutputError, OSError) as error:
         warnings.warn(f"tokenised documents are not cached: {error}", stacklevel=3)
+
+
+def _checksum(tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """A damaged byte in a cache would otherwise be a wrong token that nobody sees."""
+    digest = hashlib.sha256(offsets.tobytes())
+    digest.update(tokens.tobytes())
+    return np.frombuffer(digest.digest(), dtype=np.uint8)

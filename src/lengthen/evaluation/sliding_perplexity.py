@@ -3,7 +3,7 @@
 ``strided`` is ours: each token is scored once and never without a context. ``longlora`` and ``longqlora`` repeat
 what those papers' scripts compute, so that their tables can be compared with.
 
-Shapes: B windows in a batch, T tokens, S scored tokens, H hidden size, V vocabulary, R rows of one chunk.
+Shapes: B windows in a batch, T tokens, S scored tokens.
 """
 
 import math
@@ -15,20 +15,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from lengthen.errors import DataError, LengthenError, ModelError
+from lengthen.evaluation.losses import check_head, token_losses
+from lengthen.head import causal_lm
 from lengthen.progress import progress_bar
 
-__all__ = ["PROTOCOLS", "PerplexityResult", "perplexity", "token_losses"]
+__all__ = ["PROTOCOLS", "PerplexityResult", "perplexity"]
 
 PROTOCOLS = ("strided", "longlora", "longqlora")
 
 _LONGLORA_STEP = 256
-# The logits of one chunk hold at most this many tokens, and at most this many numbers (256 MiB in float32).
-_CHUNK_ROWS = 1024
-_CHUNK_NUMBERS = 2**26
-_CHECKED_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class PerplexityResult:
     per_document: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data for a JSON file; a perplexity too large for a float becomes None, as JSON has no infinity."""
+        """Return plain data for a JSON file, with None for a perplexity too large for a float: JSON has no infinity."""
         content = asdict(self)
         for entry in (content, *content["by_position"], *content["per_document"]):
             if math.isinf(entry["perplexity"]):
@@ -113,7 +110,8 @@ def perplexity(
         model: a causal language model of transformers, or a PEFT model around one.
         tokens: one document (1-D array, tensor or list of ids), or a sequence of such documents.
         context: window length in tokens, at least 2; may exceed what the model was built for.
-        stride: tokens between two windows, 1 to `context`; default ``context // 2``. ``strided`` only.
+        stride: tokens between two windows, 1 to `context`; default ``context // 2``. The published protocols have
+            their own and refuse another.
         protocol: one of `PROTOCOLS`.
         score_from: leave tokens before this position of their document unscored. ``strided`` only.
         batch_size: windows of equal length that are run together.
@@ -137,32 +135,29 @@ def perplexity(
     if not windows:
         raise DataError(_no_window(documents, context, stride, protocol, score_from))
     _check_ids(model, documents)
+    # Positions are those in the document, or for windows that are means of their own those in the window.
+    in_document = protocol == "strided"
+    longest = max(len(documents[w.document]) for w in windows) if in_document else context
     if bucket is None:
-        longest = context if protocol != "strided" else max(len(documents[w.document]) for w in windows)
         bucket = 2 ** math.ceil(math.log2(max(longest / 8, 1)))
 
     began = time.perf_counter()
-    by_document, by_bucket, limit = _Sums(), _Sums(), 0
+    by_document, by_bucket = _Sums(len(documents)), _Sums(longest // bucket + 1)
     with (
         _evaluating(model),
         progress_bar(f"perplexity at {context}", sum(w.end - w.score for w in windows), "tokens", quiet) as advance,
     ):
-        first = windows[0]
-        _check_head(model, _stack(documents, [first])[:, :_CHECKED_TOKENS])
+        check_head(model, _stack(documents, windows[:1]))
         for batch in _batches(windows, batch_size):
-            score = batch[0].score - batch[0].begin
-            losses_BS = token_losses(model, _stack(documents, batch), score).double().cpu().numpy()
-            for window, losses_S in zip(batch, losses_BS, strict=True):
-                by_document.add(window.document, losses_S)
-                offset = window.begin if protocol == "strided" else 0
-                positions_S = np.arange(window.score, window.end) - window.begin + offset
-                limit = max(limit, int(positions_S[-1]) + 1)
-                edges = np.flatnonzero(np.diff(positions_S // bucket)) + 1
-                for part in np.split(np.arange(len(positions_S)), edges):
-                    by_bucket.add(int(positions_S[part[0]]) // bucket, losses_S[part])
-            advance(losses_BS.size)
+            losses_BS = token_losses(model, _stack(documents, batch), batch[0].score - batch[0].begin)
+            for window, losses_S in zip(batch, losses_BS.double().cpu().numpy(), strict=True):
+                origin = 0 if in_document else window.begin
+                by_document.add(np.array([window.document]).repeat(len(losses_S)), losses_S)
+                by_bucket.add(np.arange(window.score - origin, window.end - origin) // bucket, losses_S)
+            advance(losses_BS.numel())
 
-    count, loss = by_document.total()
+    # Equally long windows: the mean over all their tokens is the mean of their means.
+    count, loss = int(by_document.counts.sum()), float(by_document.sums.sum() / by_document.counts.sum())
     if not math.isfinite(loss):
         raise ModelError(
             f"the model's losses at context {context} are not finite (dtype {getattr(model, 'dtype', 'unknown')}); "
@@ -178,99 +173,13 @@ def perplexity(
         windows=len(windows),
         seconds=time.perf_counter() - began,
         by_position=[
-            {"from": i * bucket, "to": min((i + 1) * bucket, limit), "perplexity": _exp(mean), "tokens": n}
+            {"from": i * bucket, "to": min((i + 1) * bucket, longest), "perplexity": _exp(mean), "tokens": n}
             for i, n, mean in by_bucket.means()
         ],
         per_document=[
             {"document": i, "perplexity": _exp(mean), "loss": mean, "tokens": n} for i, n, mean in by_document.means()
         ],
     )
-
-
-@torch.inference_mode()
-def token_losses(model: Any, input_ids: torch.Tensor, score_from: int = 1) -> torch.Tensor:
-    """Compute each token's negative log-likelihood without ever holding the logits of a whole window.
-
-    The decoder runs once; the output head and the cross entropy follow on at most 1024 tokens at a time. The head
-    works in the model's dtype, all after it in float32.
-
-    Args:
-        model: a causal language model of transformers, or a PEFT model around one, in the mode it is to be run in.
-        input_ids: (B, T) token ids, full windows without padding.
-        score_from: the first scored token's place in the window, at least 1: the first token is predicted by nothing.
-
-    Returns:
-        (B, T - score_from) losses in nats, float32, on the device of the logits.
-
-    Raises:
-        ModelError: the model has no decoder or no output head.
-    """
-    assert 1 <= score_from < input_ids.shape[1], (score_from, input_ids.shape)
-    input_ids_BT = input_ids.long()
-    # The last token is a target only. Not reading it also keeps a model that is not causal from seeing it.
-    hidden_BTH = _hidden(model, input_ids_BT[:, :-1])
-    hidden_RH = hidden_BTH[:, score_from - 1 :].flatten(0, 1)
-    targets_R = input_ids_BT[:, score_from:].flatten()
-    rows = max(1, min(_CHUNK_ROWS, _CHUNK_NUMBERS // _vocabulary(model)))
-    losses = []
-    for hidden, targets in zip(hidden_RH.split(rows), targets_R.split(rows), strict=True):
-        logits_RV = _logits(model, hidden)
-        losses.append(functional.cross_entropy(logits_RV, targets.to(logits_RV.device), reduction="none"))
-    return torch.cat(losses).view(input_ids.shape[0], -1)
-
-
-def _base(model: Any) -> Any:
-    """Return the transformers model inside a PEFT model (its adapters stay in their places), or the model."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _hidden(model: Any, input_ids_BT: torch.Tensor) -> torch.Tensor:
-    base = _base(model)
-    decoder = base.get_decoder() if hasattr(base, "get_decoder") else None
-    if decoder is None or decoder is base or base.get_output_embeddings() is None:
-        raise ModelError(
-            f"{type(base).__name__} has no decoder and output head of its own; perplexity needs a causal language "
-            "model, such as AutoModelForCausalLM loads"
-        )
-    return decoder(input_ids=input_ids_BT.to(base.device), use_cache=False)[0]
-
-
-def _logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Apply the output head and what the architecture does after it, in float32."""
-    base = _base(model)
-    config = base.config.get_text_config()
-    logits = base.get_output_embeddings()(hidden).float()
-    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere, Falcon-H1
-        if isinstance(scale := getattr(config, name, None), int | float):
-            logits = logits * scale
-    if scaling := getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / scaling
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2 and later
-        logits = torch.tanh(logits / cap) * cap
-    return logits
-
-
-def _vocabulary(model: Any) -> int:
-    return _base(model).get_input_embeddings().weight.shape[0]
-
-
-@torch.inference_mode()
-def _check_head(model: Any, input_ids_BT: torch.Tensor) -> None:
-    """Refuse a model whose own logits are not the ones computed here, for its perplexity would be wrong.
-
-    Compares all logits of a few tokens, not of one: a wrong softcap hardly shows in small logits.
-    """
-    ours = _logits(model, _hidden(model, input_ids_BT))
-    own = model(input_ids=input_ids_BT.to(_base(model).device), use_cache=False).logits
-    # Scales and softcaps are applied in the model's dtype there and in float32 here.
-    tolerance = 1e-3 if own.dtype == torch.float32 else 2e-2
-    own = own.float().to(ours.device)
-    largest = own.nan_to_num(0, 0, 0).abs().max().item()
-    if ours.shape != own.shape or not torch.allclose(ours, own, rtol=0, atol=tolerance * largest, equal_nan=True):
-        raise ModelError(
-            f"{type(_base(model)).__name__} does not get its logits from its decoder and output head in a way that "
-            "lengthen knows (an own scale after the head, or a prompt in front); its perplexity would be wrong"
-        )
 
 
 def _checked_stride(
@@ -288,9 +197,13 @@ def _checked_stride(
     if score_from < 0:
         raise LengthenError(f"score_from is {score_from}; it is a position in the document, 0 or more")
     if protocol != "strided":
-        if stride is not None or score_from:
-            raise LengthenError(f"protocol {protocol} fixes its windows; leave stride and score_from out, or use strided")
-        return _LONGLORA_STEP if protocol == "longlora" else context
+        fixed = _LONGLORA_STEP if protocol == "longlora" else context
+        if stride not in (None, fixed) or score_from:
+            raise LengthenError(
+                f"protocol {protocol} fixes its windows (stride {fixed}, all scored) but got stride {stride}, "
+                f"score_from {score_from}; leave both out, or use protocol strided"
+            )
+        return fixed
     if stride is None:
         return context // 2
     if not 1 <= stride <= context:
@@ -310,12 +223,14 @@ def _documents(tokens: Any) -> list[np.ndarray]:
     ]
     for i, ids in enumerate(documents):
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-            raise DataError(f"document {i} is not a row of token ids (shape {ids.shape}, {ids.dtype}); tokenise it first")
+            raise DataError(
+                f"document {i} is not a row of token ids (shape {ids.shape}, {ids.dtype}); tokenise it first"
+            )
     return documents
 
 
 def _check_ids(model: Any, documents: Sequence[np.ndarray]) -> None:
-    vocabulary = _vocabulary(model)
+    vocabulary = causal_lm(model).get_input_embeddings().weight.shape[0]
     for i, ids in enumerate(documents):
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
             raise DataError(
@@ -376,23 +291,21 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 class _Sums:
-    """Counts and sums of losses by key, in float64."""
+    """Counts and float64 sums of losses for the keys 0 to size - 1."""
 
-    def __init__(self) -> None:
-        self._sums: dict[int, tuple[int, float]] = {}
+    def __init__(self, size: int) -> None:
+        self.counts = np.zeros(size, np.int64)
+        self.sums = np.zeros(size, np.float64)
 
-    def add(self, key: int, losses: np.ndarray) -> None:
-        count, total = self._sums.get(key, (0, 0.0))
-        self._sums[key] = (count + losses.size, total + float(losses.sum()))
+    def add(self, keys: np.ndarray, losses: np.ndarray) -> None:
+        np.add.at(self.counts, keys, 1)
+        np.add.at(self.sums, keys, losses)
 
     def means(self) -> list[tuple[int, int, float]]:
-        """Return (key, count, mean) in the order of the keys."""
-        return [(key, count, total / count) for key, (count, total) in sorted(self._sums.items())]
-
-    def total(self) -> tuple[int, float]:
-        """Return the count and the mean of all."""
-        count = sum(n for n, _ in self._sums.values())
-        return count, math.fsum(total for _, total in self._sums.values()) / count
+        """Return (key, count, mean) for the keys that have a count."""
+        return [
+            (int(i), int(self.counts[i]), float(self.sums[i] / self.counts[i])) for i in np.flatnonzero(self.counts)
+        ]
 
 
 def _exp(loss: float) -> float:

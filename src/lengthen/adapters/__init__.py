@@ -1,0 +1,1 @@
+"""LoRA with trainable embeddings and norms as one standard PEFT adapter: build, save, merge."""

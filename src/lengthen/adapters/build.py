@@ -1,0 +1,163 @@
+"""Put what is trained over a base: LoRA + embeddings + norms as one PEFT adapter, another PEFT method, or everything.
+
+Every trained tensor is a float32 master, whatever the base's dtype: in bfloat16, a norm weight near 1 moves in steps
+of 2^-8, and at the papers' learning rate it never moves at all.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from torch import nn
+
+from lengthen.adapters.targets import linear_targets, norm_modules, shortest_suffixes
+from lengthen.errors import ModelError, RecipeError
+from lengthen.recipe import AdapterRecipe
+
+__all__ = ["TrainableCount", "add_adapter", "count_trainable", "has_tied_embeddings"]
+
+
+@dataclass(frozen=True)
+class TrainableCount:
+    """How many parameters a run trains, by kind; tied tensors count once."""
+
+    adapter: int
+    embeddings: int
+    norms: int
+    other: int
+    total: int
+
+    @property
+    def trainable(self) -> int:
+        """All trained parameters."""
+        return self.adapter + self.embeddings + self.norms + self.other
+
+    def __str__(self) -> str:
+        kinds = {"adapter": self.adapter, "embeddings": self.embeddings, "norms": self.norms, "other": self.other}
+        parts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items() if count)
+        return f"{self.trainable:,} of {self.total:,} parameters ({self.trainable / self.total:.2%}): {parts}"
+
+
+def has_tied_embeddings(model: Any) -> bool:
+    """Whether the head shares its weight with the input embeddings."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def add_adapter(model: Any, recipe: AdapterRecipe) -> Any:
+    """Make exactly the recipe's tensors trainable, as float32 masters.
+
+    Args:
+        model: a base without adapters, in the dtype of the run.
+        recipe: what to train.
+
+    Returns:
+        A PeftModel; for kind "full" the model itself.
+
+    Raises:
+        RecipeError: an unknown PEFT method or option.
+        ModelError: the base lacks the modules that the recipe names.
+    """
+    compute_dtype = model.dtype
+    if recipe.kind == "full":
+        model.requires_grad_(True)
+    elif recipe.kind == "lora":
+        model = _add_lora(model, recipe)
+    else:
+        model = _add_other(model, recipe)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    _cast_outputs(model, compute_dtype)
+    return model
+
+
+def _add_lora(model: Any, recipe: AdapterRecipe) -> PeftModel:
+    all_names = [name for name, _ in model.named_modules()]
+    saved = norm_modules(model, recipe.norms == "with_qk") if recipe.norms else []
+    if recipe.norms and not saved:
+        raise ModelError(f"{type(model).__name__} has no norms to train; set adapter.norms=false")
+    if recipe.embeddings:
+        embeddings = model.get_input_embeddings()
+        saved += [name for name, module in model.named_modules() if module is embeddings]
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,  # type: ignore[arg-type]
+        lora_dropout=recipe.dropout,
+        target_modules=linear_targets(model, recipe.targets),
+        modules_to_save=shortest_suffixes(saved, all_names) or None,
+        ensure_weight_tying=recipe.embeddings and has_tied_embeddings(model),
+        use_rslora=recipe.variant == "rslora",
+        use_dora=recipe.variant == "dora",
+        init_lora_weights="pissa" if recipe.variant == "pissa" else True,
+    )
+    return _quiet_peft_model(model, config)
+
+
+def _quiet_peft_model(model: Any, config: Any) -> PeftModel:
+    with warnings.catch_warnings():
+        # peft warns about tied embeddings that it then ties, and reads a name that transformers deprecated.
+        warnings.filterwarnings("ignore", message=".*(tie|is_gradient_checkpointing).*")
+        return get_peft_model(model, config)
+
+
+def _add_other(model: Any, recipe: AdapterRecipe) -> PeftModel:
+    kinds = {
+        kind.value.lower(): PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+        for kind in PeftType
+        if kind in PEFT_TYPE_TO_CONFIG_MAPPING
+    }
+    if recipe.kind not in kinds:
+        raise RecipeError(
+            f"adapter.kind: unknown {recipe.kind!r}; choose lora, full or one of peft's {', '.join(sorted(kinds))}"
+        )
+    try:
+        model = _quiet_peft_model(model, kinds[recipe.kind](task_type="CAUSAL_LM", **recipe.options))
+    # peft checks little of what it is given: some wrong or missing options only fail where they are used.
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"adapter.options for {recipe.kind}: {error}; see the {kinds[recipe.kind].__name__} of peft"
+        ) from error
+    if not any(parameter.requires_grad and parameter.numel() for parameter in model.parameters()):
+        raise RecipeError(f"adapter.kind {recipe.kind} with adapter.options {recipe.options} trains nothing")
+    return model
+
+
+def _cast_outputs(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the residual stream in the base's dtype where a float32 embedding or norm would promote it."""
+
+    def cast(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        return output.to(dtype) if isinstance(output, torch.Tensor) else output
+
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        is_promoting = isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower()
+        if is_promoting and any(parameter.requires_grad for parameter in own):
+            module.register_forward_hook(cast)
+
+
+def count_trainable(model: Any) -> TrainableCount:
+    """Count the trained parameters by kind."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    counts = {"adapter": 0, "embeddings": 0, "norms": 0, "other": 0}
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    embeddings = {id(p) for module in ends if module is not None for p in module.parameters()}
+    norms = {id(p) for m in model.modules() if "norm" in type(m).__name__.lower() for p in m.parameters()}
+    total = 0
+    for name, parameter in model.named_parameters():
+        if "original_module" not in name:  # the base's copy of a tensor that the adapter replaces
+            total += parameter.numel()
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) in norms:
+            kind = "norms"
+        elif id(parameter) in embeddings and "lora_" not in name:
+            kind = "embeddings"
+        else:
+            kind = "other" if model is base else "adapter"
+        counts[kind] += parameter.numel()
+    return TrainableCount(**counts, total=total)

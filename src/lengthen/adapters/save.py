@@ -1,0 +1,74 @@
+"""Write what was trained: one standard PEFT folder, float32, that loads without lengthen; or a full model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedConfig
+
+from lengthen.files import atomic_folder, write_json, write_text
+
+__all__ = ["save_adapter", "save_full"]
+
+_README = """---
+library_name: peft
+base_model: {id}
+tags: [lengthen, long-context]
+---
+
+# Adapter for {context} tokens
+
+Made by lengthen over `{id}` (context {base_context} before). Trained tensors are stored in float32. It is an ordinary
+PEFT adapter; with `RUN` the run folder and `BASE` the base model (`{model}`), these lines load it without lengthen:
+
+```python
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM
+{imports}
+base = AutoModelForCausalLM.from_pretrained(BASE, config=AutoConfig.from_pretrained(RUN){more})
+model = PeftModel.from_pretrained(base, RUN + "/adapter")
+```
+
+The config matters: it holds the position scaling ({scaling}).
+"""
+
+
+def save_adapter(model: PeftModel, folder: Path, config: PreTrainedConfig, base: dict[str, Any]) -> None:
+    """Write adapter weights, extended config, the base's name and weight hash, and a README, whole or not at all.
+
+    Args:
+        model: the trained adapter.
+        folder: becomes the PEFT folder.
+        config: the extended config.
+        base: id, model, weight_hash and context of the base.
+
+    Raises:
+        OutputError: the folder can't be written.
+    """
+    gguf = Path(base["model"]).name if base["model"].endswith(".gguf") else None
+    text = config.get_text_config()
+    readme = _README.format(
+        **{key: base[key] for key in ("id", "model")},
+        base_context=base["context"],
+        context=text.max_position_embeddings,
+        imports="from transformers import GgufConfig\n" if gguf else "",
+        more=f', gguf_file="{gguf}", quantization_config=GgufConfig(dequantize=True)' if gguf else "",
+        scaling=", ".join(f"{key} {value}" for key, value in text.rope_parameters.items()),
+    )
+    with atomic_folder(folder) as temporary:
+        for peft_config in model.peft_config.values():
+            peft_config.base_model_name_or_path = base["model"]
+        model.save_pretrained(str(temporary))
+        config.save_pretrained(temporary)
+        write_json(temporary / "base.json", base)
+        write_text(temporary / "README.md", readme)
+
+
+def save_full(model: Any, run: Path, dtype: torch.dtype) -> None:
+    """Write a fully fine-tuned model's weights into its run folder, in the run's dtype."""
+    with atomic_folder(run / ".weights") as temporary:
+        model.to(dtype).save_pretrained(str(temporary))
+    for file in (run / ".weights").iterdir():
+        file.replace(run / file.name)
+    (run / ".weights").rmdir()

@@ -1,0 +1,83 @@
+"""Which modules of a base an adapter trains, found by what they are and not by substring."""
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from lengthen.errors import ModelError
+
+__all__ = ["linear_targets", "norm_modules", "shortest_suffixes"]
+
+
+def _attention_layers(model: nn.Module) -> list[str]:
+    # Every attention layer that goes through transformers' attention registry says whether it is causal.
+    return [name for name, module in model.named_modules() if hasattr(module, "is_causal")]
+
+
+def _inside(name: str, parents: Sequence[str]) -> bool:
+    return any(name.startswith(parent + ".") for parent in parents)
+
+
+def _linear_layers(model: nn.Module) -> Iterator[str]:
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    for name, module in model.named_modules():
+        # transformers' Conv1D (GPT-2 kind) has no RoPE models; packed 4-bit layers are subclasses of Linear.
+        if isinstance(module, nn.Linear) and module is not head:
+            yield name
+
+
+def linear_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
+    """Names of the linear layers that get LoRA matrices.
+
+    Args:
+        model: the base.
+        targets: "attention": q, k, v, o of every attention layer, fused or not (LongLoRA). "all": every linear
+            layer but the head (LongQLoRA). Or layer names, as full paths or last parts.
+
+    Returns:
+        The shortest names that pick exactly these layers, sorted.
+
+    Raises:
+        ModelError: nothing is picked, or a given name picks nothing.
+    """
+    linear = list(_linear_layers(model))
+    if targets == "attention":
+        attention = _attention_layers(model)
+        chosen = [name for name in linear if _inside(name, attention)]
+    elif targets == "all":
+        chosen = linear
+    else:
+        names = [targets] if isinstance(targets, str) else list(targets)
+        for given in names:
+            if not any(name == given or name.endswith("." + given) for name in linear):
+                last_parts = sorted({name.rsplit(".", 1)[-1] for name in linear})
+                raise ModelError(
+                    f"adapter.targets: no linear layer is called {given!r}; there are {', '.join(last_parts)}"
+                )
+        chosen = [name for name in linear if any(name == given or name.endswith("." + given) for given in names)]
+    if not chosen:
+        raise ModelError(f"{type(model).__name__} has no linear layers for adapter.targets={targets}")
+    return shortest_suffixes(chosen, linear)
+
+
+def norm_modules(model: nn.Module, with_qk: bool = False) -> list[str]:
+    """Full names of the norms of the blocks and the final one; with `with_qk` also those on queries and keys.
+
+    q/k norms lie inside an attention layer, the others beside it: that tells them apart in every architecture.
+    """
+    attention = _attention_layers(model)
+    norms = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+    return [name for name in norms if with_qk or not _inside(name, attention)]
+
+
+def shortest_suffixes(chosen: Sequence[str], among: Sequence[str]) -> list[str]:
+    """The last parts of `chosen` where they pick nothing else among `among`, else full names.
+
+    peft matches names by their ends, so that a bare last part keeps adapter configs short but must not catch more.
+    """
+    wanted, names = set(chosen), set()
+    for name in chosen:
+        last = name.rsplit(".", 1)[-1]
+        others = [other for other in among if other.endswith(last) and other not in wanted]
+        names.add(name if others else last)
+    return sorted(names)

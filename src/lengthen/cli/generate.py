@@ -1,0 +1,51 @@
+"""`lengthen generate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["generate"]
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="hub id, folder, .gguf file, run folder or alias")],
+    prompt: Annotated[str | None, typer.Option(help="the text to continue")] = None,
+    file: Annotated[Path | None, typer.Option(help="a text file to continue")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="at most this many")] = 128,
+    temperature: Annotated[float, typer.Option(help="0: the likeliest token; above: sample")] = 0.0,
+    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    adapter: Annotated[str | None, typer.Option(help="a PEFT folder to put over the base")] = None,
+    quantize: Annotated[str | None, typer.Option(help="4-bit base")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only the text, when it is whole")] = False,
+) -> None:
+    """Continue a prompt or a file, streamed."""
+    import sys
+
+    import lengthen
+    from lengthen.data.documents import read_documents
+    from lengthen.errors import LengthenError
+    from lengthen.files import write_json
+    from lengthen.inference.generation import generate as run_generation
+
+    if (prompt is None) == (file is None):
+        raise LengthenError("give one of --prompt and --file")
+    if file is not None:
+        prompt = read_documents([file])[0][0].text
+    assert prompt is not None
+    loaded, tokenizer = lengthen.load(model, dtype=dtype, adapter=adapter, quantize=quantize)
+
+    def show(text: str) -> None:
+        print(text, end="", flush=True)
+
+    result = run_generation(
+        loaded, tokenizer, prompt, max_new_tokens, temperature, seed, on_text=(lambda _text: None) if quiet else show
+    )
+    if quiet:
+        print(result.text)
+    else:
+        print(f"\n[{result.prompt_tokens} + {result.new_tokens} tokens, {result.seconds:.1f} s]", file=sys.stderr)
+    if json_file is not None:
+        write_json(json_file, {"model": model, **result.to_json()})

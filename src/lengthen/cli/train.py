@@ -1,0 +1,33 @@
+"""`lengthen train`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, errors only")] = False,
+) -> None:
+    """Extend a base as a recipe says, into a run folder. Runs under torchrun and accelerate launch too."""
+    from lengthen.files import write_json
+    from lengthen.recipe import load_recipe
+    from lengthen.training.run import Interrupted, read_metrics
+    from lengthen.training.run import train as run_training
+
+    try:
+        run = run_training(load_recipe(recipe, overrides or ()), resume=resume, quiet=quiet)
+    except Interrupted as interruption:
+        print(f"lengthen: {interruption}", file=sys.stderr)
+        raise typer.Exit(128 + interruption.signal) from interruption
+    if json_file is not None:
+        write_json(json_file, {"run": str(run), "metrics": read_metrics(run)})
+    if not quiet:
+        print(run)

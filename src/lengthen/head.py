@@ -1,0 +1,60 @@
+"""From a decoder's hidden states to logits, for training and evaluation, which both avoid a full (T, V) tensor."""
+
+from typing import Any
+
+import torch
+
+from lengthen.errors import ModelError
+
+__all__ = ["LogitTransform", "causal_lm", "decoder_of"]
+
+
+def causal_lm(model: Any) -> Any:
+    """The transformers model inside a PeftModel (its adapters stay in their places), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_of(model: Any) -> Any:
+    """The part of a causal language model that ends in hidden states.
+
+    Raises:
+        ModelError: the model has no decoder and output head of its own.
+    """
+    base = causal_lm(model)
+    decoder = base.get_decoder() if hasattr(base, "get_decoder") else None
+    if decoder is None or decoder is base or base.get_output_embeddings() is None:
+        raise ModelError(
+            f"{type(base).__name__} has no decoder and output head that could be run apart; lengthen needs a causal "
+            "language model, such as AutoModelForCausalLM loads"
+        )
+    return decoder
+
+
+class LogitTransform:
+    """What an architecture does to its head's output before the softmax, read from its config.
+
+    Cohere multiplies (`logit_scale`), so does Falcon-H1 (`lm_head_multiplier`); Granite divides (`logits_scaling`);
+    Gemma 2 and later cap (`final_logit_softcapping`). Whether that is all is checked against the model's own logits
+    wherever this is used.
+
+    Args:
+        config: the model's.
+    """
+
+    def __init__(self, config: Any):
+        config = config.get_text_config()
+
+        def number(name: str) -> float:
+            value = getattr(config, name, None)
+            return float(value) if isinstance(value, int | float) else 1.0
+
+        self.scale = number("logit_scale") * number("lm_head_multiplier") / number("logits_scaling")
+        self.cap: float | None = getattr(config, "final_logit_softcapping", None)
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Scale, then cap; the shape stays."""
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.cap:
+            logits = torch.tanh(logits / self.cap) * self.cap
+        return logits

@@ -1,0 +1,1 @@
+"""Using an extended model."""

@@ -1,0 +1,281 @@
+"""The recipe: everything that decides a run, as one frozen, strict, typed object.
+
+A recipe is a YAML file, the name of a shipped one (`lengthen recipes`), or built in Python. Overrides are
+`section.key=value`, with the value read as YAML.
+"""
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from lengthen.errors import RecipeError
+
+__all__ = [
+    "PROMPT_KINDS",
+    "AdapterRecipe",
+    "AttentionRecipe",
+    "ContextRecipe",
+    "DataRecipe",
+    "MemoryRecipe",
+    "Recipe",
+    "TrainingRecipe",
+    "load_recipe",
+    "shipped_recipes",
+]
+
+
+PROMPT_KINDS = ("cartridge", "cpt", "multitask_prompt_tuning", "p_tuning", "prefix_tuning", "prompt_tuning")
+"""PEFT methods that put virtual tokens before the text."""
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Paths = Annotated[list[str], BeforeValidator(_as_list)]
+Names = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ContextRecipe(_Section):
+    """How far, and by which position scaling."""
+
+    target: int = Field(gt=1, description="context after the run, tokens")
+    method: Literal["linear", "ntk", "yarn", "llama3", "theta", "longrope", "none"] = Field(
+        "linear", description="position scaling"
+    )
+    factor: float | None = Field(None, ge=1, description="stretch over the base; default target / base context")
+    theta: float | None = Field(None, description="new RoPE base, for method theta")
+    short_factor: list[float] | None = Field(None, description="per frequency, for method longrope")
+    long_factor: list[float] | None = Field(None, description="per frequency, for method longrope")
+
+
+class AttentionRecipe(_Section):
+    """Attention while training; evaluation is always full."""
+
+    kind: Literal["s2", "full"] = Field("s2", description="shifted sparse attention, or the model's own")
+    pattern: Literal["s2"] = Field("s2", description="which groups the heads see")
+    group_size: int | None = Field(None, ge=2, description="S2 group, tokens; default target / 4")
+    backend: Literal["sdpa"] = Field("sdpa", description="what computes the groups")
+
+
+class AdapterRecipe(_Section):
+    """What is trained."""
+
+    kind: str = Field("lora", description="lora, full, or a PEFT method by its name")
+    variant: Literal["lora", "rslora", "dora", "pissa"] = Field("lora", description="kind of LoRA")
+    rank: int = Field(8, ge=1, description="LoRA r")
+    alpha: float = Field(16, gt=0, description="LoRA alpha; the update is scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of LoRA")
+    targets: Literal["attention", "all"] | Names = Field(
+        "attention", description="linear layers: attention, all (but the head), or module names"
+    )
+    embeddings: bool = Field(True, description="train the input embeddings (and the head where tied)")
+    norms: bool | Literal["with_qk"] = Field(True, description="train block and final norms; with_qk: q/k norms too")
+    options: dict[str, Any] = Field({}, description="the PEFT method's own options, for its config")
+
+
+class DataRecipe(_Section):
+    """Documents and how they become sequences."""
+
+    kind: Literal["text"] = Field("text", description="plain long documents")
+    train: Paths = Field([], description="files, folders, token files, or python-stdlib:train")
+    validation: Paths = Field([], description="the same, measured before and after the run")
+    sequence_length: int | None = Field(None, ge=2, description="tokens per sequence; default the target context")
+    min_tokens: int = Field(1, ge=1, description="shorter documents are left out")
+    max_tokens: int | None = Field(None, ge=2, description="longer documents are left out")
+    packing: Literal["documents", "concatenate"] = Field(
+        "documents", description="keep documents apart, or one stream as in the papers"
+    )
+
+
+class TrainingRecipe(_Section):
+    """The optimisation."""
+
+    steps: int | None = Field(None, ge=1, description="optimiser steps")
+    epochs: float | None = Field(None, gt=0, description="passes over the data, where steps is not given")
+    batch_size: int = Field(1, ge=1, description="sequences per device and forward pass")
+    accumulation: int = Field(1, ge=1, description="forward passes per optimiser step")
+    learning_rate: float = Field(2e-5, gt=0, description="peak")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
+    warmup_steps: int = Field(20, ge=0, description="optimiser steps of linear warm-up")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the frozen base and the arithmetic; trained tensors are always float32"
+    )
+    save_every: int = Field(100, ge=1, description="optimiser steps between checkpoints")
+    log_every: int = Field(1, ge=1, description="optimiser steps between lines of metrics.jsonl")
+
+
+class MemoryRecipe(_Section):
+    """Memory against time."""
+
+    activation_checkpointing: bool = Field(True, description="recompute activations in the backward pass")
+
+
+class Recipe(_Section):
+    """One run, whole. Field descriptions carry the units."""
+
+    model: str = Field(min_length=1, description="hub id, folder, .gguf file, run folder or alias of the base")
+    out: str | None = Field(None, description="run folder; default runs/<recipe name>")
+    seed: int = Field(0, ge=0, description="of data order, LoRA initialisation and dropout")
+    context: ContextRecipe
+    attention: AttentionRecipe = AttentionRecipe()  # type: ignore[call-arg]
+    adapter: AdapterRecipe = AdapterRecipe()  # type: ignore[call-arg]
+    quantize: None = Field(None, description="4-bit base; not in this version")
+    data: DataRecipe = DataRecipe()  # type: ignore[call-arg]
+    training: TrainingRecipe = TrainingRecipe()  # type: ignore[call-arg]
+    memory: MemoryRecipe = MemoryRecipe()  # type: ignore[call-arg]
+    parallel: Literal["ddp"] = Field("ddp", description="how the processes of torchrun or accelerate share the work")
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> "Recipe":
+        if (self.training.steps is None) == (self.training.epochs is None):
+            raise ValueError("give one of training.steps and training.epochs")
+        if self.data.sequence_length is not None and self.data.sequence_length > self.context.target:
+            raise ValueError(
+                f"data.sequence_length {self.data.sequence_length} is above context.target {self.context.target}"
+            )
+        if self.adapter.kind != "lora" and self.adapter.variant != "lora":
+            raise ValueError(f"adapter.variant is for adapter.kind=lora; the kind is {self.adapter.kind}")
+        is_stream = self.attention.kind == "full" and self.data.packing == "concatenate"
+        if self.adapter.kind in PROMPT_KINDS and not is_stream:
+            raise ValueError(
+                f"adapter.kind={self.adapter.kind} puts virtual tokens before the text, for which S2 and packed "
+                "documents are not defined; set attention.kind=full and data.packing=concatenate"
+            )
+        if self.adapter.kind in ("lora", "full") and self.adapter.options:
+            raise ValueError(f"adapter.options is for other PEFT methods; the kind is {self.adapter.kind}")
+        return self
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens per training sequence."""
+        return self.data.sequence_length or self.context.target
+
+    @property
+    def group_size(self) -> int:
+        """Tokens per S2 group."""
+        return self.attention.group_size or max(2, self.context.target // 4)
+
+    def to_yaml(self) -> str:
+        """The recipe as a file that `load_recipe` reads back to an equal recipe."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name and file of every recipe in the package."""
+    folder = Path(str(resources.files("lengthen") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides.
+
+    Args:
+        name: a YAML file, or the name of a shipped recipe.
+        overrides: `section.key=value` each.
+
+    Raises:
+        RecipeError: not found, not YAML, or with wrong keys or values; every problem is named at once.
+    """
+    shipped = shipped_recipes()
+    path = shipped.get(str(name), Path(name))
+    if not path.is_file():
+        raise RecipeError(f"no recipe {str(name)!r}; give a YAML file or one of {', '.join(shipped)}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} holds no recipe: it must be a mapping with model, context, data and training")
+    for override in overrides:
+        _apply(content, override)
+    content.setdefault("out", f"runs/{path.stem}")
+    return parse_recipe(content, str(name))
+
+
+def parse_recipe(content: dict[str, Any], name: str) -> Recipe:
+    """Validate a recipe given as nested dicts.
+
+    Raises:
+        RecipeError: every problem in one line, with the nearest valid name for unknown keys.
+    """
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        # A union reports each of its members that does not match.
+        problems = "; ".join(dict.fromkeys(_problem(each) for each in error.errors()))
+        raise RecipeError(f"recipe {name}: {problems}") from error
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"override {override!r} is not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the value in override {override!r} is not YAML; quote it") from error
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"override {override!r}: {section} is not a section of the recipe")
+    content[last] = value
+
+
+def _problem(error: Any) -> str:
+    path, field = _follow(error["loc"])
+    location = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {location!r}; {_nearest(path)}"
+    if error["type"] == "missing":
+        return f"{location} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if location == "quantize":
+        message = "4-bit bases are not supported by this version; leave it out"
+    elif field is not None and len(error["loc"]) > len(path):
+        message = f"Input should be: {field.description}"
+    given = "" if error["type"] == "value_error" else f" (it is {error['input']!r})"
+    return f"{location}: {message}{given}" if location else message
+
+
+def _follow(location: Sequence[Any]) -> tuple[list[str], FieldInfo | None]:
+    """The keys of an error's location, without the members of unions and lists that pydantic adds, and the field."""
+    path: list[str] = []
+    model: Any = Recipe
+    field = None
+    for part in location:
+        path.append(str(part))
+        field = model.model_fields.get(part)
+        model = field.annotation if field is not None else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            break
+    return path, field
+
+
+def _nearest(path: list[str]) -> str:
+    """The valid key that an unknown one was meant to be: in its section, or of the same name in another."""
+    keys = {
+        name: list(field.annotation.model_fields)
+        for name, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    *section, unknown = path
+    valid = keys[section[0]] if section else list(Recipe.model_fields)
+    near = [".".join([*section, key]) for key in difflib.get_close_matches(unknown, valid, n=1, cutoff=0.6)]
+    near += [f"{other}.{unknown}" for other, inside in keys.items() if unknown in inside]
+    near += [unknown] if unknown in Recipe.model_fields else []
+    near += [".".join([*section, key]) for key in difflib.get_close_matches(unknown, valid, n=1, cutoff=0.4)]
+    return f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"

@@ -1,0 +1,101 @@
+"""The language-model loss without its logits: head and cross entropy fused, a chunk of tokens at a time.
+
+A (T, V) tensor of logits takes 3.2 GB at 16,384 tokens and SmolLM2's 49,152 words, in float32, and its gradient as
+much again. Here each chunk's logits give loss and gradients at once and are forgotten.
+
+Shape suffixes: T tokens, C tokens of a chunk, E hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+__all__ = ["IGNORED", "linear_cross_entropy"]
+
+IGNORED = -100
+CHUNK = 1024
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TE: torch.Tensor,
+        weight_VE: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        targets_T: torch.Tensor,
+        transform: Transform,
+    ) -> torch.Tensor:
+        weight = weight_VE.to(hidden_TE.dtype)
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_TE.device)
+        grad_hidden = torch.zeros_like(hidden_TE) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight_VE, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grad_bias = (
+            torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and ctx.needs_input_grad[2] else None
+        )
+        # The dtypes here are chosen; autocast would only copy.
+        autocast_off = torch.autocast(hidden_TE.device.type, enabled=False)
+        for start in range(0, hidden_TE.shape[0], CHUNK):
+            span = slice(start, start + CHUNK)
+            hidden_CE = hidden_TE[span].detach()
+            with torch.enable_grad(), autocast_off:
+                raw_CV = nn.functional.linear(hidden_CE, weight.detach()).float()
+                if bias_V is not None:
+                    raw_CV = raw_CV + bias_V.detach().float()
+                raw_CV.requires_grad_()
+                chunk_loss = cross_entropy(transform(raw_CV), targets_T[span], ignore_index=IGNORED, reduction="sum")
+            loss += chunk_loss.detach()
+            if not any(ctx.needs_input_grad[:3]):
+                continue
+            (grad_CV,) = torch.autograd.grad(chunk_loss, raw_CV)
+            if grad_bias is not None:
+                grad_bias += grad_CV.sum(0)
+            grad_CV = grad_CV.to(hidden_TE.dtype)
+            with autocast_off:
+                if grad_hidden is not None:
+                    torch.mm(grad_CV, weight, out=grad_hidden[span])
+                if grad_weight is not None:
+                    grad_weight += grad_CV.t() @ hidden_CE
+        ctx.grads = (grad_hidden, grad_weight, grad_bias)
+        ctx.dtypes = (weight_VE.dtype, bias_V.dtype if bias_V is not None else None)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        grad_hidden, grad_weight, grad_bias = ctx.grads
+        (scale,) = grad_outputs
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden * scale.to(grad_hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * scale).to(ctx.dtypes[0])
+        if grad_bias is not None:
+            grad_bias = (grad_bias * scale).to(ctx.dtypes[1])
+        return grad_hidden, grad_weight, grad_bias, None, None
+
+
+def linear_cross_entropy(
+    hidden_TE: torch.Tensor,
+    weight_VE: torch.Tensor,
+    targets_T: torch.Tensor,
+    bias_V: torch.Tensor | None = None,
+    transform: Transform | None = None,
+) -> torch.Tensor:
+    """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), holding 1024 rows of logits at most.
+
+    Args:
+        hidden_TE: last hidden states, (T, E); their dtype is the matrix products'.
+        weight_VE: the head's weight, (V, E), in any dtype.
+        targets_T: ids, (T,); rows with -100 don't count.
+        bias_V: the head's bias, (V,).
+        transform: applied to each chunk's logits, in float32.
+
+    Returns:
+        A float32 scalar; its gradient reaches hidden, weight and bias.
+    """
+    same: Transform = lambda logits: logits  # noqa: E731
+    return _LinearCrossEntropy.apply(hidden_TE, weight_VE, bias_V, targets_T, transform or same)

@@ -1,0 +1,250 @@
+"""A training run, top to bottom: base -> scaled positions -> documents -> adapter -> steps -> run folder."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, TrainingArguments, set_seed
+
+from lengthen import attention
+from lengthen.adapters.build import add_adapter, count_trainable
+from lengthen.adapters.save import save_adapter, save_full
+from lengthen.context import base_context, extend
+from lengthen.data.packing import Block, collate, pack, positions_beyond
+from lengthen.data.stdlib import expand_aliases
+from lengthen.data.tokens import default_cache, load_tokens
+from lengthen.errors import DataError, ModelError, OutputError, RecipeError
+from lengthen.files import write_text
+from lengthen.models import default_device, find, load_base, load_config, load_tokenizer, pick_dtype, weight_hash
+from lengthen.recipe import Recipe, load_recipe
+from lengthen.training.callbacks import MetricsLog, StopOnSignal, TrainingProgress, keep_metrics_until
+from lengthen.training.objective import CausalLMObjective
+from lengthen.training.trainer import LengthenTrainer, last_checkpoint
+
+__all__ = ["Interrupted", "read_metrics", "train"]
+
+RECIPE = "recipe.yaml"
+METRICS = "metrics.jsonl"
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after a checkpoint.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+
+def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
+    """Extend a base as a recipe says.
+
+    Runs as it is in one process, and in several under `torchrun` or `accelerate launch`.
+
+    Args:
+        recipe: what to do.
+        resume: go on from the newest checkpoint in the run folder, on exactly the trajectory of a run that was
+            never stopped; without a checkpoint, start from the beginning.
+        quiet: print nothing and show no progress.
+
+    Returns:
+        The run folder: recipe.yaml, config.json (extended), tokenizer files, metrics.jsonl, checkpoints/, and
+        adapter/ (or, for full fine-tuning, the weights).
+
+    Raises:
+        LengthenError: the recipe, base, documents or run folder can't be used; nothing was written then.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    """
+    process = PartialState()
+    say = _speaker(quiet or not process.is_main_process)
+    run = Path(recipe.out or "runs/run")
+    if _prepare_folder(run, recipe, resume) == "finished":
+        say(f"{run} is finished already")
+        return run
+
+    source = find(recipe.model)
+    if source.run is not None:
+        raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
+    base_config = load_config(source)
+    config = extend(base_config, **recipe.context.model_dump(exclude={"target"}), context=recipe.context.target)
+    tokenizer = load_tokenizer(recipe.model)
+    # The tokens are cached: the first process makes them, the others read them.
+    with process.main_process_first():
+        blocks = _blocks(recipe, tokenizer, config, base_context(base_config), quiet, say)
+
+    set_seed(recipe.seed)
+    device = default_device()
+    dtype = pick_dtype(recipe.training.dtype, device)
+    model = load_base(source, config, dtype, "s2" if recipe.attention.kind == "s2" else "sdpa", device)
+    base = {
+        "id": source.id,
+        "model": recipe.model,
+        "weight_hash": weight_hash(model),
+        "context": base_context(base_config),
+    }
+    if recipe.attention.kind == "s2":
+        attention.set_group_size(model, recipe.group_size)
+        _say_if_full(blocks, recipe.group_size, say)
+    if recipe.memory.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    model = add_adapter(model, recipe.adapter)
+    say(f"training {count_trainable(model)}")
+
+    if process.is_main_process:
+        config.save_pretrained(run)
+        tokenizer.model_max_length = recipe.context.target
+        tokenizer.save_pretrained(run)
+        write_text(run / RECIPE, recipe.to_yaml())
+    checkpoint = last_checkpoint(run) if resume else None
+    metrics, stop = MetricsLog(run / METRICS), StopOnSignal()
+    if process.is_main_process:
+        keep_metrics_until(run / METRICS, int(checkpoint.name.split("-")[-1]) if checkpoint else 0)
+    trainer = LengthenTrainer(
+        model=CausalLMObjective(model),
+        args=_arguments(recipe, run, dtype),
+        train_dataset=_Blocks(blocks),
+        data_collator=lambda chosen: collate(chosen, _pad_id(tokenizer)),
+        callbacks=[metrics, stop, *([] if quiet else [TrainingProgress()])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    metrics.trainer = trainer
+    if checkpoint:
+        say(f"resuming from {checkpoint}")
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        stop.restore()
+    if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
+        step = trainer.state.global_step
+        raise Interrupted(f"stopped after step {step}; go on with --resume", stop.received)
+
+    if process.is_main_process:
+        if recipe.adapter.kind == "full":
+            save_full(model, run, dtype)
+        else:
+            save_adapter(model, run / "adapter", config, base)
+    process.wait_for_everyone()
+    return run
+
+
+def _speaker(silent: bool) -> Callable[[str], None]:
+    return (lambda _text: None) if silent else (lambda text: print(text, file=sys.stderr))
+
+
+def _prepare_folder(run: Path, recipe: Recipe, resume: bool) -> str:
+    """Check that the run folder is new, or that it is this run's own and to be resumed; returns its state."""
+    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"can't make the run folder {run}: {error.strerror}; choose another out") from error
+        return "new"
+    if not (run / RECIPE).is_file():
+        raise OutputError(f"{run} has other content; choose another out or empty it")
+    if not resume:
+        raise OutputError(f"{run} holds a run already; go on with --resume, or choose another out")
+    earlier = load_recipe(run / RECIPE)
+    ours, theirs = (each.model_dump(exclude={"out"}) for each in (recipe, earlier))
+    different = [key for key in ours if ours[key] != theirs[key]]
+    if different:
+        raise RecipeError(
+            f"{run} was started with another recipe (different: {', '.join(different)}); choose another out"
+        )
+    finished = (run / "adapter").is_dir() or (run / "model.safetensors").is_file()
+    return "finished" if finished else "begun"
+
+
+def _blocks(
+    recipe: Recipe, tokenizer: Any, config: Any, context: int, quiet: bool, say: Callable[[str], None]
+) -> list[Block]:
+    if not recipe.data.train:
+        raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
+    vocabulary = config.get_text_config().vocab_size
+    paths = expand_aliases(recipe.data.train)
+    store, warnings = load_tokens(paths, tokenizer, vocabulary, cache=default_cache(), quiet=quiet)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    data = recipe.data
+    blocks = pack(store, recipe.sequence_length, data.packing, data.min_tokens, data.max_tokens)
+    beyond = positions_beyond(blocks, context)
+    tokens = sum(len(block.input_ids) for block in blocks)
+    say(
+        f"{len(store)} documents, {tokens:,} tokens in {len(blocks)} sequences; {beyond:.0%} lie beyond "
+        f"the base's {context}"
+    )
+    if beyond == 0:
+        raise DataError(
+            f"no training token lies beyond the base's context of {context} tokens, so nothing longer would be learnt; "
+            "use longer documents, a larger data.sequence_length, or data.packing=concatenate"
+        )
+    if beyond < 0.25:
+        say(f"warning: only {beyond:.0%} of the training tokens lie beyond the base's context; use longer documents")
+    return blocks
+
+
+def _say_if_full(blocks: list[Block], group_size: int, say: Callable[[str], None]) -> None:
+    longest = max(max(block.segments) for block in blocks)
+    if longest <= group_size // 2:
+        say(f"note: no document is longer than half a group ({group_size // 2} tokens), so S2 is full attention here")
+
+
+class _Blocks(Dataset):
+    def __init__(self, blocks: list[Block]):
+        self._blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __getitem__(self, index: int) -> Block:
+        return self._blocks[index]
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """Any id does: padding is a document of its own whose tokens are not predicted."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+
+def _arguments(recipe: Recipe, run: Path, dtype: torch.dtype) -> TrainingArguments:
+    training = recipe.training
+    schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+    return TrainingArguments(
+        output_dir=str(run),
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        max_steps=training.steps or -1,
+        num_train_epochs=training.epochs or 1,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.accumulation,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=schedules[training.schedule],
+        warmup_steps=training.warmup_steps,
+        max_grad_norm=training.max_grad_norm,
+        weight_decay=training.weight_decay,
+        optim="adamw_torch",
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        save_strategy="steps",
+        save_steps=training.save_every,
+        logging_steps=training.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        use_cpu=default_device().type == "cpu",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to=[],
+    )
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,117 @@
+"""transformers' Trainer with our loss, whole-or-nothing checkpoints of what is trained, and honest counts."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import Trainer
+
+from lengthen.errors import OutputError
+from lengthen.files import sync_folder
+from lengthen.training.loss import IGNORED
+
+__all__ = ["LengthenTrainer", "last_checkpoint"]
+
+KEEP = 2
+TRAINABLE = "trainable.safetensors"
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run folder, or None."""
+    return max((run / "checkpoints").glob("checkpoint-*"), key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+class LengthenTrainer(Trainer):
+    """Trains a `CausalLMObjective`.
+
+    Differences from Trainer: the loss is a sum that is divided by the tokens of the whole step, over all processes
+    and accumulation steps; a checkpoint holds the trained tensors (float32) instead of a model, and gets its final
+    name only when every file of it is on the disk.
+    """
+
+    tokens_seen: int = 0
+    """Tokens this process has trained on since the run (or its resumption) started."""
+
+    def __init__(self, *arguments: Any, **more: Any):
+        super().__init__(*arguments, **more)
+        # compute_loss divides by the tokens of the whole step already.
+        self.loss_is_scaled_for_ga = True
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one forward pass, scaled so that a step's passes add up to the mean over its tokens."""
+        assert not return_outputs
+        self.tokens_seen += inputs["input_ids"].numel()
+        assert num_items_in_batch is not None
+        # DDP averages gradients over processes, where we want their sum.
+        return model(**inputs) * self.accelerator.num_processes / num_items_in_batch
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
+        """Predicted tokens of one optimiser step, over all processes."""
+        count = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batch_samples]).sum().to(device)
+        return self.accelerator.gather(count).sum().clamp(min=1)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._checkpoints / ".tmp")
+
+    @property
+    def _checkpoints(self) -> Path:
+        assert self.args.output_dir is not None
+        return Path(self.args.output_dir) / "checkpoints"
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write into a temporary folder, sync, rename, and drop all but the newest checkpoints."""
+        temporary = self._checkpoints / ".tmp"
+        name = f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+            raise OutputError(f"can't write a checkpoint: {error}; free space and start again with --resume") from error
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            sync_folder(temporary / name)
+            shutil.rmtree(self._checkpoints / name, ignore_errors=True)
+            (temporary / name).rename(self._checkpoints / name)
+            sync_folder(self._checkpoints)
+            shutil.rmtree(temporary)
+            for old in sorted(self._checkpoints.glob("checkpoint-*"), key=_step_of)[:-KEEP]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained tensors; on the first process only."""
+        assert output_dir is not None
+        if self.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            save_file(self._trained_tensors(), Path(output_dir) / TRAINABLE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / TRAINABLE)
+        current = self._trained_tensors()
+        if saved.keys() != current.keys():
+            raise OutputError(
+                f"{resume_from_checkpoint} holds other tensors than this recipe trains; choose another out"
+            )
+        with torch.no_grad():
+            for name, tensor in current.items():
+                tensor.copy_(saved[name])
+
+    def _trained_tensors(self) -> dict[str, torch.Tensor]:
+        assert self.model is not None
+        # named_parameters lists a tied tensor once.
+        return {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}

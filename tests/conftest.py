@@ -1,0 +1,92 @@
+"""Small real things that many tests use: a random Llama with a byte-level tokenizer, and documents."""
+
+import random
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import lengthen
+from lengthen.recipe import parse_recipe
+
+CONTEXT = 32
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """One token per byte, BOS before each text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<s>": 0, **{character: index for index, character in enumerate(alphabet, start=1)}}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>", pad_token="<s>")
+
+
+@pytest.fixture(scope="session")
+def make_base(tokenizer, tmp_path_factory):
+    """A function that saves a random Llama with a context of 32 tokens and returns its folder."""
+
+    def make(name="base", dtype=torch.float32, seed=0, **config):
+        folder = tmp_path_factory.mktemp("models") / name
+        torch.manual_seed(seed)
+        settings = {
+            "vocab_size": 257, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT,
+            "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+        }  # fmt: skip
+        model = LlamaForCausalLM(LlamaConfig(**(settings | config)))
+        model.to(dtype).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base(make_base):
+    return make_base()
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory):
+    """A folder of five texts of 150 to 550 bytes, with words that repeat."""
+    folder = tmp_path_factory.mktemp("documents")
+    generator = random.Random(0)
+    words = ["".join(generator.choices("abcdefgh", k=generator.randint(2, 6))) for _ in range(12)]
+    for index in range(5):
+        text = " ".join(generator.choices(words, k=40 + 25 * index))
+        (folder / f"{index}.txt").write_text(text[: 150 + 100 * index], encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_run(documents, tmp_path_factory):
+    """A function that extends a base from 32 to 128 tokens in two steps and returns the run folder.
+
+    The learning rate is so high that the weights move visibly.
+    """
+
+    def make(base, name="run", adapter=None, attention="s2", data=None, **training):
+        recipe = {
+            "model": str(base),
+            "out": str(tmp_path_factory.mktemp("runs") / name),
+            "context": {"target": 128, "method": "yarn"},
+            "attention": {"kind": attention},
+            "adapter": {"rank": 4, **(adapter or {})},
+            "data": {"train": [str(documents)], **(data or {})},
+            "training": {"steps": 2, "learning_rate": 0.02, "warmup_steps": 0, "dtype": "float32", **training},
+            "memory": {"activation_checkpointing": False},
+        }
+        return lengthen.train(parse_recipe(recipe, name))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LENGTHEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield make
+
+
+@pytest.fixture(scope="session")
+def run(make_run, base):
+    return make_run(base)

@@ -1,0 +1,179 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lengthen.data.documents import SUPPORTED, Document, read_documents
+from lengthen.errors import DataError
+
+
+def refused(path, *words):
+    """Reading `path` is refused in one line that has all of the words."""
+    with pytest.raises(DataError) as caught:
+        read_documents([path])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    return message
+
+
+def test_text_files_are_taken_as_they_are(tmp_path):
+    for suffix in (".txt", ".md", ".py", ".TXT"):
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes("one\r\ntwo\rthr\u00e9e\n\n".encode())
+        documents, warnings = read_documents([path])
+        assert documents == [Document(str(path), "one\r\ntwo\rthr\u00e9e\n\n")]
+        assert warnings == []
+
+
+def test_byte_order_mark_goes(tmp_path):
+    for name, content in (("a.txt", "text"), ("a.jsonl", '{"text": "text"}\n'), ("a.json", '["text"]')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+        assert [document.text for document in read_documents([tmp_path / name])[0]] == ["text"]
+
+
+def test_folder_is_read_recursively_sorted_and_without_the_rest(tmp_path):
+    for name in ("b.txt", "a/z.md", "a/b/c.py", ".hidden.txt", ".git/x.txt", "image.png", "data.bin", "a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    documents, warnings = read_documents([str(tmp_path)])
+    assert [document.text for document in documents] == ["a/b/c.py", "a/z.md", "a.txt", "b.txt"]
+    assert [document.name for document in documents][2] == str(tmp_path / "a.txt")
+    assert warnings == []
+
+
+def test_empty_files_in_a_folder_are_one_warning(tmp_path):
+    (tmp_path / "__init__.py").write_text("")
+    (tmp_path / "blank.txt").write_text(" \n")
+    (tmp_path / "c.py").write_text("pass")
+    documents, warnings = read_documents([tmp_path])
+    assert [document.text for document in documents] == ["pass"]
+    assert len(warnings) == 1
+    assert "__init__.py" in warnings[0]
+    assert ": 2," in warnings[0]
+
+
+def test_order_is_as_named(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    documents, _ = read_documents([tmp_path / "b.txt", tmp_path / "a.txt"])
+    assert [document.text for document in documents] == ["b.txt", "a.txt"]
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    # U+2028 ends a line for str.splitlines, and not for JSON.
+    lines = [json.dumps({"text": "one\u2028more", "id": 1}, ensure_ascii=False), '"two"', "", '{"text": "three"}\r']
+    path.write_bytes("\n".join(lines).encode())
+    documents, warnings = read_documents([path])
+    assert documents == [
+        Document(f"{path}:1", "one\u2028more"),
+        Document(f"{path}:2", "two"),
+        Document(f"{path}:4", "three"),
+    ]
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["{not json", '{"body": "x"}', '{"text": 3}', "7", '{"text": " "}', "[" * 100_000, "1" * 10_000, '"\\ud800"'],
+)
+def test_broken_json_lines_are_one_warning(tmp_path, broken):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(['"first"', broken, '"third"', broken]))
+    documents, warnings = read_documents([path])
+    assert [document.text for document in documents] == ["first", "third"]
+    assert len(warnings) == 1
+    assert "2 of 4" in warnings[0]
+    assert f"{path}:2" in warnings[0]
+    assert "\n" not in warnings[0]
+
+    path.write_text(f"\n{broken}\n{broken}\n")
+    refused(path, f"{path}:2")
+
+
+def test_json_list_and_object(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('["one",\n {"text": "two"}, {"no": 1}]')
+    documents, warnings = read_documents([path])
+    assert documents == [Document(f"{path}[0]", "one"), Document(f"{path}[1]", "two")]
+    assert len(warnings) == 1
+    assert f"{path}[2]" in warnings[0]
+    path.write_text('{"text": "alone"}')
+    assert read_documents([path]) == ([Document(str(path), "alone")], [])
+
+
+@pytest.mark.parametrize("content", ['["a", ', '{"text": 1}', "12", '[{"a": 1}, 3]', '{"instruction": "x"}'])
+def test_json_without_documents_is_refused(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    refused(path, str(path))
+
+
+def test_nothing_named():
+    with pytest.raises(DataError, match="no documents were named"):
+        read_documents([])
+
+
+def test_missing_path(tmp_path):
+    refused(tmp_path / "none.txt", "none.txt", "does not exist")
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.bin", "noextension"])
+def test_other_extension_names_the_supported_ones(tmp_path, name):
+    (tmp_path / name).write_text("x")
+    refused(tmp_path / name, name, *SUPPORTED)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.txt", ""), ("a.md", " \n\t"), ("a.jsonl", "\n \n"), ("a.json", "")])
+def test_empty_file(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    refused(tmp_path / name, name, "empty")
+
+
+def test_empty_json_list(tmp_path):
+    (tmp_path / "a.json").write_text("[]")
+    refused(tmp_path / "a.json", "empty")
+
+
+def test_binary_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"abc\0def")
+    refused(tmp_path / "a.txt", "binary", "offset 3")
+
+
+def test_other_encodings(tmp_path):
+    (tmp_path / "a.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    refused(tmp_path / "a.txt", "not UTF-8", "offset 3", "0xe9", "convert")
+    (tmp_path / "b.txt").write_text("text", encoding="utf-16")
+    refused(tmp_path / "b.txt", "UTF-16", "convert")
+
+
+def test_folder_without_documents(tmp_path):
+    refused(tmp_path, "no documents")
+    (tmp_path / "a.png").write_bytes(b"\0")
+    (tmp_path / "empty.txt").write_text("")
+    refused(tmp_path, "no documents")
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("x")
+
+    def deny(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", deny)  # chmod does not stop root
+    refused(tmp_path / "a.txt", "can't read", "Permission denied", "check its permissions")
+
+
+def test_modules_are_light():
+    code = """
+import sys
+import lengthen.data, lengthen.data.documents, lengthen.data.stdlib, lengthen.data.tokens, lengthen.data.packing
+import lengthen.cli.data
+assert not {"torch", "transformers", "datasets"} & set(sys.modules), "heavy import"
+assert all(hasattr(lengthen.data, name) for name in lengthen.data.__all__)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

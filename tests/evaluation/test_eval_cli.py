@@ -1,0 +1,141 @@
+"""``lengthen eval perplexity`` on the shipped base."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import lengthen
+from lengthen.cli.eval import app
+from lengthen.data.stdlib import stdlib_documents
+from lengthen.errors import LengthenError
+from lengthen.evaluation import perplexity
+
+RESULT_KEYS = ["context", "stride", "perplexity", "loss", "tokens", "windows", "seconds", "by_position", "per_document"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["perplexity", *map(str, arguments)], env={"COLUMNS": "120"})
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LENGTHEN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return lengthen.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """A long document and a short one."""
+    folder = tmp_path_factory.mktemp("books")
+    source = max(stdlib_documents("validation"), key=lambda path: path.stat().st_size)
+    (folder / "long.txt").write_text(source.read_text(encoding="utf-8")[:12_000], encoding="utf-8")
+    (folder / "short.txt").write_text("import os\n", encoding="utf-8")
+    return folder
+
+
+def test_writes_the_contract_s_json_and_prints_tables(tiny, book, tmp_path):
+    model, tokenizer = tiny
+    out = tmp_path / "results" / "perplexity.json"
+    ran = invoke(
+        *("tiny", "--data", book, "--context", "256,64", "--max-tokens", 600, "--min-tokens", 50),
+        *("--dtype", "float32", "--batch-size", 4, "--json", out, "--quiet"),
+    )
+    assert ran.exit_code == 0, ran.output
+    content = json.loads(out.read_text(encoding="utf-8"))
+    assert set(content) >= {"model", "data", "protocol", "dtype", "documents", "results", "versions"}
+    assert content["model"] == "tiny"
+    assert content["data"] == [str(book)]
+    assert content["protocol"] == "strided"
+    assert content["dtype"] == "float32"
+    assert len(content["documents"]) == 1, "the short document is skipped"
+    assert set(content["versions"]) == {"torch", "transformers", "lengthen", "python"}
+    assert [result["context"] for result in content["results"]] == [256, 64], "in the order asked for"
+    ids = tokenizer((book / "long.txt").read_text(encoding="utf-8"), verbose=False)["input_ids"][:600]
+    for result in content["results"]:
+        assert sorted(result) == sorted(RESULT_KEYS)
+        assert result["tokens"] == 599
+        assert result["loss"] == pytest.approx(perplexity(model.float(), ids, result["context"]).loss, abs=1e-4)
+        assert f"{result['perplexity']:.3f}" in ran.stdout
+    assert content["results"][0]["perplexity"] < 100, "the shipped base knows Python"
+
+
+def test_a_token_file_a_published_protocol_and_positions(tiny, book, tmp_path):
+    _, tokenizer = tiny
+    ids = tokenizer((book / "long.txt").read_text(encoding="utf-8"), verbose=False)["input_ids"][:400]
+    data = tmp_path / "tokens.bin"
+    np.array(ids, dtype="<u2" if len(tokenizer) <= 65536 else "<u4").tofile(data)
+    out = tmp_path / "out.json"
+    ran = invoke("tiny", "--data", data, "--context", 64, "--protocol", "longqlora", "--bucket", 32, "--json", out)
+    assert ran.exit_code == 0, ran.output
+    result = json.loads(out.read_text(encoding="utf-8"))["results"][0]
+    assert result["windows"] == len(range(0, len(ids) - 64, 64)) - 1
+    assert [(entry["from"], entry["to"]) for entry in result["by_position"]] == [(0, 32), (32, 64)]
+    assert "by position in the window" in ran.stdout
+    assert "wrote" not in ran.stdout, "results on standard output, the rest on standard error"
+
+
+def test_positions_can_be_scaled_untrained(book, tmp_path):
+    losses = []
+    for method in ([], ["--method", "yarn", "--target", 1024]):
+        out = tmp_path / "out.json"
+        ran = invoke("tiny", "--data", book, "--context", 1024, "--min-tokens", 1025, "--json", out, "--quiet", *method)
+        assert ran.exit_code == 0, ran.output
+        losses.append(json.loads(out.read_text(encoding="utf-8"))["results"][0]["loss"])
+    assert losses[1] < losses[0]
+
+
+def test_a_run_folder_keeps_its_results(tiny, book, tmp_path, monkeypatch):
+    """Only where the file goes is tested here, so the run folder is hollow, and the base is loaded for it."""
+    run = tmp_path / "my-run"
+    (run / "adapter").mkdir(parents=True)
+    (run / "recipe.yaml").write_text("model: tiny\n", encoding="utf-8")
+    (run / "config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(lengthen, "load", lambda *args, **kwargs: tiny, raising=False)
+    ran = invoke(run, "--data", book, "--context", 64, "--max-tokens", 100, "--quiet")
+    assert ran.exit_code == 0, ran.output
+    (written,) = (run / "evals").iterdir()
+    assert re.fullmatch(r"perplexity-strided-\d{8}-\d{6}\.json", written.name)
+    content = json.loads(written.read_text(encoding="utf-8"))
+    assert content["results"][0]["context"] == 64
+    assert content["model"] == "my-run"
+    assert written.name in ran.stderr
+
+
+@pytest.mark.parametrize("context", ["", "2048,", "2k", "1", "64,-8", "64;128"])
+def test_a_bad_context_is_refused_before_anything_is_loaded(context):
+    ran = invoke("no-such-model", "--data", "nothing.txt", f"--context={context}")
+    assert ran.exit_code == 2
+    assert "--context" in ran.stderr
+
+
+def test_a_stride_beyond_the_shortest_context_is_refused():
+    ran = invoke("no-such-model", "--data", "nothing.txt", "--context", "64,128", "--stride", 65)
+    assert ran.exit_code == 2
+    assert "--stride" in ran.stderr
+
+
+def test_a_method_without_a_target_is_refused():
+    ran = invoke("no-such-model", "--data", "nothing.txt", "--context", 64, "--method", "yarn")
+    assert ran.exit_code == 2
+    assert "--target" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--min-tokens", 10**6], "--min-tokens"),
+        (["--protocol", "longlora", "--max-tokens", 100], "no window"),
+        (["--protocol", "sliding"], "sliding"),
+    ],
+)
+def test_what_can_not_be_measured_is_the_user_s_error(book, arguments, message):
+    ran = invoke("tiny", "--data", book, "--context", 64, *arguments)
+    assert isinstance(ran.exception, LengthenError)
+    assert message in str(ran.exception)

@@ -1,0 +1,187 @@
+"""The recipe: strict keys, overrides, and every shipped recipe."""
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from transformers import AutoConfig, LlamaConfig
+
+from lengthen.context import extend
+from lengthen.errors import RecipeError
+from lengthen.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
+
+LEAST = {"model": "tiny", "context": {"target": 64}, "training": {"steps": 1}}
+
+
+def refused(*overrides, name="quickstart"):
+    """The recipe is refused, in one line."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(name, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("trainin", "training"),
+        ("training.learning_rat", "training.learning_rate"),
+        ("training.warmup", "training.warmup_steps"),
+        ("adapter.target", "adapter.targets"),
+        ("context.targets", "context.target"),
+        ("learning_rate", "training.learning_rate"),
+        ("training.rank", "adapter.rank"),
+        ("data.model", "model"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(key, nearest):
+    assert f"unknown key '{key}'; did you mean '{nearest}'?" in refused(f"{key}=1")
+
+
+def test_a_key_like_no_other_lists_the_valid_ones():
+    message = refused("zzzz=1", "memory.zzzz=1")
+    assert "'zzzz'; valid keys: model, out, seed, context" in message
+    assert "'memory.zzzz'; valid keys: activation_checkpointing" in message
+
+
+def test_every_problem_is_in_one_message():
+    message = refused("model=", "context.target=0", "training.stepz=1", "adapter.rank=many")
+    for part in ("model", "context.target", "'training.stepz'", "'training.steps'", "adapter.rank", "'many'"):
+        assert part in message
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(RecipeError, match=r"recipe mine: context is missing"):
+        parse_recipe({"model": "tiny", "training": {"steps": 1}}, "mine")
+
+
+def test_overrides_are_yaml():
+    recipe = load_recipe(
+        "quickstart",
+        ["training.learning_rate=2e-5", "data.train=[a, b]", "memory.activation_checkpointing=true", "seed=7",
+         "adapter.norms=with_qk", "adapter.targets=q_proj", "training.steps=", "training.epochs=0.5", "out=x=y"],
+    )  # fmt: skip
+    assert recipe.training.learning_rate == 2e-5
+    assert recipe.data.train == ["a", "b"]
+    assert recipe.memory.activation_checkpointing is True
+    assert recipe.seed == 7
+    assert recipe.adapter.norms == "with_qk"
+    assert recipe.adapter.targets == ["q_proj"]
+    assert recipe.training.steps is None
+    assert recipe.training.epochs == 0.5
+    assert recipe.out == "x=y"
+    assert recipe.context == load_recipe("quickstart").context
+
+
+def test_a_later_override_wins_and_a_section_can_be_new(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: tiny\ncontext: {target: 64}\n", encoding="utf-8")
+    recipe = load_recipe(path, ["training.steps=1", "training.steps=2"])
+    assert recipe.training.steps == 2
+    assert recipe.out == "runs/mine"
+
+
+@pytest.mark.parametrize("override", ["training.steps", "=3", "steps 3", "model.x=3"])
+def test_an_override_of_another_form_is_refused(override):
+    assert repr(override) in refused(override)
+
+
+def test_an_override_whose_value_is_not_yaml_is_refused():
+    assert "'data.train=[a'" in refused("data.train=[a")
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("adapter.targets=5", "(it is 5)"),
+        ("adapter.norms=maybe", "(it is 'maybe')"),
+        ("context.method=spiral", "'linear', 'ntk', 'yarn'"),
+        ("training.learning_rate=.nan", "training.learning_rate"),
+        ("training.learning_rate=.inf", "training.learning_rate"),
+        ("training.steps=2.5", "training.steps"),
+        ("attention.group_size=1", "attention.group_size"),
+        ("quantize=nf4", "4-bit"),
+        ("training=5", "training"),
+        ("training.epochs=1", "one of training.steps and training.epochs"),
+        ("training.steps=", "one of training.steps and training.epochs"),
+        ("data.sequence_length=2049", "data.sequence_length 2049 is above context.target 2048"),
+        ("adapter.options={a: 1}", "adapter.options"),
+        ("adapter={kind: ia3, variant: dora}", "adapter.variant"),
+    ],
+)
+def test_a_wrong_value_is_refused(override, part):
+    message = refused(override)
+    assert part in message
+    assert "literal[" not in message, "pydantic's inner names stay inside"
+    assert "function-" not in message
+
+
+def test_an_unknown_recipe_lists_the_shipped():
+    message = refused(name="quickstrat")
+    assert "'quickstrat'" in message
+    for name in shipped_recipes():
+        assert name in message
+
+
+@pytest.mark.parametrize("content", [b"model: [tiny", b"\xff\xfe\x00", b"- model\n- context\n", b"tiny", b""])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    assert str(path) in refused(name=str(path))
+
+
+def test_yaml_and_back_is_equal(tmp_path):
+    for name in shipped_recipes():
+        recipe = load_recipe(name, ["data.train=[b\u00fccher]", "adapter.targets=[q_proj, o_proj]", "seed=3"])
+        (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_defaults_that_follow_the_target():
+    recipe = parse_recipe(LEAST, "least")
+    assert recipe.sequence_length == 64
+    assert recipe.group_size == 16
+    recipe = parse_recipe(LEAST | {"data": {"sequence_length": 48}, "attention": {"group_size": 8}}, "more")
+    assert recipe.sequence_length == 48
+    assert recipe.group_size == 8
+
+
+def test_a_recipe_is_frozen():
+    recipe = parse_recipe(LEAST, "least")
+    with pytest.raises(ValidationError):
+        recipe.seed = 1
+    with pytest.raises(ValidationError):
+        recipe.training.steps = 2
+
+
+def test_every_field_is_described():
+    fields = list(Recipe.model_fields.values())
+    sections = [field.annotation for field in fields if hasattr(field.annotation, "model_fields")]
+    assert len(sections) == 6
+    undescribed = [
+        name for section in sections for name, field in section.model_fields.items() if not field.description
+    ]
+    assert undescribed == []
+
+
+BASES = {
+    "meta-llama/Llama-2-7b-hf": LlamaConfig(max_position_embeddings=4096),
+    "smollm2-135m-instruct": LlamaConfig(max_position_embeddings=8192, rope_parameters={"rope_theta": 1e5}),
+    "tiny": LlamaConfig(max_position_embeddings=256),
+}
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_shipped_recipe_fits_its_base(name, tmp_path):
+    content = yaml.safe_load(shipped_recipes()[name].read_text(encoding="utf-8"))
+    recipe = parse_recipe(content, name)
+    assert recipe == load_recipe(name, ["out="])
+    base = BASES[recipe.model]
+    settings = recipe.context.model_dump(exclude={"target"})
+    config = extend(base, recipe.context.target, **settings)
+    assert config.max_position_embeddings == recipe.context.target
+    assert config.original_max_position_embeddings == base.max_position_embeddings
+    assert config.rope_parameters["rope_type"] == recipe.context.method
+    assert recipe.group_size * 4 == recipe.context.target
+    config.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).rope_parameters == config.rope_parameters

@@ -1,0 +1,227 @@
+"""A whole run on a random base: what it writes, what it refuses, and that it can be stopped and taken up again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from lengthen.errors import DataError, OutputError, RecipeError
+from lengthen.models import load
+from lengthen.recipe import parse_recipe
+from lengthen.training.run import read_metrics, train
+
+KEYS = {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds", "peak_memory_bytes"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LENGTHEN_CACHE", str(tmp_path / "cache"))
+
+
+def settings(base, documents, out, **training):
+    """A recipe as nested dicts: 32 -> 128 tokens, float32, with dropout so that random state matters."""
+    return {
+        "model": str(base),
+        "out": str(out),
+        "context": {"target": 128, "method": "yarn"},
+        "adapter": {"dropout": 0.1},
+        "data": {"train": [str(documents)]},
+        "training": {
+            "steps": 4,
+            "learning_rate": 1e-3,
+            "warmup_steps": 1,
+            "dtype": "float32",
+            "save_every": 2,
+            **training,
+        },
+    }
+
+
+def run(base, documents, out, **training):
+    return train(parse_recipe(settings(base, documents, out, **training), "test"))
+
+
+def losses(folder):
+    return [record["loss"] for record in read_metrics(Path(folder))]
+
+
+@pytest.fixture(scope="module")
+def finished(base, documents, tmp_path_factory):
+    return run(base, documents, tmp_path_factory.mktemp("runs") / "whole", steps=6)
+
+
+def test_run_folder_is_whole(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"recipe.yaml", "config.json", "tokenizer.json", "metrics.jsonl", "adapter", "checkpoints"} <= names
+    config = json.loads((finished / "config.json").read_text())
+    assert config["max_position_embeddings"] == 128
+    assert config["rope_parameters"]["rope_type"] == "yarn"
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["checkpoint-4", "checkpoint-6"]
+    records = read_metrics(finished)
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert all(set(record) == KEYS for record in records)
+    assert records[0]["loss"] > records[-1]["loss"]
+    assert all(t.dtype == torch.float32 for t in load_file(finished / "adapter" / "adapter_model.safetensors").values())
+
+
+def test_base_weights_are_unchanged(finished, base):
+    trained, _ = load(str(finished), "float32")
+    original = AutoModelForCausalLM.from_pretrained(base)
+    frozen = {
+        name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", ""): tensor
+        for name, tensor in trained.state_dict().items()
+        if "lora_" not in name and "modules_to_save" not in name
+    }
+    assert frozen.keys() == original.state_dict().keys()
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(frozen[name], tensor), name
+
+
+def test_norms_move_over_a_bfloat16_base(make_base, documents, tmp_path):
+    folder = run(
+        make_base("bf16", torch.bfloat16), documents, tmp_path / "run", steps=10, learning_rate=2e-5, dtype="bfloat16"
+    )
+    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    norms = torch.cat([tensor for name, tensor in tensors.items() if "norm" in name])
+    assert len(norms) == 5 * 32
+    assert (norms != 1).float().mean() >= 0.99
+
+
+def test_full_and_lora_and_concatenate_learn(base, documents, tmp_path):
+    content = settings(base, documents, tmp_path / "full", steps=6)
+    content["adapter"] = {"kind": "full"}
+    content["data"]["packing"] = "concatenate"
+    folder = train(parse_recipe(content, "test"))
+    assert losses(folder)[-1] < losses(folder)[0]
+    assert (folder / "model.safetensors").is_file()
+    loaded, _ = load(str(folder), "float32")
+    assert loaded.config.max_position_embeddings == 128
+
+
+def test_s2_equals_full_attention_where_groups_hold_whole_documents(base, documents, tmp_path):
+    trajectories = []
+    for kind in ({"kind": "s2", "group_size": 256}, {"kind": "full"}):
+        content = settings(base, documents, tmp_path / kind["kind"])
+        content["attention"] = kind
+        trajectories.append(losses(train(parse_recipe(content, "test"))))
+    assert trajectories[0] == pytest.approx(trajectories[1], rel=1e-5)
+
+
+def test_checkpointing_changes_nothing(base, documents, tmp_path, finished):
+    content = settings(base, documents, tmp_path / "plain", steps=6)
+    content["memory"] = {"activation_checkpointing": False}
+    assert losses(train(parse_recipe(content, "test"))) == pytest.approx(losses(finished), rel=1e-5)
+
+
+def test_accumulation_equals_a_larger_batch(base, documents, tmp_path):
+    trajectories = []
+    for name, batch in (("accumulated", {"accumulation": 2}), ("larger", {"batch_size": 2})):
+        content = settings(base, documents, tmp_path / name, **batch)
+        content["adapter"]["dropout"] = 0.0
+        trajectories.append(losses(train(parse_recipe(content, "test"))))
+    assert trajectories[0] == pytest.approx(trajectories[1], rel=1e-5)
+
+
+def test_refusals(base, documents, tmp_path, finished):
+    content = settings(base, documents, tmp_path / "short")
+    content["data"] |= {"sequence_length": 32}
+    with pytest.raises(DataError, match="no training token lies beyond"):
+        train(parse_recipe(content, "test"))
+    assert not (tmp_path / "short" / "recipe.yaml").exists()
+    before = sorted(path.name for path in finished.iterdir())
+    with pytest.raises(OutputError, match="--resume"):
+        run(base, documents, finished)
+    assert sorted(path.name for path in finished.iterdir()) == before
+    with pytest.raises(RecipeError, match="different: training"):
+        train(parse_recipe(settings(base, documents, finished, steps=9), "test"), resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    with pytest.raises(OutputError, match="other content"):
+        run(base, documents, tmp_path / "other")
+
+
+DRIVER = """
+import os, signal, sys
+from pathlib import Path
+from lengthen.recipe import load_recipe
+from lengthen.training import trainer, run
+
+where, when = sys.argv[2], int(sys.argv[3])
+class Deadly(trainer.LengthenTrainer):
+    def compute_loss(self, *arguments, **more):
+        if where == "step" and self.state.global_step == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().compute_loss(*arguments, **more)
+    def _save_rng_state(self, folder):
+        super()._save_rng_state(folder)  # the weights and the optimiser are written, the trainer's state is not
+        if where == "save" and self.state.global_step == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+run.LengthenTrainer = Deadly
+run.train(load_recipe(sys.argv[1]), resume="--resume" in sys.argv)
+"""
+
+
+def write_recipe(path, content):
+    path.write_text(parse_recipe(content, "test").to_yaml())
+    return path
+
+
+def start(*arguments, **more):
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "passive"}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+@pytest.mark.parametrize(("where", "when"), [("step", 3), ("save", 4), ("save", 2)])
+def test_killed_run_follows_the_uninterrupted_trajectory(base, documents, tmp_path, finished, where, when):
+    recipe = write_recipe(tmp_path / "recipe.yaml", settings(base, documents, tmp_path / "run", steps=6))
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER)
+    process = start(driver, recipe, where, when)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    if where == "save":
+        assert not (tmp_path / "run" / "checkpoints" / f"checkpoint-{when}").exists()
+    process = start(driver, recipe, "nowhere", 0, "--resume")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert losses(tmp_path / "run") == losses(finished)
+    ours, whole = (
+        load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tmp_path / "run", finished)
+    )
+    for name, tensor in whole.items():
+        assert torch.equal(ours[name], tensor), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_stops_with_a_checkpoint_and_resumes(base, documents, tmp_path, number):
+    recipe = write_recipe(
+        tmp_path / "recipe.yaml", settings(base, documents, tmp_path / "run", steps=400, save_every=400)
+    )
+    command = ["-m", "lengthen.cli", "train", str(recipe), "--quiet"]
+    process = start(*command)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.time() + 60
+    while not (metrics.is_file() and metrics.stat().st_size) and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert "go on with --resume" in errors
+    assert "Traceback" not in errors
+    stopped = read_metrics(tmp_path / "run")[-1]["step"]
+    assert (tmp_path / "run" / "checkpoints" / f"checkpoint-{stopped}").is_dir()
