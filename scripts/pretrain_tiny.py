@@ -1,6 +1,6 @@
 """Train the base model that ships with lengthen as alias `tiny`: a 5 M-parameter Llama with a context of 256 tokens.
 
-    python scripts/pretrain_tiny.py                  # trains, measures, writes src/lengthen/assets/tiny (half an hour on 2 cores)
+    python scripts/pretrain_tiny.py                  # half an hour on 2 cores; writes src/lengthen/assets/tiny
     python scripts/pretrain_tiny.py --measure-only   # measures the shipped weights again and rewrites the card
 
 The data is the Python standard library of the interpreter that runs this script (train split of
@@ -43,8 +43,8 @@ A Llama of {parameters:,} parameters (4 layers, hidden size 256, 8 query and 4 k
 byte-level BPE of 4,096 tokens) that was trained on windows of 256 tokens and breaks beyond them. It is what
 `lengthen quickstart` extends. It knows Python's standard library and nothing else, and is of no other use.
 
-Data: the standard library of Python {python}, {documents} files and {tokens:,} tokens of the train split (a hash of each
-file's path decides; tests, encodings, pydoc_data, idlelib, lib2to3, ensurepip and installed packages left out).
+Data: the standard library of Python {python}, {documents} files and {tokens:,} tokens of the train split (a hash of
+each file's path decides; tests, encodings, pydoc_data, idlelib, lib2to3, ensurepip and installed packages left out).
 
 Perplexity on the first 2,048 tokens of 16 held-out files, the same tokens at each context, stride context/2, float32:
 
@@ -52,8 +52,9 @@ Perplexity on the first 2,048 tokens of 16 held-out files, the same tokens at ea
 |---|---|---|---|---|---|
 | perplexity | {p128:.1f} | {p256:.1f} | {p512:.1f} | {p1024:.1f} | {p2048:.1f} |
 
-Made by `{command}` in {seconds:,} s on 2 CPU cores that did other work too: {tokens_seen:,} tokens seen, last training
-loss {last_loss}. Versions: torch {torch}, transformers {transformers}, tokenizers {tokenizers}.
+Made by `{command}` in {seconds:,} s on 2 CPU cores that did other work too:
+{tokens_seen:,} tokens seen, last training loss {last_loss}. Versions: torch {torch}, transformers {transformers},
+tokenizers {tokenizers}.
 """
 
 
@@ -171,7 +172,9 @@ def write_card(folder: Path) -> None:
     record = json.loads((folder / "pretraining.json").read_text())
     record["perplexity"] = {str(context): round(value, 2) for context, value in measured.items()}
     (folder / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
-    (folder / "README.md").write_text(CARD.format(**record, **{f"p{context}": value for context, value in measured.items()}))
+    (folder / "README.md").write_text(
+        CARD.format(**record, **{f"p{context}": value for context, value in measured.items()})
+    )
     print(f"perplexity {record['perplexity']}; 2048 against 256: {measured[2048] / measured[256]:.2f}")
 
 

@@ -157,7 +157,7 @@ def test_refusals():
         extend(llama(), 256)
     with pytest.raises(ContextError, match="no RoPE"):
         extend(GPT2Config(), 4096)
-    with pytest.raises(ContextError, match="below the target"):
+    with pytest.raises(ContextError, match="below target"):
         extend(llama(), 2048, factor=4)
     with pytest.raises(ContextError, match="unknown position scaling 'dynamic'"):
         extend(llama(), 2048, "dynamic")

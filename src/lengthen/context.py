@@ -94,14 +94,12 @@ def extend(
     rope = _rope(text)
     current = base_context(text)
     if context <= current:
-        raise ContextError(
-            f"context.target is {context} tokens, but the base has {current} already; choose a larger target"
-        )
+        raise ContextError(f"context.target is {context} tokens, but the base has {current}; choose a larger target")
     if factor is None:
         factor = math.ceil(context / current) if method == "linear" else context / current
     elif factor * current < context:
         raise ContextError(
-            f"context.factor {factor:g} stretches the base's {current} tokens to {factor * current:g}, below the target "
+            f"context.factor {factor:g} stretches the base's {current} tokens to {factor * current:g}, below target "
             f"{context}; leave it out or use at least {context / current:g}"
         )
     _check_options(method, theta, short_factor, long_factor)
@@ -189,8 +187,8 @@ def _drop_default_attention_factor(rope: dict[str, Any]) -> None:
     default = 0.1 * math.log(rope.get("factor") or 1.0) + 1.0
     if not math.isclose(written, default, rel_tol=1e-3):
         raise ContextError(
-            f"the base's YaRN has an attention_factor of its own ({written}; the default is {default:.4f}), and no rule "
-            "says what it becomes for a longer context; take another method or base"
+            f"the base's YaRN has an attention_factor of its own ({written}; the default is {default:.4f}), and no "
+            "rule says what it becomes for a longer context; take another method or base"
         )
     del rope["attention_factor"]
 

@@ -10,29 +10,50 @@ from typing import Any
 
 from lengthen.errors import OutputError
 
-__all__ = ["atomic_folder", "sync_folder", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_folder", "sync_folder", "write_bytes", "write_json", "write_text", "writing"]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while `path` is written into one error that names it.
+
+    Raises:
+        OutputError: the disk is full, or the place is not writable.
+    """
+    try:
+        yield
+    except Exception as error:
+        # safetensors and tokenizers have exceptions of their own for it, the latter a plain Exception.
+        if not isinstance(error, OSError) and "(os error " not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"can't write {path}: {reason}; free space or choose another place") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, making its folder where needed.
+    """Write a file whole or not at all, making its folder where needed; where links lead, devices and pipes as such.
 
     Raises:
         OutputError: the disk is full, or the place is not writable; an older file at `path` is untouched.
     """
+    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
+        # A rename over /dev/stdout or /dev/null would replace the device, for everyone.
+        with writing(path), path.open("ab") as file:
+            file.write(content)
+        return
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"can't write {path}: {error.strerror or error}; free space or choose another place"
-        ) from error
 
 
 def write_text(path: Path, content: str) -> None:
@@ -67,14 +88,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        sync_folder(temporary)
-        temporary.rename(path)
-    except OSError as error:
-        raise OutputError(
-            f"can't write {path}: {error.strerror or error}; free space or choose another place"
-        ) from error
+        with writing(path):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            sync_folder(temporary)
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_BUILT_IN_ATTENTION = ("eager", "sdpa")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -98,6 +99,8 @@ def find(model: str) -> Source:
                 f"{model} is a folder without config.json, so it holds no model; give a model or run folder"
             )
         is_run = (path / "recipe.yaml").is_file() and (path / "adapter").is_dir()
+        if (path / "recipe.yaml").is_file() and (path / "model").is_dir():  # a run of full fine-tuning
+            return Source(path.resolve().name, str(path / "model"))
         if not is_run and not any(any(path.glob(kind)) for kind in ("*.safetensors", "*.bin")):
             if (path / "recipe.yaml").is_file():
                 raise ModelError(f"{model} is a run that is not finished; go on with `lengthen train ... --resume`")
@@ -211,7 +214,18 @@ def load_base(
         arguments |= _unrounded(source, config)
     # transformers would fill what is missing or of another shape with random numbers.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, found = _from_pretrained(AutoModelForCausalLM, source, **arguments)
+    try:
+        model, found = _from_pretrained(AutoModelForCausalLM, source, **arguments)
+        is_registrable = attention in _BUILT_IN_ATTENTION or model.is_backend_compatible()
+    except KeyError as error:  # an architecture that picks its attention from a table of its own
+        if error.args != (attention,):
+            raise
+        is_registrable = False
+    if not is_registrable:
+        raise ModelError(
+            f"{config.model_type} has an attention of its own, which {attention!r} can't take the place of; set "
+            "attention.kind=full"
+        )
     wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
     if wrong:
         raise ModelError(
@@ -253,7 +267,7 @@ def weight_hash(model: nn.Module) -> str:
 
 
 def load(
-    model: str,
+    model: str | Path,
     dtype: str | None = None,
     adapter: str | Path | None = None,
     quantize: str | None = None,
@@ -284,6 +298,7 @@ def load(
         raise ModelError(f"quantize={quantize}: 4-bit bases are not supported by this version; leave it out")
     if (method is None) != (target is None):
         raise ModelError("scaling positions needs both a method and a target; give both or neither")
+    model = str(model)
     source = find(model)
     device = device or default_device()
     if source.run is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import lengthen
-from lengthen.data.stdlib import STDLIB, expand_aliases
+from lengthen.data.stdlib import STDLIB
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError
 from lengthen.evaluation import perplexity
@@ -66,13 +66,13 @@ def quickstart(out: Path, quiet: bool = True, overrides: Sequence[str] = ()) -> 
 def held_out_documents(model: str) -> list[np.ndarray]:
     """The first 2048 tokens of 16 held-out files that have them, spread evenly over the library."""
     tokenizer = load_tokenizer(model)
-    store, _ = load_tokens(expand_aliases([f"{STDLIB}:validation"]), tokenizer, len(tokenizer), default_cache())
+    store, _ = load_tokens([f"{STDLIB}:validation"], tokenizer, len(tokenizer), default_cache())
     longest = CONTEXTS[-1]
     long_enough = [store[i][:longest] for i in range(len(store)) if len(store[i]) >= longest]
     if len(long_enough) < DOCUMENTS:
         raise DataError(
-            f"this Python's library has {len(long_enough)} held-out files of {longest} tokens, and {DOCUMENTS} are needed; "
-            "use a Python with its full standard library"
+            f"this Python's library has {len(long_enough)} held-out files of {longest} tokens, but {DOCUMENTS} are "
+            "needed; use a Python with its full standard library"
         )
     return [long_enough[i * len(long_enough) // DOCUMENTS] for i in range(DOCUMENTS)]
 

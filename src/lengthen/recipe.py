@@ -89,7 +89,7 @@ class DataRecipe(_Section):
 
     kind: Literal["text"] = Field("text", description="plain long documents")
     train: Paths = Field([], description="files, folders, token files, or python-stdlib:train")
-    validation: Paths = Field([], description="the same, measured before and after the run")
+    validation: Paths = Field([], description="the same, measured after the run at the target context")
     sequence_length: int | None = Field(None, ge=2, description="tokens per sequence; default the target context")
     min_tokens: int = Field(1, ge=1, description="shorter documents are left out")
     max_tokens: int | None = Field(None, ge=2, description="longer documents are left out")
@@ -126,7 +126,7 @@ class MemoryRecipe(_Section):
 class Recipe(_Section):
     """One run, whole. Field descriptions carry the units."""
 
-    model: str = Field(min_length=1, description="hub id, folder, .gguf file, run folder or alias of the base")
+    model: str = Field(min_length=1, description="hub id, model folder, .gguf file or alias of the base")
     out: str | None = Field(None, description="run folder; default runs/<recipe name>")
     seed: int = Field(0, ge=0, description="of data order, LoRA initialisation and dropout")
     context: ContextRecipe
@@ -146,8 +146,11 @@ class Recipe(_Section):
             raise ValueError(
                 f"data.sequence_length {self.data.sequence_length} is above context.target {self.context.target}"
             )
-        if self.adapter.kind != "lora" and self.adapter.variant != "lora":
-            raise ValueError(f"adapter.variant is for adapter.kind=lora; the kind is {self.adapter.kind}")
+        if self.adapter.kind != "lora":
+            defaults = AdapterRecipe()  # type: ignore[call-arg]
+            for key in AdapterRecipe.model_fields:
+                if key not in ("kind", "options") and getattr(self.adapter, key) != getattr(defaults, key):
+                    raise ValueError(f"adapter.{key} is for adapter.kind=lora; the kind is {self.adapter.kind}")
         is_stream = self.attention.kind == "full" and self.data.packing == "concatenate"
         if self.adapter.kind in PROMPT_KINDS and not is_stream:
             raise ValueError(

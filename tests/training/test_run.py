@@ -101,7 +101,7 @@ def test_full_and_lora_and_concatenate_learn(base, documents, tmp_path):
     content["data"]["packing"] = "concatenate"
     folder = train(parse_recipe(content, "test"))
     assert losses(folder)[-1] < losses(folder)[0]
-    assert (folder / "model.safetensors").is_file()
+    assert (folder / "model" / "model.safetensors").is_file()
     loaded, _ = load(str(folder), "float32")
     assert loaded.config.max_position_embeddings == 128
 

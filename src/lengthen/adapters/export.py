@@ -8,7 +8,7 @@ from peft import PeftModel
 
 from lengthen.errors import ModelError, OutputError
 from lengthen.files import atomic_folder
-from lengthen.models import load, pick_dtype
+from lengthen.models import load, pick_dtype, quiet_transformers
 
 __all__ = ["export", "merge"]
 
@@ -27,7 +27,7 @@ def merge(model: Any) -> Any:
     return model.merge_and_unload(safe_merge=True)
 
 
-def export(model: str, out: Path, dtype: str = "bfloat16", adapter: str | None = None) -> Path:
+def export(model: str | Path, out: Path, dtype: str = "bfloat16", adapter: str | Path | None = None) -> Path:
     """Write a merged model that plain transformers loads.
 
     The merge is computed in float32 and rounded once, at the end.
@@ -52,7 +52,7 @@ def export(model: str, out: Path, dtype: str = "bfloat16", adapter: str | None =
     merged = merge(loaded).to(written)
     merged.config.dtype = written
     tokenizer.model_max_length = merged.config.get_text_config().max_position_embeddings
-    with atomic_folder(out) as temporary:
+    with atomic_folder(out) as temporary, quiet_transformers():
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     return out

@@ -8,6 +8,7 @@ from peft import PeftModel
 from transformers import PreTrainedConfig
 
 from lengthen.files import atomic_folder, write_json, write_text
+from lengthen.models import quiet_transformers
 
 __all__ = ["save_adapter", "save_full"]
 
@@ -59,16 +60,25 @@ def save_adapter(model: PeftModel, folder: Path, config: PreTrainedConfig, base:
     with atomic_folder(folder) as temporary:
         for peft_config in model.peft_config.values():
             peft_config.base_model_name_or_path = base["model"]
-        model.save_pretrained(str(temporary))
+        # Trained embeddings are among the modules to save; peft would look the base up to decide whether to add them.
+        model.save_pretrained(str(temporary), save_embedding_layers=False)
         config.save_pretrained(temporary)
         write_json(temporary / "base.json", base)
         write_text(temporary / "README.md", readme)
 
 
-def save_full(model: Any, run: Path, dtype: torch.dtype) -> None:
-    """Write a fully fine-tuned model's weights into its run folder, in the run's dtype."""
-    with atomic_folder(run / ".weights") as temporary:
+def save_full(model: Any, folder: Path, dtype: torch.dtype, tokenizer: Any) -> None:
+    """Write a fully fine-tuned model as an ordinary model folder, whole or not at all.
+
+    Args:
+        model: its parameters are cast to `dtype` in place.
+        folder: becomes the model folder.
+        dtype: of the written weights.
+        tokenizer: written beside them.
+
+    Raises:
+        OutputError: the folder can't be written.
+    """
+    with atomic_folder(folder) as temporary, quiet_transformers():
         model.to(dtype).save_pretrained(str(temporary))
-    for file in (run / ".weights").iterdir():
-        file.replace(run / file.name)
-    (run / ".weights").rmdir()
+        tokenizer.save_pretrained(temporary)

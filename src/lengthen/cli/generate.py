@@ -33,7 +33,10 @@ def generate(
     if (prompt is None) == (file is None):
         raise LengthenError("give one of --prompt and --file")
     if file is not None:
-        prompt = read_documents([file])[0][0].text
+        documents, _ = read_documents([file])
+        if len(documents) > 1:
+            raise LengthenError(f"{file} holds {len(documents)} documents; give a file with the one text to continue")
+        prompt = documents[0].text
     assert prompt is not None
     loaded, tokenizer = lengthen.load(model, dtype=dtype, adapter=adapter, quantize=quantize)
 

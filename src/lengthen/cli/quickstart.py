@@ -18,7 +18,8 @@ def quickstart(
     from rich.table import Table
 
     from lengthen.files import write_json
-    from lengthen.quickstart import CONTEXTS, quickstart as run_quickstart
+    from lengthen.quickstart import CONTEXTS
+    from lengthen.quickstart import quickstart as run_quickstart
 
     result = run_quickstart(out, quiet=quiet)
     if json_file is not None:

@@ -17,6 +17,8 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress, errors only")] = False,
 ) -> None:
     """Extend a base as a recipe says, into a run folder. Runs under torchrun and accelerate launch too."""
+    from accelerate import PartialState
+
     from lengthen.files import write_json
     from lengthen.recipe import load_recipe
     from lengthen.training.run import Interrupted, read_metrics
@@ -27,6 +29,8 @@ def train(
     except Interrupted as interruption:
         print(f"lengthen: {interruption}", file=sys.stderr)
         raise typer.Exit(128 + interruption.signal) from interruption
+    if not PartialState().is_main_process:
+        return
     if json_file is not None:
         write_json(json_file, {"run": str(run), "metrics": read_metrics(run)})
     if not quiet:

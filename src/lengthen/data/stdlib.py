@@ -50,7 +50,11 @@ def stdlib_documents(split: str) -> list[Path]:
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         # _sysconfigdata holds the paths of the machine that built this Python, not sources; some __init__.py are empty.
-        if _LEFT_OUT.intersection(relative.parts[:-1]) or path.name.startswith("_sysconfigdata") or not path.stat().st_size:
+        if (
+            _LEFT_OUT.intersection(relative.parts[:-1])
+            or path.name.startswith("_sysconfigdata")
+            or not path.stat().st_size
+        ):
             continue
         first_byte = hashlib.sha256(relative.as_posix().encode()).digest()[0]
         if (first_byte < 256 * _VALIDATION_SHARE) == (split == "validation"):
@@ -58,10 +62,10 @@ def stdlib_documents(split: str) -> list[Path]:
     return chosen
 
 
-def expand_aliases(sources: Sequence[str]) -> list[str]:
+def expand_aliases(sources: Sequence[str | Path]) -> list[str | Path]:
     """Replace `python-stdlib:train` and `python-stdlib:validation` in a list of data sources by their files."""
-    expanded = []
+    expanded: list[str | Path] = []
     for source in sources:
-        name, _, split = source.partition(":")
-        expanded += [str(path) for path in stdlib_documents(split)] if name == STDLIB else [source]
+        name, _, split = str(source).partition(":")
+        expanded += stdlib_documents(split) if name == STDLIB else [source]
     return expanded

@@ -21,6 +21,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from lengthen.data.documents import Document, read_documents
+from lengthen.data.stdlib import expand_aliases
 from lengthen.errors import DataError, OutputError
 from lengthen.files import write_bytes
 from lengthen.progress import progress_bar
@@ -88,7 +89,8 @@ def load_tokens(
     """Read token files (.bin), documents and folders of documents into one store, in the order named.
 
     Args:
-        paths: what to read; see `read_documents` and `read_token_file`.
+        paths: what to read; see `read_documents` and `read_token_file`. "python-stdlib:train" and
+            "python-stdlib:validation" mean the sources of Python's standard library.
         tokenizer: what turns documents into ids.
         vocab_size: tokens in the model's vocabulary, which may differ from the tokenizer's.
         cache: the folder for tokenised documents, such as `default_cache()`; None keeps nothing.
@@ -105,7 +107,7 @@ def load_tokens(
         raise DataError("no data was named; name token files (.bin), documents or folders of documents")
     stores: list[TokenStore] = []
     said: list[str] = []
-    for is_token_file, group in groupby(map(Path, paths), key=_is_token_file):
+    for is_token_file, group in groupby(map(Path, expand_aliases(paths)), key=_is_token_file):
         if is_token_file:
             stores += [read_token_file(path, vocab_size, dtype) for path in group]
             continue

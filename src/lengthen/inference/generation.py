@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import TextStreamer, set_seed
+from transformers import set_seed
+from transformers.generation import BaseStreamer
 
 from lengthen.context import base_context
 from lengthen.errors import DataError, LengthenError
@@ -35,13 +36,45 @@ class Continuation:
         return asdict(self)
 
 
-class _Stream(TextStreamer):
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]):
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._on_text = on_text
+_TAIL = 8
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self._on_text(text)
+
+class _Stream(BaseStreamer):
+    """Turns tokens into text as soon as they are whole characters.
+
+    Each piece is decoded behind the tokens before it: many tokenizers drop a space at the start of what they decode,
+    which would be missing after the prompt, and, with transformers' TextStreamer, after each line end.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: list[int], on_text: Callable[[str], None]):
+        self._tokenizer, self._on_text = tokenizer, on_text
+        self._ids = prompt[-_TAIL:]
+        self._before, self._done = 0, len(self._ids)
+        self._is_prompt = True
+        self.text = ""
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the next tokens; the first ones are the prompt."""
+        if self._is_prompt:
+            self._is_prompt = False
+            return
+        self._ids += value.flatten().tolist()
+        self._pass_on()
+
+    def end(self) -> None:
+        """Pass on what is left, characters that stayed incomplete too."""
+        self._pass_on(at_end=True)
+
+    def _pass_on(self, at_end: bool = False) -> None:
+        known, all_of_it = self._decode(self._ids[self._before : self._done]), self._decode(self._ids[self._before :])
+        if len(all_of_it) <= len(known) or (all_of_it.endswith("\ufffd") and not at_end):
+            return
+        self._before, self._done = self._done, len(self._ids)
+        self.text += all_of_it[len(known) :]
+        self._on_text(all_of_it[len(known) :])
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def generate(
@@ -74,7 +107,7 @@ def generate(
         raise LengthenError(f"--temperature is {temperature}; it must be 0 (greedy) or above")
     ids = tokenizer(prompt, return_tensors="pt", verbose=False)["input_ids"].to(model.device)
     length, context = ids.shape[1], base_context(model.config)
-    if length == 0:
+    if not prompt or length == 0:
         raise DataError("the prompt is empty; give some text to continue")
     if length + max_new_tokens > context:
         raise DataError(
@@ -83,16 +116,15 @@ def generate(
         )
     set_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    stream = _Stream(tokenizer, ids[0].tolist(), on_text)
     started = time.perf_counter()
     with torch.inference_mode():
         out = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
-            streamer=_Stream(tokenizer, on_text),
+            streamer=stream,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             **sampling,
         )
-    new = out[0, length:]
-    text = tokenizer.decode(new, skip_special_tokens=True)
-    return Continuation(text, length, len(new), round(time.perf_counter() - started, 3))
+    return Continuation(stream.text, length, out.shape[1] - length, round(time.perf_counter() - started, 3))

@@ -81,7 +81,9 @@ class MetricsLog(TrainerCallback):
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise OutputError(f"can't write {self._path}: {error.strerror}; free space and start again with --resume") from error
+            raise OutputError(
+                f"can't write {self._path}: {error.strerror}; free space and start again with --resume"
+            ) from error
 
 
 class TrainingProgress(TrainerCallback):

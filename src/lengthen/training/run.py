@@ -16,12 +16,11 @@ from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.adapters.save import save_adapter, save_full
 from lengthen.context import base_context, extend
 from lengthen.data.packing import Block, collate, pack, positions_beyond
-from lengthen.data.stdlib import expand_aliases
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError, ModelError, OutputError, RecipeError
-from lengthen.files import write_text
-from lengthen.models import default_device, find, load_base, load_config, load_tokenizer, pick_dtype, weight_hash
-from lengthen.recipe import Recipe, load_recipe
+from lengthen.files import write_json, write_text
+from lengthen.models import default_device, find, load, load_base, load_config, load_tokenizer, pick_dtype, weight_hash
+from lengthen.recipe import AdapterRecipe, Recipe, load_recipe
 from lengthen.training.callbacks import MetricsLog, StopOnSignal, TrainingProgress, keep_metrics_until
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.trainer import LengthenTrainer, last_checkpoint
@@ -30,6 +29,8 @@ __all__ = ["Interrupted", "read_metrics", "train"]
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
+
+_PROMPT_LEARNING = ("prefix_tuning", "p_tuning", "prompt_tuning", "multitask_prompt_tuning", "cpt")
 
 
 class Interrupted(Exception):
@@ -57,19 +58,20 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
 
     Returns:
         The run folder: recipe.yaml, config.json (extended), tokenizer files, metrics.jsonl, checkpoints/, and
-        adapter/ (or, for full fine-tuning, the weights).
+        adapter/ (for full fine-tuning model/, an ordinary model folder), evals/.
 
     Raises:
-        LengthenError: the recipe, base, documents or run folder can't be used; nothing was written then.
+        LengthenError: the recipe, base, documents or run folder can't be used. An earlier run's files are untouched.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
     """
-    process = PartialState()
+    process = PartialState(cpu=default_device().type == "cpu")
     say = _speaker(quiet or not process.is_main_process)
     run = Path(recipe.out or "runs/run")
     if _prepare_folder(run, recipe, resume) == "finished":
         say(f"{run} is finished already")
         return run
 
+    _check_method(recipe.adapter, recipe.attention.kind)
     source = find(recipe.model)
     if source.run is not None:
         raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
@@ -93,16 +95,17 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     if recipe.attention.kind == "s2":
         attention.set_group_size(model, recipe.group_size)
         _say_if_full(blocks, recipe.group_size, say)
-    if recipe.memory.activation_checkpointing:
+    if recipe.memory.activation_checkpointing and recipe.adapter.kind != "prefix_tuning":
+        # Prefix tuning hands its prefix over as a key/value cache, which recomputing would fill twice.
         model.activation_checkpointing_enable()
     model = add_adapter(model, recipe.adapter)
     say(f"training {count_trainable(model)}")
 
     if process.is_main_process:
+        write_text(run / RECIPE, recipe.to_yaml())  # first: it tells that the folder is a run's
         config.save_pretrained(run)
         tokenizer.model_max_length = recipe.context.target
         tokenizer.save_pretrained(run)
-        write_text(run / RECIPE, recipe.to_yaml())
     checkpoint = last_checkpoint(run) if resume else None
     metrics, stop = MetricsLog(run / METRICS), StopOnSignal()
     if process.is_main_process:
@@ -128,9 +131,11 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
 
     if process.is_main_process:
         if recipe.adapter.kind == "full":
-            save_full(model, run, dtype)
+            save_full(model, run / "model", dtype, tokenizer)
         else:
             save_adapter(model, run / "adapter", config, base)
+        if recipe.data.validation:
+            _validate(recipe, run, quiet)
     process.wait_for_everyone()
     return run
 
@@ -158,8 +163,16 @@ def _prepare_folder(run: Path, recipe: Recipe, resume: bool) -> str:
         raise RecipeError(
             f"{run} was started with another recipe (different: {', '.join(different)}); choose another out"
         )
-    finished = (run / "adapter").is_dir() or (run / "model.safetensors").is_file()
+    finished = (run / "adapter").is_dir() or (run / "model").is_dir()
     return "finished" if finished else "begun"
+
+
+def _check_method(adapter: AdapterRecipe, attention_kind: str) -> None:
+    if adapter.kind in _PROMPT_LEARNING and attention_kind == "s2":
+        raise RecipeError(
+            f"adapter.kind={adapter.kind} puts virtual tokens before each text, for which S2 is not defined; set "
+            "attention.kind=full"
+        )
 
 
 def _blocks(
@@ -168,8 +181,7 @@ def _blocks(
     if not recipe.data.train:
         raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
     vocabulary = config.get_text_config().vocab_size
-    paths = expand_aliases(recipe.data.train)
-    store, warnings = load_tokens(paths, tokenizer, vocabulary, cache=default_cache(), quiet=quiet)
+    store, warnings = load_tokens(recipe.data.train, tokenizer, vocabulary, cache=default_cache(), quiet=quiet)
     for warning in warnings:
         say(f"warning: {warning}")
     data = recipe.data
@@ -194,6 +206,18 @@ def _say_if_full(blocks: list[Block], group_size: int, say: Callable[[str], None
     longest = max(max(block.segments) for block in blocks)
     if longest <= group_size // 2:
         say(f"note: no document is longer than half a group ({group_size // 2} tokens), so S2 is full attention here")
+
+
+def _validate(recipe: Recipe, run: Path, quiet: bool) -> None:
+    """Perplexity of what came out, on the first `context.target` tokens of each validation document."""
+    from lengthen.evaluation import perplexity
+
+    model, tokenizer = load(str(run))
+    vocabulary = model.config.get_text_config().vocab_size
+    store, _ = load_tokens(recipe.data.validation, tokenizer, vocabulary, cache=default_cache(), quiet=quiet)
+    documents = [store[i][: recipe.context.target] for i in range(len(store)) if len(store[i]) > 1]
+    result = perplexity(model, documents, recipe.context.target, quiet=quiet)
+    write_json(run / "evals" / "validation.json", {"data": recipe.data.validation, "results": [result.to_json()]})
 
 
 class _Blocks(Dataset):
