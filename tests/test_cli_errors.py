@@ -273,7 +273,7 @@ def test_a_full_disk_while_exporting(refused, run, tmp_path, size):
     "size",
     [
         pytest.param(500, id="recipe"),
-        pytest.param(2_000, id="tokenizer", marks=pytest.mark.xfail(strict=True, reason="run.py needs files.writing")),
+        pytest.param(2_000, id="tokenizer"),
         pytest.param(40_000, id="checkpoint"),
     ],
 )

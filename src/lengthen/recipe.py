@@ -65,6 +65,7 @@ class AttentionRecipe(_Section):
     kind: Literal["s2", "full"] = Field("s2", description="shifted sparse attention, or the model's own")
     pattern: Literal["s2"] = Field("s2", description="which groups the heads see")
     group_size: int | None = Field(None, ge=2, description="S2 group, tokens; default target / 4")
+    sinks: int = Field(0, ge=0, description="first tokens of each document that all its groups see; the papers have 0")
     backend: Literal["sdpa"] = Field("sdpa", description="what computes the groups")
 
 
@@ -106,6 +107,9 @@ class TrainingRecipe(_Section):
     batch_size: int = Field(1, ge=1, description="sequences per device and forward pass")
     accumulation: int = Field(1, ge=1, description="forward passes per optimiser step")
     learning_rate: float = Field(2e-5, gt=0, description="peak")
+    embedding_learning_rate: float | None = Field(
+        None, gt=0, description="peak for embeddings (and a tied head); default learning_rate"
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
     warmup_steps: int = Field(20, ge=0, description="optimiser steps of linear warm-up")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
@@ -120,7 +124,9 @@ class TrainingRecipe(_Section):
 class MemoryRecipe(_Section):
     """Memory against time."""
 
-    activation_checkpointing: bool = Field(True, description="recompute activations in the backward pass")
+    activation_checkpointing: bool | Literal["keep_attention"] = Field(
+        True, description="recompute activations in the backward pass; keep_attention: all but attention's outputs"
+    )
 
 
 class Recipe(_Section):

@@ -54,12 +54,25 @@ def test_short_document_sees_full_attention():
         assert torch.equal(s2_mask([5], 10, shifted), torch.ones(5, 5, dtype=torch.bool).tril())
 
 
+def test_sinks_are_seen_by_every_later_token_of_their_document():
+    without, with_sinks = s2_mask([3, 12], 4, True), s2_mask([3, 12], 4, True, sinks=2)
+    assert not without[14, 3:5].any()
+    assert with_sinks[14, 3:5].all()
+    assert torch.equal(with_sinks[:, 5:], without[:, 5:])
+    assert not with_sinks[3:, :3].any()
+
+
+def test_sinks_must_fit_half_a_group():
+    with pytest.raises(LengthenError, match="must be 0 to 2"):
+        s2_mask([8], 4, False, sinks=3)
+
+
 def test_group_below_two_is_refused():
     with pytest.raises(LengthenError, match="at least 2"):
         s2_segments(8, 1, False)
 
 
-def reference(q, k, v, documents, group, scaling=None):
+def reference(q, k, v, documents, group, scaling=None, sinks=0):
     """Full attention in float64 under the boolean mask, padding queries to zero."""
     batch, heads, length, _ = q.shape
     first = s2_first_shifted_head(heads, k.shape[1])
@@ -68,8 +81,8 @@ def reference(q, k, v, documents, group, scaling=None):
     for row, spans in enumerate(documents):
         for start, size in spans:
             span = slice(start, start + size)
-            allowed[row, :first, span, span] = s2_mask([size], group, False)
-            allowed[row, first:, span, span] = s2_mask([size], group, True)
+            allowed[row, :first, span, span] = s2_mask([size], group, False, sinks)
+            allowed[row, first:, span, span] = s2_mask([size], group, True, sinks)
     scores = q @ k.transpose(-1, -2) * (scaling or q.shape[-1] ** -0.5)
     weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num()
     return (weights @ v).transpose(1, 2)
@@ -96,8 +109,9 @@ def layouts(draw):
     st.integers(2, 17),
     st.sampled_from([(9, 3), (4, 4), (5, 1), (4, 2), (1, 1), (3, 3)]),
     st.sampled_from([None, 0.3]),
+    st.integers(0, 3),
 )
-def test_sdpa_equals_reference_forward_and_backward(layout, group, head_counts, scaling):
+def test_sdpa_equals_reference_forward_and_backward(layout, group, head_counts, scaling, sinks):
     length, documents = layout
     heads, kv = head_counts
     generator = torch.Generator().manual_seed(length + group)
@@ -109,8 +123,9 @@ def test_sdpa_equals_reference_forward_and_backward(layout, group, head_counts, 
         .requires_grad_()
         for n, d in shapes
     ]
-    ours = s2_sdpa(*inputs, documents, group, scaling)
-    expected = reference(*inputs, documents, group, scaling)
+    sinks = min(sinks, group // 2)
+    ours = s2_sdpa(*inputs, documents, group, scaling, sinks=sinks)
+    expected = reference(*inputs, documents, group, scaling, sinks)
     torch.testing.assert_close(ours, expected)
     weight = torch.randn(ours.shape, dtype=torch.float64, generator=generator)
     for mine, theirs in zip(

@@ -15,25 +15,26 @@ from lengthen.errors import ModelError
 __all__ = ["register", "s2_attention", "set_group_size"]
 
 
-def set_group_size(model: nn.Module, tokens: int) -> None:
+def set_group_size(model: nn.Module, tokens: int, sinks: int = 0) -> None:
     """Give every attention layer of `model` its S2 group size.
 
     Args:
         model: a model loaded with attn_implementation="s2"; adapters and wrappers around it don't matter.
         tokens: g, at least 2; a constant in tokens, whatever the length of a batch.
+        sinks: first tokens of each document that all its groups see, at most g//2; 0 is the published pattern.
 
     Raises:
-        LengthenError: `tokens` is below 2.
+        LengthenError: `tokens` is below 2, or `sinks` out of range.
         ModelError: no attention layer was found.
     """
-    check_group_size(tokens)
+    check_group_size(tokens, sinks)
     layers = [module for module in model.modules() if hasattr(module, "is_causal")]
     if not layers:
         raise ModelError(
             f"{type(model).__name__} has no attention layer that S2 could be used in; set attention.kind=full"
         )
     for layer in layers:
-        layer.s2_group_size = tokens  # type: ignore[assignment]
+        layer.s2_group_size, layer.s2_sinks = tokens, sinks  # type: ignore[assignment]
 
 
 def s2_attention(
@@ -79,10 +80,10 @@ def s2_attention(
                 f"{type(module).__name__} was given a mask that does not come from transformers' mask registry; "
                 "S2 needs a 2-D attention_mask, or none; set attention.kind=full"
             )
-        group_size = getattr(module, "s2_group_size", None)
+        group_size, sinks = getattr(module, "s2_group_size", None), getattr(module, "s2_sinks", 0)
         if group_size is None:
             raise ModelError("no S2 group size; call lengthen.attention.set_group_size(model, tokens) before training")
-        return s2_sdpa(query, key, value, layout.documents, group_size, scaling, dropout), None
+        return s2_sdpa(query, key, value, layout.documents, group_size, scaling, dropout, sinks), None
     dense = layout.dense if layout else attention_mask
     assert not isinstance(dense, Layout)
     return sdpa_attention_forward(module, query, key, value, dense, dropout=dropout, scaling=scaling, **kwargs)

@@ -1,7 +1,9 @@
 """The command line: each command parses, calls and prints. Nothing heavy is imported before a command runs."""
 
 import sys
+import warnings
 from importlib import import_module
+from typing import Any
 
 import typer
 
@@ -23,8 +25,13 @@ for _name in ("quickstart", "train", "export", "generate", "recipes"):
     app.command(_name)(getattr(import_module(f"lengthen.cli.{_name}"), _name))
 
 
+def _show_warning(message: Warning | str, *_details: Any, **_more: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line; input errors are one line on standard error and exit code 2."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except LengthenError as error:

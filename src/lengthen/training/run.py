@@ -18,10 +18,11 @@ from lengthen.context import base_context, extend
 from lengthen.data.packing import Block, collate, pack, positions_beyond
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError, ModelError, OutputError, RecipeError
-from lengthen.files import write_json, write_text
+from lengthen.files import write_json, write_text, writing
 from lengthen.models import default_device, find, load, load_base, load_config, load_tokenizer, pick_dtype, weight_hash
-from lengthen.recipe import AdapterRecipe, Recipe, load_recipe
+from lengthen.recipe import Recipe, load_recipe
 from lengthen.training.callbacks import MetricsLog, StopOnSignal, TrainingProgress, keep_metrics_until
+from lengthen.training.checkpointing import enable_checkpointing
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.trainer import LengthenTrainer, last_checkpoint
 
@@ -29,8 +30,6 @@ __all__ = ["Interrupted", "read_metrics", "train"]
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
-
-_PROMPT_LEARNING = ("prefix_tuning", "p_tuning", "prompt_tuning", "multitask_prompt_tuning", "cpt")
 
 
 class Interrupted(Exception):
@@ -71,7 +70,6 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         say(f"{run} is finished already")
         return run
 
-    _check_method(recipe.adapter, recipe.attention.kind)
     source = find(recipe.model)
     if source.run is not None:
         raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
@@ -88,24 +86,25 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     model = load_base(source, config, dtype, "s2" if recipe.attention.kind == "s2" else "sdpa", device)
     base = {
         "id": source.id,
-        "model": recipe.model,
+        "model": str(Path(recipe.model).resolve()) if Path(recipe.model).exists() else recipe.model,
         "weight_hash": weight_hash(model),
         "context": base_context(base_config),
     }
     if recipe.attention.kind == "s2":
-        attention.set_group_size(model, recipe.group_size)
+        attention.set_group_size(model, recipe.group_size, recipe.attention.sinks)
         _say_if_full(blocks, recipe.group_size, say)
     if recipe.memory.activation_checkpointing and recipe.adapter.kind != "prefix_tuning":
         # Prefix tuning hands its prefix over as a key/value cache, which recomputing would fill twice.
-        model.activation_checkpointing_enable()
+        enable_checkpointing(model, recipe.memory.activation_checkpointing == "keep_attention")
     model = add_adapter(model, recipe.adapter)
     say(f"training {count_trainable(model)}")
 
     if process.is_main_process:
         write_text(run / RECIPE, recipe.to_yaml())  # first: it tells that the folder is a run's
-        config.save_pretrained(run)
         tokenizer.model_max_length = recipe.context.target
-        tokenizer.save_pretrained(run)
+        with writing(run):
+            config.save_pretrained(run)
+            tokenizer.save_pretrained(run)
     checkpoint = last_checkpoint(run) if resume else None
     metrics, stop = MetricsLog(run / METRICS), StopOnSignal()
     if process.is_main_process:
@@ -116,6 +115,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         train_dataset=_Blocks(blocks),
         data_collator=lambda chosen: collate(chosen, _pad_id(tokenizer)),
         callbacks=[metrics, stop, *([] if quiet else [TrainingProgress()])],
+        embedding_learning_rate=recipe.training.embedding_learning_rate,
     )
     trainer.remove_callback(PrinterCallback)
     metrics.trainer = trainer
@@ -147,10 +147,6 @@ def _speaker(silent: bool) -> Callable[[str], None]:
 def _prepare_folder(run: Path, recipe: Recipe, resume: bool) -> str:
     """Check that the run folder is new, or that it is this run's own and to be resumed; returns its state."""
     if not run.exists() or (run.is_dir() and not any(run.iterdir())):
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"can't make the run folder {run}: {error.strerror}; choose another out") from error
         return "new"
     if not (run / RECIPE).is_file():
         raise OutputError(f"{run} has other content; choose another out or empty it")
@@ -165,14 +161,6 @@ def _prepare_folder(run: Path, recipe: Recipe, resume: bool) -> str:
         )
     finished = (run / "adapter").is_dir() or (run / "model").is_dir()
     return "finished" if finished else "begun"
-
-
-def _check_method(adapter: AdapterRecipe, attention_kind: str) -> None:
-    if adapter.kind in _PROMPT_LEARNING and attention_kind == "s2":
-        raise RecipeError(
-            f"adapter.kind={adapter.kind} puts virtual tokens before each text, for which S2 is not defined; set "
-            "attention.kind=full"
-        )
 
 
 def _blocks(

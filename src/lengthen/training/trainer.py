@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from lengthen.errors import OutputError
 from lengthen.files import sync_folder
+from lengthen.head import causal_lm
 from lengthen.training.loss import IGNORED
 
 __all__ = ["LengthenTrainer", "last_checkpoint"]
@@ -39,8 +40,9 @@ class LengthenTrainer(Trainer):
     tokens_seen: int = 0
     """Tokens this process has trained on since the run (or its resumption) started."""
 
-    def __init__(self, *arguments: Any, **more: Any):
+    def __init__(self, *arguments: Any, embedding_learning_rate: float | None = None, **more: Any):
         super().__init__(*arguments, **more)
+        self._embedding_learning_rate = embedding_learning_rate
         # compute_loss divides by the tokens of the whole step already.
         self.loss_is_scaled_for_ga = True
 
@@ -63,6 +65,26 @@ class LengthenTrainer(Trainer):
         count = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batch_samples]).sum().to(device)
         return self.accelerator.gather(count).sum().clamp(min=1)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over all trained tensors, the embeddings in a group of their own."""
+        if self.optimizer is None:
+            base = causal_lm(self.model.model)  # type: ignore[union-attr]
+            ends = (base.get_input_embeddings(), base.get_output_embeddings())
+            embeddings = {id(parameter) for module in ends for parameter in module.parameters()}
+            groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+            for parameter in self._trained_parameters().values():
+                rate, decay = self.args.learning_rate, self.args.weight_decay
+                if id(parameter) in embeddings:
+                    rate = self._embedding_learning_rate or rate
+                if parameter.ndim < 2:  # norms and biases don't decay
+                    decay = 0.0
+                groups.setdefault((rate, decay), []).append(parameter)
+            self.optimizer = torch.optim.AdamW(
+                {"params": parameters, "lr": rate, "weight_decay": decay}
+                for (rate, decay), parameters in groups.items()
+            )
+        return self.optimizer
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._checkpoints / ".tmp")
 
@@ -80,17 +102,18 @@ class LengthenTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                sync_folder(temporary / name)
+                shutil.rmtree(self._checkpoints / name, ignore_errors=True)
+                (temporary / name).rename(self._checkpoints / name)
+                sync_folder(self._checkpoints)
+                shutil.rmtree(temporary)
+                for old in sorted(self._checkpoints.glob("checkpoint-*"), key=_step_of)[:-KEEP]:
+                    shutil.rmtree(old)
         except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-            raise OutputError(f"can't write a checkpoint: {error}; free space and start again with --resume") from error
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            sync_folder(temporary / name)
-            shutil.rmtree(self._checkpoints / name, ignore_errors=True)
-            (temporary / name).rename(self._checkpoints / name)
-            sync_folder(self._checkpoints)
-            shutil.rmtree(temporary)
-            for old in sorted(self._checkpoints.glob("checkpoint-*"), key=_step_of)[:-KEEP]:
-                shutil.rmtree(old)
+            reason = str(error).splitlines()[0]
+            raise OutputError(f"can't write {name}: {reason}; free space and start again with --resume") from error
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -98,11 +121,11 @@ class LengthenTrainer(Trainer):
         assert output_dir is not None
         if self.args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            save_file(self._trained_tensors(), Path(output_dir) / TRAINABLE)
+            save_file({name: p.data for name, p in self._trained_parameters().items()}, Path(output_dir) / TRAINABLE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved = load_file(Path(resume_from_checkpoint) / TRAINABLE)
-        current = self._trained_tensors()
+        current = self._trained_parameters()
         if saved.keys() != current.keys():
             raise OutputError(
                 f"{resume_from_checkpoint} holds other tensors than this recipe trains; choose another out"
@@ -111,7 +134,7 @@ class LengthenTrainer(Trainer):
             for name, tensor in current.items():
                 tensor.copy_(saved[name])
 
-    def _trained_tensors(self) -> dict[str, torch.Tensor]:
+    def _trained_parameters(self) -> dict[str, torch.nn.Parameter]:
         assert self.model is not None
         # named_parameters lists a tied tensor once.
-        return {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
