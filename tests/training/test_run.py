@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,6 +207,16 @@ def test_killed_run_follows_the_uninterrupted_trajectory(base, documents, tmp_pa
     )
     for name, tensor in whole.items():
         assert torch.equal(ours[name], tensor), name
+
+
+def test_killed_after_the_last_step_only_the_adapter_is_written_again(base, documents, tmp_path):
+    folder = run(base, documents, tmp_path / "run")
+    adapter = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    before = losses(folder)
+    shutil.rmtree(folder / "adapter")
+    train(parse_recipe(settings(base, documents, folder), "test"), resume=True)
+    assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
+    assert losses(folder) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -24,7 +24,7 @@ from lengthen.recipe import Recipe, load_recipe
 from lengthen.training.callbacks import MetricsLog, StopOnSignal, TrainingProgress, keep_metrics_until
 from lengthen.training.checkpointing import enable_checkpointing
 from lengthen.training.objective import CausalLMObjective
-from lengthen.training.trainer import LengthenTrainer, last_checkpoint
+from lengthen.training.trainer import LengthenTrainer, is_last, last_checkpoint
 
 __all__ = ["Interrupted", "read_metrics", "train"]
 
@@ -121,10 +121,13 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     metrics.trainer = trainer
     if checkpoint:
         say(f"resuming from {checkpoint}")
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        stop.restore()
+    if checkpoint and is_last(checkpoint):
+        trainer.load_trained(checkpoint)  # stopped between the last step and the adapter
+    else:
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            stop.restore()
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
         step = trainer.state.global_step
         raise Interrupted(f"stopped after step {step}; go on with --resume", stop.received)
@@ -146,7 +149,8 @@ def _speaker(silent: bool) -> Callable[[str], None]:
 
 def _prepare_folder(run: Path, recipe: Recipe, resume: bool) -> str:
     """Check that the run folder is new, or that it is this run's own and to be resumed; returns its state."""
-    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+    # Hidden files can only be what a killed write left.
+    if not run.exists() or (run.is_dir() and all(path.name.startswith(".") for path in run.iterdir())):
         return "new"
     if not (run / RECIPE).is_file():
         raise OutputError(f"{run} has other content; choose another out or empty it")

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 
 from lengthen.errors import OutputError
 from lengthen.files import sync_folder
 from lengthen.head import causal_lm
 from lengthen.training.loss import IGNORED
 
-__all__ = ["LengthenTrainer", "last_checkpoint"]
+__all__ = ["LengthenTrainer", "is_last", "last_checkpoint"]
 
 KEEP = 2
 TRAINABLE = "trainable.safetensors"
@@ -23,6 +23,12 @@ TRAINABLE = "trainable.safetensors"
 def last_checkpoint(run: Path) -> Path | None:
     """The newest whole checkpoint of a run folder, or None."""
     return max((run / "checkpoints").glob("checkpoint-*"), key=_step_of, default=None)
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether no step is left to do after this checkpoint."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state.global_step >= state.max_steps
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -72,7 +78,8 @@ class LengthenTrainer(Trainer):
             ends = (base.get_input_embeddings(), base.get_output_embeddings())
             embeddings = {id(parameter) for module in ends for parameter in module.parameters()}
             groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-            for parameter in self._trained_parameters().values():
+            # Embeddings last: the first group's rate is the one that is logged.
+            for parameter in sorted(self._trained_parameters().values(), key=lambda p: id(p) in embeddings):
                 rate, decay = self.args.learning_rate, self.args.weight_decay
                 if id(parameter) in embeddings:
                     rate = self._embedding_learning_rate or rate
@@ -124,12 +131,14 @@ class LengthenTrainer(Trainer):
             save_file({name: p.data for name, p in self._trained_parameters().items()}, Path(output_dir) / TRAINABLE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved = load_file(Path(resume_from_checkpoint) / TRAINABLE)
+        self.load_trained(Path(resume_from_checkpoint))
+
+    def load_trained(self, checkpoint: Path) -> None:
+        """Take the trained tensors of a checkpoint over, and nothing else of it."""
+        saved = load_file(checkpoint / TRAINABLE)
         current = self._trained_parameters()
         if saved.keys() != current.keys():
-            raise OutputError(
-                f"{resume_from_checkpoint} holds other tensors than this recipe trains; choose another out"
-            )
+            raise OutputError(f"{checkpoint} holds other tensors than this recipe trains; choose another out")
         with torch.no_grad():
             for name, tensor in current.items():
                 tensor.copy_(saved[name])
