@@ -2,8 +2,9 @@
 
     python benchmarks/s2_sinks.py [--data books/validation] [--json FILE]
 
-One minute on two cores. Loss of an untrained base on one stretch of text under full attention and under S2 in training mode. S2 should start
-near full attention: what it loses, training has to win back before it teaches anything about length.
+One minute on two cores. Loss of an untrained base on one stretch of text under full attention and under S2 in training
+mode. S2 should start near full attention: what it loses, training has to win back before it teaches anything about
+length.
 """
 
 import argparse

@@ -8,17 +8,11 @@ The data is the Python standard library of the interpreter that runs this script
 """
 
 import argparse
-import builtins
-import io
 import json
-import keyword
 import platform
-import random
-import re
 import shlex
 import sys
 import time
-import tokenize
 from pathlib import Path
 
 import tokenizers
@@ -51,8 +45,6 @@ byte-level BPE of 4,096 tokens) that was trained on windows of 256 tokens and br
 
 Data: the standard library of Python {python}, {documents} files and {tokens:,} tokens of the train split (a hash of
 each file's path decides; tests, encodings, pydoc_data, idlelib, lib2to3, ensurepip and installed packages left out).
-In each pass half of a file's identifiers are exchanged for others, the same ones throughout the file, so that the model
-learns to copy from its context instead of learning names by heart.
 
 Perplexity on the first 2,048 tokens of 16 held-out files, the same tokens at each context, stride context/2, float32:
 
@@ -103,43 +95,13 @@ def build_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def identifiers(text: str) -> set[str]:
-    """Names of at least three letters that a source defines or uses, without keywords and builtins."""
-    names = set()
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.NAME and len(token.string) > 2:
-                names.add(token.string)
-    except (tokenize.TokenError, SyntaxError):  # a template, not a program: what was found so far will do
-        pass
-    return names - set(keyword.kwlist) - set(dir(builtins)) - {"self", "cls"}
-
-
-def renamed(text: str, names: set[str], pool: list[str], generator: random.Random) -> str:
-    """The source with half of its identifiers exchanged for others from the library, the same ones throughout.
-
-    The library has 2 million tokens only: a model that sees it several times learns its names by heart, and then has
-    no use for context. When names change with every pass, only what stands before tells what comes next.
-    """
-    other = {name: generator.choice(pool) for name in sorted(names) if generator.random() < 0.5}
-    return re.sub(r"\b[A-Za-z_]\w{2,}\b", lambda match: other.get(match[0], match[0]), text)
-
-
-def train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str], steps: int, batch: int, peak: float
-) -> float:
+def train(model: LlamaForCausalLM, streams: list[torch.Tensor], steps: int, batch: int, peak: float) -> float:
     """One random window of 256 tokens per sequence, documents drawn by length; returns the last losses' mean."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1)
-    names = [identifiers(text) for text in texts]
-    pool, generator = sorted(set().union(*names)), random.Random(0)
+    lengths = torch.tensor([len(stream) for stream in streams], dtype=torch.double)
     warmup, recent, started = 50, [], time.time()
     model.train()
     for step in range(1, steps + 1):
-        if step % 250 == 1:  # about one pass
-            varied = [renamed(text, own, pool, generator) for text, own in zip(texts, names, strict=True)]
-            streams = [torch.tensor(ids) for ids in tokenizer(varied, verbose=False)["input_ids"]]
-            streams = [stream for stream in streams if len(stream) >= CONTEXT]
-            lengths = torch.tensor([len(stream) for stream in streams], dtype=torch.double)
         windows = []
         for which in torch.multinomial(lengths, batch, replacement=True).tolist():
             start = int(torch.randint(0, len(streams[which]) - CONTEXT + 1, ()))
@@ -163,7 +125,7 @@ def train(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=32, help="windows of 256 tokens per step")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak")
     parser.add_argument("--measure-only", action="store_true")
@@ -178,16 +140,18 @@ def pretrain(arguments: argparse.Namespace) -> None:
     started = time.time()
     texts = read("train")
     tokenizer = train_tokenizer(texts)
-    tokens = sum(len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"])
-    print(f"{len(texts)} documents, {tokens:,} tokens", flush=True)
+    streams = [torch.tensor(ids) for ids in tokenizer(texts)["input_ids"]]
+    streams = [stream for stream in streams if len(stream) >= CONTEXT]
+    tokens = sum(map(len, streams))
+    print(f"{len(streams)} documents, {tokens:,} tokens", flush=True)
     model = build_model()
-    loss = train(model, tokenizer, texts, arguments.steps, arguments.batch, arguments.learning_rate)
+    loss = train(model, streams, arguments.steps, arguments.batch, arguments.learning_rate)
     model.to(torch.bfloat16).save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
     record = {
         "command": shlex.join(["python", *sys.argv]),
         "seconds": round(time.time() - started),
-        "documents": len(texts),
+        "documents": len(streams),
         "tokens": tokens,
         "tokens_seen": arguments.steps * arguments.batch * CONTEXT,
         "parameters": model.num_parameters(),
