@@ -8,7 +8,7 @@ with a half group instead, which keeps every token's view causal and its groups 
 
 Beyond the paper: `sinks`. A pretrained model rests attention that it has no use for on the first tokens of the text
 (attention sinks, arXiv 2309.17453). Groups that don't see them break it before training has begun: SmolLM2-135M's loss
-rises by 0.97 nats under plain S2, and by 0.07 with one sink (docs/results/smollm2-16k.md). With sinks, the first tokens
+rises by 0.96 nats under plain S2, and by 0.07 with one sink (docs/results/smollm2-16k.md). With sinks, the first tokens
 of a document are seen by all its groups. 0, the published pattern, is the default.
 """
 
