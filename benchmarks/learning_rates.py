@@ -8,13 +8,7 @@ setting is the rate of LoRA and norms, the rate of the embeddings, and LoRA's ra
 """
 
 import argparse
-import os
-import platform
-import shlex
-import sys
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +21,7 @@ from lengthen.files import write_json
 from lengthen.models import find, load_base, load_config, load_tokenizer
 from lengthen.recipe import AdapterRecipe
 from lengthen.training.objective import CausalLMObjective
+from record import record
 
 LENGTH, BATCH = 1024, 4
 
@@ -106,19 +101,13 @@ def main() -> None:
         rows.append({"setting": setting, "untrained": untrained, "trained": trained, "seconds": seconds})
         print(f"{setting:<16} untrained {untrained:.4f}  trained {trained:.4f}  {seconds} s", flush=True)
     if arguments.json:
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "date": str(date.today()),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "transformers", "peft", "lengthen")},
-            },
-            "hardware": {"device": "cpu", "cores": os.cpu_count(), "machine": platform.machine()},
+        content = {
+            **record(),
             "model": source.id,
             "base": base,
             "results": rows,
         }
-        write_json(arguments.json, record)
+        write_json(arguments.json, content)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,7 @@ length.
 """
 
 import argparse
-import os
-import platform
-import shlex
-import sys
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -24,6 +18,7 @@ from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
 from lengthen.models import default_device, find, load_base, load_config, load_tokenizer, pick_dtype
 from lengthen.training.objective import CausalLMObjective
+from record import record
 
 
 def main() -> None:
@@ -59,20 +54,14 @@ def main() -> None:
         rows.append({"attention": name, "loss": round(loss, 4), "seconds": round(time.perf_counter() - started, 1)})
         print(f"{name:<16} loss {loss:.4f}  {rows[-1]['seconds']} s", flush=True)
     if arguments.json:
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "date": str(date.today()),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "transformers", "peft", "lengthen")},
-            },
-            "hardware": {"device": str(model.device), "cores": os.cpu_count(), "machine": platform.machine()},
+        content = {
+            **record(model.device),
             "model": source.id,
             "document": Path(store.names[longest]).name,
             "dtype": str(model.dtype).removeprefix("torch."),
             "results": rows,
         }
-        write_json(arguments.json, record)
+        write_json(arguments.json, content)
 
 
 if __name__ == "__main__":

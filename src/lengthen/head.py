@@ -6,7 +6,7 @@ import torch
 
 from lengthen.errors import ModelError
 
-__all__ = ["LogitTransform", "causal_lm", "decoder_of"]
+__all__ = ["LogitTransform", "causal_lm", "decoder_of", "embedding_parameters"]
 
 
 def causal_lm(model: Any) -> Any:
@@ -28,6 +28,13 @@ def decoder_of(model: Any) -> Any:
             "language model, such as AutoModelForCausalLM loads"
         )
     return decoder
+
+
+def embedding_parameters(model: Any) -> set[int]:
+    """The `id` of every parameter of the input embeddings and of the head, adapters' copies in their places."""
+    base = causal_lm(model)
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    return {id(parameter) for module in ends if module is not None for parameter in module.parameters()}
 
 
 class LogitTransform:

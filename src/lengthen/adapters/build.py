@@ -13,8 +13,9 @@ from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
-from lengthen.adapters.targets import linear_targets, norm_modules, shortest_suffixes
+from lengthen.adapters.targets import is_norm, linear_targets, norm_modules, shortest_suffixes
 from lengthen.errors import ModelError, RecipeError
+from lengthen.head import embedding_parameters
 from lengthen.recipe import AdapterRecipe
 
 __all__ = ["TrainableCount", "add_adapter", "count_trainable", "has_tied_embeddings"]
@@ -135,18 +136,16 @@ def _cast_outputs(model: nn.Module, dtype: torch.dtype) -> None:
 
     for module in model.modules():
         own = list(module.parameters(recurse=False))
-        is_promoting = isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower()
+        is_promoting = isinstance(module, nn.Embedding) or is_norm(module)
         if is_promoting and any(parameter.requires_grad for parameter in own):
             module.register_forward_hook(cast)
 
 
 def count_trainable(model: Any) -> TrainableCount:
     """Count the trained parameters by kind."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     counts = {"adapter": 0, "embeddings": 0, "norms": 0, "other": 0}
-    ends = (base.get_input_embeddings(), base.get_output_embeddings())
-    embeddings = {id(p) for module in ends if module is not None for p in module.parameters()}
-    norms = {id(p) for m in model.modules() if "norm" in type(m).__name__.lower() for p in m.parameters()}
+    embeddings = embedding_parameters(model)
+    norms = {id(p) for module in model.modules() if is_norm(module) for p in module.parameters()}
     total = 0
     for name, parameter in model.named_parameters():
         if "original_module" not in name:  # the base's copy of a tensor that the adapter replaces
@@ -158,6 +157,6 @@ def count_trainable(model: Any) -> TrainableCount:
         elif id(parameter) in embeddings and "lora_" not in name:
             kind = "embeddings"
         else:
-            kind = "other" if model is base else "adapter"
+            kind = "adapter" if isinstance(model, PeftModel) else "other"
         counts[kind] += parameter.numel()
     return TrainableCount(**counts, total=total)

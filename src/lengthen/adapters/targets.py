@@ -6,7 +6,7 @@ from torch import nn
 
 from lengthen.errors import ModelError
 
-__all__ = ["linear_targets", "norm_modules", "shortest_suffixes"]
+__all__ = ["is_norm", "linear_targets", "norm_modules", "shortest_suffixes"]
 
 
 def _attention_layers(model: nn.Module) -> list[str]:
@@ -60,13 +60,18 @@ def linear_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
     return shortest_suffixes(chosen, linear)
 
 
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm, by its class: LayerNorm, LlamaRMSNorm and the like."""
+    return "norm" in type(module).__name__.lower()
+
+
 def norm_modules(model: nn.Module, with_qk: bool = False) -> list[str]:
     """Full names of the norms of the blocks and the final one; with `with_qk` also those on queries and keys.
 
     q/k norms lie inside an attention layer, the others beside it: that tells them apart in every architecture.
     """
     attention = _attention_layers(model)
-    norms = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+    norms = [name for name, module in model.named_modules() if is_norm(module)]
     return [name for name in norms if with_qk or not _inside(name, attention)]
 
 

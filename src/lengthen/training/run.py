@@ -24,7 +24,7 @@ from lengthen.recipe import Recipe, load_recipe
 from lengthen.training.callbacks import MetricsLog, StopOnSignal, TrainingProgress, keep_metrics_until
 from lengthen.training.checkpointing import enable_checkpointing
 from lengthen.training.objective import CausalLMObjective
-from lengthen.training.trainer import LengthenTrainer, is_last, last_checkpoint
+from lengthen.training.trainer import LengthenTrainer, is_last, last_checkpoint, step_of
 
 __all__ = ["Interrupted", "read_metrics", "train"]
 
@@ -108,7 +108,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     checkpoint = last_checkpoint(run) if resume else None
     metrics, stop = MetricsLog(run / METRICS), StopOnSignal()
     if process.is_main_process:
-        keep_metrics_until(run / METRICS, int(checkpoint.name.split("-")[-1]) if checkpoint else 0)
+        keep_metrics_until(run / METRICS, step_of(checkpoint) if checkpoint else 0)
     trainer = LengthenTrainer(
         model=CausalLMObjective(model),
         args=_arguments(recipe, run, dtype),
@@ -204,7 +204,7 @@ def _validate(recipe: Recipe, run: Path, quiet: bool) -> None:
     """Perplexity of what came out, on the first `context.target` tokens of each validation document."""
     from lengthen.evaluation import perplexity
 
-    model, tokenizer = load(str(run))
+    model, tokenizer = load(run)
     vocabulary = model.config.get_text_config().vocab_size
     store, _ = load_tokens(recipe.data.validation, tokenizer, vocabulary, cache=default_cache(), quiet=quiet)
     documents = [store[i][: recipe.context.target] for i in range(len(store)) if len(store[i]) > 1]

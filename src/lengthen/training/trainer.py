@@ -11,10 +11,10 @@ from transformers import Trainer, TrainerState
 
 from lengthen.errors import OutputError
 from lengthen.files import sync_folder
-from lengthen.head import causal_lm
+from lengthen.head import embedding_parameters
 from lengthen.training.loss import IGNORED
 
-__all__ = ["LengthenTrainer", "is_last", "last_checkpoint"]
+__all__ = ["LengthenTrainer", "is_last", "last_checkpoint", "step_of"]
 
 KEEP = 2
 TRAINABLE = "trainable.safetensors"
@@ -22,7 +22,7 @@ TRAINABLE = "trainable.safetensors"
 
 def last_checkpoint(run: Path) -> Path | None:
     """The newest whole checkpoint of a run folder, or None."""
-    return max((run / "checkpoints").glob("checkpoint-*"), key=_step_of, default=None)
+    return max((run / "checkpoints").glob("checkpoint-*"), key=step_of, default=None)
 
 
 def is_last(checkpoint: Path) -> bool:
@@ -31,7 +31,8 @@ def is_last(checkpoint: Path) -> bool:
     return state.global_step >= state.max_steps
 
 
-def _step_of(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The optimiser step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
@@ -74,9 +75,7 @@ class LengthenTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over all trained tensors, the embeddings in a group of their own."""
         if self.optimizer is None:
-            base = causal_lm(self.model.model)  # type: ignore[union-attr]
-            ends = (base.get_input_embeddings(), base.get_output_embeddings())
-            embeddings = {id(parameter) for module in ends for parameter in module.parameters()}
+            embeddings = embedding_parameters(self.model.model)  # type: ignore[union-attr]
             groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
             # Embeddings last: the first group's rate is the one that is logged.
             for parameter in sorted(self._trained_parameters().values(), key=lambda p: id(p) in embeddings):
@@ -116,7 +115,7 @@ class LengthenTrainer(Trainer):
                 (temporary / name).rename(self._checkpoints / name)
                 sync_folder(self._checkpoints)
                 shutil.rmtree(temporary)
-                for old in sorted(self._checkpoints.glob("checkpoint-*"), key=_step_of)[:-KEEP]:
+                for old in sorted(self._checkpoints.glob("checkpoint-*"), key=step_of)[:-KEEP]:
                     shutil.rmtree(old)
         except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
             reason = str(error).splitlines()[0]
