@@ -4,7 +4,8 @@
 
 Four minutes a setting on two cores. Interpolation by 2 hurts at short range as at long, so that short sequences tell
 which rates recover it: 20 steps of 4 x 1,024 tokens under full attention, a warm-up of 3 steps and linear decay. A
-setting is the rate of LoRA and norms, the rate of the embeddings, and LoRA's rank (alpha is twice the rank).
+setting is the rate of LoRA and norms, the rate of the embeddings, LoRA's rank (alpha is twice the rank), and what it is
+put on (attention or all linear layers; default attention).
 """
 
 import argparse
@@ -24,6 +25,7 @@ from lengthen.training.objective import CausalLMObjective
 from record import record
 
 LENGTH, BATCH = 1024, 4
+BETAS = (0.9, 0.95)
 
 
 def autocast() -> torch.autocast:
@@ -54,7 +56,9 @@ def main() -> None:
     parser.add_argument("--validation", default="python-stdlib:validation")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("settings", nargs="*", default=["2e-3,2e-3,8", "2e-3,1e-4,8"], metavar="LORA,EMBEDDINGS,RANK")
+    parser.add_argument(
+        "settings", nargs="*", default=["2e-3,2e-3,8", "2e-3,1e-4,8"], metavar="LORA,EMBEDDINGS,RANK[,TARGETS]"
+    )
     arguments = parser.parse_args()
 
     source, tokenizer = find(arguments.model), load_tokenizer(arguments.model)
@@ -73,15 +77,18 @@ def main() -> None:
     base = validation_loss(CausalLMObjective(load_base(source, config, torch.bfloat16)), windows)
     print(f"base {base:.4f}", flush=True)
     for setting in arguments.settings:
-        lora_rate, embedding_rate, rank = (float(part) for part in setting.split(","))
+        lora_rate, embedding_rate, rank, *targets = setting.split(",")
+        adapter = AdapterRecipe(rank=int(rank), alpha=2 * int(rank), targets=(targets or ["attention"])[0])
         torch.manual_seed(0)
-        model = add_adapter(load_base(source, scaled, torch.bfloat16), AdapterRecipe(rank=int(rank), alpha=2 * rank))
+        model = add_adapter(load_base(source, scaled, torch.bfloat16), adapter)
         objective = CausalLMObjective(model)
         untrained = validation_loss(objective, windows)
         embeddings = list(model.get_base_model().get_input_embeddings().parameters())
         others = [p for p in model.parameters() if p.requires_grad and all(p is not e for e in embeddings)]
         optimizer = torch.optim.AdamW(
-            [{"params": others, "lr": lora_rate}, {"params": embeddings, "lr": embedding_rate}], weight_decay=0.0
+            [{"params": others, "lr": float(lora_rate)}, {"params": embeddings, "lr": float(embedding_rate)}],
+            betas=BETAS,
+            weight_decay=0.0,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / 3, (arguments.steps - step) / (arguments.steps - 3))

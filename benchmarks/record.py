@@ -5,8 +5,9 @@ import platform
 import shlex
 import sys
 from datetime import date
-from importlib.metadata import version
 from typing import Any
+
+from lengthen.provenance import versions
 
 
 def record(device: Any = "cpu") -> dict[str, Any]:
@@ -14,9 +15,6 @@ def record(device: Any = "cpu") -> dict[str, Any]:
     return {
         "command": shlex.join(["python", *sys.argv]),
         "date": str(date.today()),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "peft", "lengthen")},
-        },
+        "versions": versions(),
         "hardware": {"device": str(device), "cores": os.cpu_count(), "machine": platform.machine()},
     }

@@ -6,7 +6,17 @@ import torch
 
 from lengthen.errors import ModelError
 
-__all__ = ["LogitTransform", "causal_lm", "decoder_of", "embedding_parameters"]
+__all__ = [
+    "LogitTransform",
+    "causal_lm",
+    "check_head",
+    "decoder_of",
+    "embedding_parameters",
+    "hidden_states",
+    "logits_from",
+]
+
+_CHECKED_TOKENS = 16
 
 
 def causal_lm(model: Any) -> Any:
@@ -65,3 +75,41 @@ class LogitTransform:
         if self.cap:
             logits = torch.tanh(logits / self.cap) * self.cap
         return logits
+
+
+def hidden_states(model: Any, input_ids_BT: torch.Tensor) -> torch.Tensor:
+    """The decoder's last hidden states, (B, T, H)."""
+    return decoder_of(model)(input_ids=input_ids_BT.to(causal_lm(model).device), use_cache=False)[0]
+
+
+def logits_from(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """The head and what the architecture does after it, (..., H) -> (..., V), in float32."""
+    base = causal_lm(model)
+    return LogitTransform(base.config)(base.get_output_embeddings()(hidden).float())
+
+
+@torch.inference_mode()
+def check_head(model: Any, input_ids: torch.Tensor) -> None:
+    """Refuse a model whose own logits are not those of its decoder, head and `LogitTransform`: losses would be wrong.
+
+    Compares all logits of a few tokens, not of one: a wrong softcap hardly shows in small logits.
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
+        input_ids: (B, T) token ids, of which the first 16 are used.
+
+    Raises:
+        ModelError: the logits differ, or there is no head.
+    """
+    input_ids_BT = input_ids[:, :_CHECKED_TOKENS].long()
+    ours = logits_from(model, hidden_states(model, input_ids_BT))
+    own = model(input_ids=input_ids_BT.to(causal_lm(model).device), use_cache=False).logits
+    # Scales and softcaps are applied in the model's dtype there and in float32 here.
+    tolerance = 1e-3 if own.dtype == torch.float32 else 2e-2
+    own = own.float().to(ours.device)
+    largest = own.nan_to_num(0, 0, 0).abs().max().item()
+    if ours.shape != own.shape or not torch.allclose(ours, own, rtol=0, atol=tolerance * largest, equal_nan=True):
+        raise ModelError(
+            f"{type(causal_lm(model)).__name__} does not get its logits from its decoder and output head in a way that "
+            "lengthen knows (an own scale after the head, or a prompt in front); its loss would be wrong"
+        )

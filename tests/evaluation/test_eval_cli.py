@@ -55,7 +55,7 @@ def test_writes_the_contract_s_json_and_prints_tables(tiny, book, tmp_path):
     assert content["protocol"] == "strided"
     assert content["dtype"] == "float32"
     assert len(content["documents"]) == 1, "the short document is skipped"
-    assert set(content["versions"]) == {"torch", "transformers", "lengthen", "python"}
+    assert set(content["versions"]) == {"torch", "transformers", "peft", "lengthen", "python"}
     assert [result["context"] for result in content["results"]] == [256, 64], "in the order asked for"
     ids = tokenizer((book / "long.txt").read_text(encoding="utf-8"), verbose=False)["input_ids"][:600]
     for result in content["results"]:

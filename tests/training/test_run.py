@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lengthen.errors import DataError, OutputError, RecipeError
+from lengthen.errors import DataError, ModelError, OutputError, RecipeError
 from lengthen.models import load
 from lengthen.recipe import parse_recipe
 from lengthen.training.run import read_metrics, train
+from lengthen.training.trainer import rate_share
 
 KEYS = {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds", "peak_memory_bytes"}
 
@@ -148,6 +149,31 @@ def test_refusals(base, documents, tmp_path, finished):
     (tmp_path / "other" / "thesis.tex").write_text("x")
     with pytest.raises(OutputError, match="other content"):
         run(base, documents, tmp_path / "other")
+
+
+def test_a_head_that_is_not_known_is_refused(base, documents, tmp_path):
+    shutil.copytree(base, tmp_path / "strange")
+    config = json.loads((base / "config.json").read_text())
+    # HyperCLOVA X has Llama's weights, but multiplies its logits.
+    config |= {"model_type": "hyperclovax", "architectures": ["HyperCLOVAXForCausalLM"]}
+    config |= {"use_post_norm": False, "logits_scaling": 3.0}
+    (tmp_path / "strange" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="output head"):
+        run(tmp_path / "strange", documents, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_step_of_a_schedule_is_lost():
+    shares = {
+        kind: [rate_share(kind, step, 10, 3) for step in range(1, 11)] for kind in ("constant", "linear", "cosine")
+    }
+    assert shares["constant"] == [pytest.approx(x) for x in (1 / 3, 2 / 3, *[1] * 8)]
+    assert shares["linear"][2:] == [pytest.approx(1 - i / 8) for i in range(8)]
+    for values in shares.values():
+        assert min(values) > 0
+        assert values[:3] == [pytest.approx(x) for x in (1 / 3, 2 / 3, 1)]
+        assert values[2:] == sorted(values[2:], reverse=True)
+    assert rate_share("linear", 1, 4, 0) == pytest.approx(0.8)
 
 
 DRIVER = """

@@ -50,6 +50,7 @@ def perplexity(
     from lengthen.evaluation import perplexity as measure
     from lengthen.files import write_json
     from lengthen.models import find
+    from lengthen.provenance import versions
 
     source = find(model)
     loaded, tokenizer = lengthen.load(
@@ -91,7 +92,7 @@ def perplexity(
         "target": target,
         "documents": [store.names[i] for i in chosen],
         "results": [results[size].to_json() for size in contexts],
-        "versions": _versions(),
+        "versions": versions(),
     }
     for entry in content["results"]:
         del entry["protocol"]
@@ -124,15 +125,6 @@ def _evals_file(model: str, protocol: str) -> Path | None:
     from datetime import datetime, timezone
 
     return Path(model) / "evals" / f"perplexity-{protocol}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}.json"
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("torch", "transformers", "lengthen")} | {
-        "python": platform.python_version()
-    }
 
 
 def _print(results: "list[PerplexityResult]", quiet: bool) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from lengthen.errors import DataError, LengthenError, ModelError
-from lengthen.evaluation.losses import check_head, token_losses
-from lengthen.head import causal_lm
+from lengthen.evaluation.losses import token_losses
+from lengthen.head import causal_lm, check_head
 from lengthen.progress import progress_bar
 
 __all__ = ["PROTOCOLS", "PerplexityResult", "perplexity"]

@@ -19,6 +19,7 @@ from lengthen.data.packing import Block, collate, pack, positions_beyond
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError, ModelError, OutputError, RecipeError
 from lengthen.files import write_json, write_text, writing
+from lengthen.head import check_head
 from lengthen.models import default_device, find, load, load_base, load_config, load_tokenizer, pick_dtype, weight_hash
 from lengthen.recipe import Recipe, load_recipe
 from lengthen.training.callbacks import MetricsLog, StopOnSignal, TrainingProgress, keep_metrics_until
@@ -84,6 +85,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     device = default_device()
     dtype = pick_dtype(recipe.training.dtype, device)
     model = load_base(source, config, dtype, "s2" if recipe.attention.kind == "s2" else "sdpa", device)
+    check_head(model, torch.from_numpy(blocks[0].input_ids)[None])
     base = {
         "id": source.id,
         "model": str(Path(recipe.model).resolve()) if Path(recipe.model).exists() else recipe.model,
@@ -115,6 +117,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         train_dataset=_Blocks(blocks),
         data_collator=lambda chosen: collate(chosen, _pad_id(tokenizer)),
         callbacks=[metrics, stop, *([] if quiet else [TrainingProgress()])],
+        schedule=recipe.training.schedule,
         embedding_learning_rate=recipe.training.embedding_learning_rate,
     )
     trainer.remove_callback(PrinterCallback)
@@ -230,7 +233,6 @@ def _pad_id(tokenizer: Any) -> int:
 
 def _arguments(recipe: Recipe, run: Path, dtype: torch.dtype) -> TrainingArguments:
     training = recipe.training
-    schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
     return TrainingArguments(
         output_dir=str(run),
         seed=recipe.seed,
@@ -240,7 +242,6 @@ def _arguments(recipe: Recipe, run: Path, dtype: torch.dtype) -> TrainingArgumen
         per_device_train_batch_size=training.batch_size,
         gradient_accumulation_steps=training.accumulation,
         learning_rate=training.learning_rate,
-        lr_scheduler_type=schedules[training.schedule],
         warmup_steps=training.warmup_steps,
         max_grad_norm=training.max_grad_norm,
         weight_decay=training.weight_decay,

@@ -1,5 +1,6 @@
 """transformers' Trainer with our loss, whole-or-nothing checkpoints of what is trained, and honest counts."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerState
 
 from lengthen.errors import OutputError
@@ -14,8 +16,9 @@ from lengthen.files import sync_folder
 from lengthen.head import embedding_parameters
 from lengthen.training.loss import IGNORED
 
-__all__ = ["LengthenTrainer", "is_last", "last_checkpoint", "step_of"]
+__all__ = ["LengthenTrainer", "is_last", "last_checkpoint", "rate_share", "step_of"]
 
+BETAS = (0.9, 0.95)  # LongLoRA's; with 0.999, the large gradients of the first steps would hold back a short run
 KEEP = 2
 TRAINABLE = "trainable.safetensors"
 
@@ -36,6 +39,23 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
+def rate_share(schedule: str, step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate in a step.
+
+    Unlike transformers' schedules this is never 0: no step is lost.
+
+    Args:
+        schedule: "constant", "linear" or "cosine", after the warm-up.
+        step: from 1 to `steps`.
+        steps: of the whole run.
+        warmup: steps of linear warm-up; the last of them has the whole peak.
+    """
+    if step < warmup:
+        return step / warmup
+    progress = (step - warmup) / (steps - warmup + 1)
+    return {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[schedule]
+
+
 class LengthenTrainer(Trainer):
     """Trains a `CausalLMObjective`.
 
@@ -47,8 +67,9 @@ class LengthenTrainer(Trainer):
     tokens_seen: int = 0
     """Tokens this process has trained on since the run (or its resumption) started."""
 
-    def __init__(self, *arguments: Any, embedding_learning_rate: float | None = None, **more: Any):
+    def __init__(self, *arguments: Any, schedule: str, embedding_learning_rate: float | None = None, **more: Any):
         super().__init__(*arguments, **more)
+        self._schedule = schedule
         self._embedding_learning_rate = embedding_learning_rate
         # compute_loss divides by the tokens of the whole step already.
         self.loss_is_scaled_for_ga = True
@@ -86,10 +107,23 @@ class LengthenTrainer(Trainer):
                     decay = 0.0
                 groups.setdefault((rate, decay), []).append(parameter)
             self.optimizer = torch.optim.AdamW(
-                {"params": parameters, "lr": rate, "weight_decay": decay}
-                for (rate, decay), parameters in groups.items()
+                (
+                    {"params": parameters, "lr": rate, "weight_decay": decay}
+                    for (rate, decay), parameters in groups.items()
+                ),
+                betas=BETAS,
             )
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The recipe's schedule, for all groups alike."""
+        if self.lr_scheduler is None:
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer,
+                lambda done: rate_share(self._schedule, done + 1, num_training_steps, warmup),
+            )
+        return self.lr_scheduler
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._checkpoints / ".tmp")
