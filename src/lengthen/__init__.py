@@ -16,7 +16,7 @@ _HOME = {
     "Recipe": "lengthen.recipe",
     "export": "lengthen.adapters.export",
     "extend": "lengthen.context",
-    "load": "lengthen.models",
+    "load": "lengthen.adapters.load",
     "load_recipe": "lengthen.recipe",
     "train": "lengthen.training.run",
 }

@@ -1,11 +1,9 @@
-"""Find and load a base: hub id, folder, GGUF file, run folder, alias; with or without an adapter."""
+"""Find and load a base: hub id, folder, GGUF file, run folder, alias."""
 
 import copy
 import hashlib
 import importlib.util
-import json
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,19 +26,19 @@ from transformers import (
 from transformers.utils import logging
 
 from lengthen._compat import bf16_is_fast, gguf_dequantized
-from lengthen.context import extend
 from lengthen.errors import ModelError
 
 __all__ = [
     "Source",
     "default_device",
     "find",
-    "load",
+    "from_pretrained",
     "load_base",
     "load_config",
     "load_tokenizer",
     "pick_dtype",
     "quiet_transformers",
+    "shortened",
     "weight_hash",
 ]
 
@@ -146,14 +144,19 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _from_pretrained(kind: Any, source: Source, **arguments: Any) -> Any:
+def from_pretrained(kind: Any, source: Source, **arguments: Any) -> Any:
+    """`kind.from_pretrained` of a source's files.
+
+    Raises:
+        ModelError: whatever went wrong there, in one line.
+    """
     try:
         with quiet_transformers():
             return kind.from_pretrained(source.location, **arguments)
     except ImportError as error:
         if source.gguf:
             raise ModelError(f"reading {source.gguf} needs the gguf package: pip install 'lengthen[gguf]'") from error
-        raise ModelError(f"loading {source.id} needs a package that is not installed: {_shortened(error)}") from error
+        raise ModelError(f"loading {source.id} needs a package that is not installed: {shortened(error)}") from error
     except UnpicklingError as error:
         raise ModelError(
             f"the .bin weights of {source.id} hold more than tensors, and loading them could run any code; take "
@@ -161,21 +164,22 @@ def _from_pretrained(kind: Any, source: Source, **arguments: Any) -> Any:
         ) from error
     except SafetensorError as error:
         raise ModelError(
-            f"the weights of {source.id} are damaged ({_shortened(error)}); is the download complete?"
+            f"the weights of {source.id} are damaged ({shortened(error)}); is the download complete?"
         ) from error
     # RuntimeError: broken archives, memory.
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"can't load {source.id}: {_shortened(error)}") from error
+        raise ModelError(f"can't load {source.id}: {shortened(error)}") from error
 
 
-def _shortened(error: Exception) -> str:
+def shortened(error: Exception) -> str:
+    """An upstream error's message as one line of at most 300 characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else text[:300] + " ..."
 
 
 def load_config(source: Source) -> PreTrainedConfig:
     """The config of a base, without weights; for a run folder its extended config."""
-    config = _from_pretrained(AutoConfig, source, **source.arguments)
+    config = from_pretrained(AutoConfig, source, **source.arguments)
     # A GGUF config says how its tensors were packed; what we load is dequantised.
     if source.gguf and hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -185,7 +189,7 @@ def load_config(source: Source) -> PreTrainedConfig:
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of anything MODEL can name."""
     source = find(model)
-    return _from_pretrained(AutoTokenizer, source, **source.arguments)
+    return from_pretrained(AutoTokenizer, source, **source.arguments)
 
 
 def load_base(
@@ -215,7 +219,7 @@ def load_base(
     # transformers would fill what is missing or of another shape with random numbers.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        model, found = _from_pretrained(AutoModelForCausalLM, source, **arguments)
+        model, found = from_pretrained(AutoModelForCausalLM, source, **arguments)
         is_registrable = attention in _BUILT_IN_ATTENTION or model.is_backend_compatible()
     except KeyError as error:  # an architecture that picks its attention from a table of its own
         if error.args != (attention,):
@@ -264,129 +268,3 @@ def weight_hash(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
         digest.update(sample.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
-
-
-def load(
-    model: str | Path,
-    dtype: str | None = None,
-    adapter: str | Path | None = None,
-    quantize: str | None = None,
-    *,
-    method: str | None = None,
-    target: int | None = None,
-    device: torch.device | None = None,
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a model for evaluation or generation, with full attention, in evaluation mode.
-
-    Args:
-        model: hub id, model folder, .gguf file, run folder, or alias.
-        dtype: "auto" (default), "float32", "bfloat16" or "float16".
-        adapter: a PEFT folder to put over the base. One that lengthen wrote brings its extended config along.
-        quantize: 4-bit bases are not in this version.
-        method: scale the base's positions without training, by this method of `lengthen.context`.
-        target: context for `method`, tokens.
-        device: default the accelerator where there is one.
-
-    Returns:
-        The model (a PeftModel where there is an adapter) and its tokenizer.
-
-    Raises:
-        ModelError: not found, without weights, or an adapter that was made for another base.
-        ContextError: `method` can't be applied.
-    """
-    if quantize is not None:
-        raise ModelError(f"quantize={quantize}: 4-bit bases are not supported by this version; leave it out")
-    if (method is None) != (target is None):
-        raise ModelError("scaling positions needs both a method and a target; give both or neither")
-    model = str(model)
-    source = find(model)
-    device = device or default_device()
-    if source.run is not None:
-        if adapter is not None:
-            raise ModelError(f"{model} is a run folder and has its adapter already; leave --adapter out")
-        adapter, source = source.run / "adapter", _base_of(source.run)
-    tokenizer = load_tokenizer(model)
-    folder = Path(adapter) if adapter is not None else None
-    if folder is not None and not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} has no adapter_config.json, so it holds no adapter; give a PEFT folder")
-    loaded = _load_scaled(source, folder, pick_dtype(dtype, device), method, target, device)
-    if folder is not None:
-        loaded = _with_adapter(loaded, folder, source)
-    return loaded.eval(), tokenizer
-
-
-def _load_scaled(
-    source: Source,
-    adapter: Path | None,
-    dtype: torch.dtype,
-    method: str | None,
-    target: int | None,
-    device: torch.device,
-) -> Any:
-    """The base, with the positions that its adapter was trained with, or scaled anew."""
-    if adapter is None or not (adapter / "config.json").is_file():
-        config = load_config(source)
-    else:
-        config = _from_pretrained(AutoConfig, Source(str(adapter), str(adapter)))
-        record = _record(adapter)
-        plain = load_config(source)
-        # Adapters for bases of another shape would only fail somewhere inside the weights.
-        if record is not None and (plain.model_type, _shape(plain)) != (config.model_type, _shape(config)):
-            raise ModelError(f"the adapter {adapter} was made for {record['id']}; {source.id} has another shape")
-    if method is not None and target is not None:
-        config = extend(config, target, method)
-    return load_base(source, config, dtype, device=device)
-
-
-def _shape(config: PreTrainedConfig) -> list[Any]:
-    text = config.get_text_config()
-    return [getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
-
-
-def _record(adapter: Path) -> dict[str, Any] | None:
-    """What lengthen noted about the base of an adapter; None for adapters of others."""
-    path = adapter / "base.json"
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {key: str(record[key]) for key in ("id", "model", "weight_hash")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is damaged, so the adapter's base is not known; restore it") from error
-
-
-def _base_of(run: Path) -> Source:
-    """The base that a run folder's adapter was trained over."""
-    record = _record(run / "adapter")
-    if record is None:
-        raise ModelError(f"{run / 'adapter'} has no base.json; give the base itself and --adapter {run / 'adapter'}")
-    try:
-        source = find(record["model"])
-        load_config(source)
-    except ModelError as error:
-        raise ModelError(
-            f"the base of {run} was {record['id']} at {record['model']}, which is not there; give the base itself and "
-            f"--adapter {run / 'adapter'}"
-        ) from error
-    return source
-
-
-def _with_adapter(base: PreTrainedModel, folder: Path, source: Source) -> nn.Module:
-    from peft import PeftModel
-
-    record = _record(folder)
-    if record is not None and weight_hash(base) != record["weight_hash"]:
-        raise ModelError(f"the adapter {folder} was made for {record['id']}; the weights of {source.id} are others")
-    with warnings.catch_warnings():
-        # peft warns about tied embeddings that it then ties, and reads a name that transformers deprecated.
-        warnings.filterwarnings("ignore", message=".*(tie|is_gradient_checkpointing).*")
-        # And it leaves what a file lacks as it was initialised.
-        warnings.filterwarnings("error", message=".*missing adapter keys.*")
-        try:
-            return PeftModel.from_pretrained(base, str(folder))
-        except UnpicklingError as error:
-            raise ModelError(
-                f"the .bin weights of the adapter {folder} hold more than tensors, and loading them could run any code"
-            ) from error
-        except (OSError, RuntimeError, ValueError, TypeError, SafetensorError, UserWarning) as error:
-            raise ModelError(f"the adapter {folder} does not fit {source.id}: {_shortened(error)}") from error

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from lengthen.adapters.load import load
 from lengthen.errors import DataError, ModelError, OutputError, RecipeError
-from lengthen.models import load
 from lengthen.recipe import parse_recipe
 from lengthen.training.run import read_metrics, train
 from lengthen.training.trainer import rate_share

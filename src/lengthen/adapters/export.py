@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from lengthen.adapters.load import load
 from lengthen.errors import ModelError, OutputError
 from lengthen.files import atomic_folder
-from lengthen.models import load, pick_dtype, quiet_transformers
+from lengthen.models import pick_dtype, quiet_transformers
 
 __all__ = ["export", "merge"]
 

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from lengthen import attention
 from lengthen.adapters.build import add_adapter, count_trainable
+from lengthen.adapters.load import load
 from lengthen.adapters.save import save_adapter, save_full
 from lengthen.context import base_context, extend
 from lengthen.data.packing import Block, collate, pack, positions_beyond
@@ -20,7 +21,7 @@ from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError, ModelError, OutputError, RecipeError
 from lengthen.files import write_json, write_text, writing
 from lengthen.head import check_head
-from lengthen.models import default_device, find, load, load_base, load_config, load_tokenizer, pick_dtype, weight_hash
+from lengthen.models import default_device, find, load_base, load_config, load_tokenizer, pick_dtype, weight_hash
 from lengthen.recipe import Recipe, load_recipe
 from lengthen.training.callbacks import MetricsLog, StopOnSignal, TrainingProgress, keep_metrics_until
 from lengthen.training.checkpointing import enable_checkpointing

@@ -118,9 +118,10 @@ class LengthenTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The recipe's schedule, for all groups alike."""
         if self.lr_scheduler is None:
-            warmup = self.args.get_warmup_steps(num_training_steps)
+            optimizer, warmup = optimizer or self.optimizer, self.args.get_warmup_steps(num_training_steps)
+            assert optimizer is not None
             self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer,
+                optimizer,
                 lambda done: rate_share(self._schedule, done + 1, num_training_steps, warmup),
             )
         return self.lr_scheduler
