@@ -63,7 +63,7 @@ class AttentionRecipe(_Section):
     """Attention while training; evaluation is always full."""
 
     kind: Literal["s2", "full"] = Field("s2", description="shifted sparse attention, or the model's own")
-    pattern: Literal["s2"] = Field("s2", description="which groups the heads see")
+    pattern: str = Field("s2", description="s2; for ablation plain, alternate, full; or a registered one")
     group_size: int | None = Field(None, ge=2, description="S2 group, tokens; default target / 4")
     sinks: int = Field(0, ge=0, description="first tokens of each document that all its groups see; the papers have 0")
     backend: Literal["sdpa"] = Field("sdpa", description="what computes the groups")

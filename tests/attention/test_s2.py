@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lengthen.attention import s2_first_shifted_head, s2_mask, s2_segments, set_group_size
 from lengthen.attention.layout import Layout
+from lengthen.attention.pattern import Groups, groups_mask, layer_patterns, register_pattern
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.errors import LengthenError, ModelError
 
@@ -72,7 +73,37 @@ def test_group_below_two_is_refused():
         s2_segments(8, 1, False)
 
 
-def reference(q, k, v, documents, group, scaling=None, sinks=0):
+def test_patterns_for_ablation():
+    (plain,), (even, odd), (full,) = (layer_patterns(name) for name in ("plain", "alternate", "full"))
+    assert plain(8, 4) == even(8, 4) == ([0, 4, 8], [0, 4, 8])
+    assert odd(8, 4) == ([0, 2, 6, 8], [0, 2, 6, 8])
+    assert full(8, 4) == ([0, 8], [0, 8])
+    with pytest.raises(LengthenError, match="did you mean 'alternate'"):
+        layer_patterns("alternat")
+
+
+def test_a_pattern_of_ones_own():
+    register_pattern("thirds", lambda n, g: ([0, n], [0, n // 3, n] if n > 2 else [0, n]))
+    assert not groups_mask([9], Groups(4, 0, *layer_patterns("thirds")), 1)[8, 2]
+    assert groups_mask([9], Groups(4, 0, *layer_patterns("thirds")), 0)[8, 2]
+    with pytest.raises(LengthenError, match="already"):
+        register_pattern("thirds", lambda n, g: ([0, n], [0, n]))
+    with pytest.raises(LengthenError, match="must begin with 0"):
+        Groups(4, 0, lambda n, g: ([0, n], [0, n, n])).cuts(5, 1)
+    with pytest.raises(LengthenError, match="inside 2 sinks"):
+        Groups(4, 2, lambda n, g: ([0, 1, n], [0, n])).cuts(5, 0)
+
+
+def test_alternate_turns_with_the_layers_and_full_equals_evaluation():
+    model, ids = llama(), torch.randint(0, 50, (1, 32))
+    set_group_size(model, 8, pattern="alternate")
+    first, second = (layer.self_attn.s2_groups for layer in model.model.layers)
+    assert (first.cuts(8, 1), second.cuts(8, 0)) == ([0, 8], [0, 4, 8])
+    set_group_size(model, 8, pattern="full")
+    torch.testing.assert_close(hidden(model.train(), input_ids=ids), hidden(model.eval(), input_ids=ids))
+
+
+def reference(q, k, v, documents, groups, scaling=None):
     """Full attention in float64 under the boolean mask, padding queries to zero."""
     batch, heads, length, _ = q.shape
     first = s2_first_shifted_head(heads, k.shape[1])
@@ -81,8 +112,8 @@ def reference(q, k, v, documents, group, scaling=None, sinks=0):
     for row, spans in enumerate(documents):
         for start, size in spans:
             span = slice(start, start + size)
-            allowed[row, :first, span, span] = s2_mask([size], group, False, sinks)
-            allowed[row, first:, span, span] = s2_mask([size], group, True, sinks)
+            allowed[row, :first, span, span] = groups_mask([size], groups, 0)
+            allowed[row, first:, span, span] = groups_mask([size], groups, 1)
     scores = q @ k.transpose(-1, -2) * (scaling or q.shape[-1] ** -0.5)
     weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num()
     return (weights @ v).transpose(1, 2)
@@ -110,8 +141,9 @@ def layouts(draw):
     st.sampled_from([(9, 3), (4, 4), (5, 1), (4, 2), (1, 1), (3, 3)]),
     st.sampled_from([None, 0.3]),
     st.integers(0, 3),
+    st.sampled_from([*layer_patterns("s2"), *layer_patterns("alternate"), *layer_patterns("full")]),
 )
-def test_sdpa_equals_reference_forward_and_backward(layout, group, head_counts, scaling, sinks):
+def test_sdpa_equals_reference_forward_and_backward(layout, group, head_counts, scaling, sinks, pattern):
     length, documents = layout
     heads, kv = head_counts
     generator = torch.Generator().manual_seed(length + group)
@@ -123,9 +155,9 @@ def test_sdpa_equals_reference_forward_and_backward(layout, group, head_counts, 
         .requires_grad_()
         for n, d in shapes
     ]
-    sinks = min(sinks, group // 2)
-    ours = s2_sdpa(*inputs, documents, group, scaling, sinks=sinks)
-    expected = reference(*inputs, documents, group, scaling, sinks)
+    groups = Groups(group, min(sinks, group // 2), pattern)
+    ours = s2_sdpa(*inputs, documents, groups, scaling)
+    expected = reference(*inputs, documents, groups, scaling)
     torch.testing.assert_close(ours, expected)
     weight = torch.randn(ours.shape, dtype=torch.float64, generator=generator)
     for mine, theirs in zip(
@@ -244,7 +276,7 @@ def test_hole_in_the_padding_is_refused():
 def test_missing_group_size_is_refused():
     model = llama().train()
     for layer in model.model.layers:
-        del layer.self_attn.s2_group_size
+        del layer.self_attn.s2_groups
     with pytest.raises(ModelError, match="set_group_size"):
         hidden(model, input_ids=torch.randint(0, 50, (1, 10)))
 

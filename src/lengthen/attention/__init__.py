@@ -1,8 +1,8 @@
 """Shifted sparse attention. Importing this package registers attn_implementation="s2" with transformers."""
 
-from lengthen.attention.pattern import s2_first_shifted_head, s2_mask, s2_segments
+from lengthen.attention.pattern import register_pattern, s2_first_shifted_head, s2_mask, s2_segments
 from lengthen.attention.registration import register, set_group_size
 
-__all__ = ["s2_first_shifted_head", "s2_mask", "s2_segments", "set_group_size"]
+__all__ = ["register_pattern", "s2_first_shifted_head", "s2_mask", "s2_segments", "set_group_size"]
 
 register()

@@ -1,6 +1,6 @@
 """Shifted sparse attention (S2-Attn) as a pattern: which token may look at which.
 
-This file is the only definition. Backends take their groups from `s2_segments` and must equal `s2_mask`.
+This file is the only definition. Backends take their groups from `Groups.cuts` and must equal `groups_mask`.
 
 Source: LongLoRA (arXiv 2309.12307), section 3.2 and figure 3. There, half of the heads roll the sequence by half a
 group, so the first half group lands in one group with the last one and sees the future. Here the shifted heads start
@@ -12,14 +12,29 @@ rises by 0.96 nats under plain S2, and by 0.07 with one sink (docs/results/smoll
 of a document are seen by all its groups. 0, the published pattern, is the default.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 
 from lengthen.errors import LengthenError
 
-__all__ = ["check_group_size", "s2_first_shifted_head", "s2_mask", "s2_segments"]
+__all__ = [
+    "Groups",
+    "LayerPattern",
+    "check_group_size",
+    "groups_mask",
+    "layer_patterns",
+    "register_pattern",
+    "s2_first_shifted_head",
+    "s2_mask",
+    "s2_segments",
+]
+
+LayerPattern = Callable[[int, int], tuple[list[int], list[int]]]
+"""From (length of a document, group size) to the cut points of the first and of the second half of the heads."""
 
 
 def check_group_size(group_size: int, sinks: int = 0) -> int:
@@ -67,26 +82,121 @@ def s2_first_shifted_head(num_heads: int, num_kv_heads: int) -> int:
     return (num_kv_heads + 1) // 2 * (num_heads // num_kv_heads)
 
 
-def s2_mask(segment_lengths: Sequence[int], group_size: int, shifted: bool, sinks: int = 0) -> torch.Tensor:
+def _s2(length: int, group_size: int) -> tuple[list[int], list[int]]:
+    return s2_segments(length, group_size, False), s2_segments(length, group_size, True)
+
+
+def _plain(length: int, group_size: int) -> tuple[list[int], list[int]]:
+    cuts = s2_segments(length, group_size, False)
+    return cuts, cuts
+
+
+def _shifted(length: int, group_size: int) -> tuple[list[int], list[int]]:
+    cuts = s2_segments(length, group_size, True)
+    return cuts, cuts
+
+
+def _full(length: int, _group_size: int) -> tuple[list[int], list[int]]:
+    return [0, length], [0, length]
+
+
+_PATTERNS: dict[str, tuple[LayerPattern, ...]] = {
+    "s2": (_s2,),
+    "plain": (_plain,),
+    "alternate": (_plain, _shifted),
+    "full": (_full,),
+}
+
+
+def register_pattern(name: str, *layers: LayerPattern) -> None:
+    """Add a pattern of one's own, to be named in `attention.pattern`.
+
+    Args:
+        name: not one that is taken.
+        layers: one function for all layers, or several that the layers take turns with. Each gets a document's length
+            and the group size and returns the cut points of the first and of the second half of the heads.
+
+    Raises:
+        LengthenError: the name is taken, or there is no function.
+    """
+    if name in _PATTERNS:
+        raise LengthenError(f"there is an attention.pattern {name!r} already; choose another name")
+    if not layers:
+        raise LengthenError(f"attention.pattern {name!r} has no function; give at least one")
+    _PATTERNS[name] = layers
+
+
+def layer_patterns(name: str) -> tuple[LayerPattern, ...]:
+    """The functions of a pattern, one for each layer of a cycle.
+
+    Raises:
+        LengthenError: no such pattern.
+    """
+    if name not in _PATTERNS:
+        near = difflib.get_close_matches(name, _PATTERNS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(_PATTERNS)}"
+        raise LengthenError(f"unknown attention.pattern {name!r}; {hint}")
+    return _PATTERNS[name]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What one layer's attention is cut into.
+
+    Attributes:
+        size: g, in tokens.
+        sinks: first tokens of each document that all its groups see.
+        pattern: where the groups are; S2's by default.
+    """
+
+    size: int
+    sinks: int = 0
+    pattern: LayerPattern = _s2
+
+    def __post_init__(self) -> None:
+        check_group_size(self.size, self.sinks)
+
+    def cuts(self, length: int, half: int) -> list[int]:
+        """Cut points of a document of `length` tokens, for the first (0) or the second (1) half of the heads.
+
+        Raises:
+            LengthenError: a pattern's function gives something else than increasing points from 0 to `length`.
+        """
+        cuts = self.pattern(length, self.size)[half]
+        if cuts[:1] != [0] or cuts[-1] != length or any(a >= b for a, b in pairwise(cuts)):
+            raise LengthenError(
+                f"the attention pattern cuts {length} tokens at {cuts}; it must begin with 0, increase and end with "
+                f"{length}"
+            )
+        # A first group without all sinks would have to see them twice.
+        if self.sinks and len(cuts) > 2 and cuts[1] < self.sinks:
+            raise LengthenError(f"the attention pattern's first group ends at {cuts[1]}, inside {self.sinks} sinks")
+        return cuts
+
+
+def groups_mask(segment_lengths: Sequence[int], groups: Groups, half: int) -> torch.Tensor:
     """The slow reference: which key (column) each query (row) sees.
 
     Args:
         segment_lengths: tokens of each document packed in the sequence, in order.
-        group_size: g, in tokens.
-        shifted: for the shifted heads.
-        sinks: first tokens of each document that all its groups see.
+        groups: of the layer.
+        half: 0 for the first half of the heads, 1 for the second.
 
     Returns:
-        Boolean tensor (T, T), T the sum of `segment_lengths`; True where query t sees key s: s <= t, same
-        document, and same group or s among the document's first `sinks` tokens.
+        Boolean tensor (T, T), T the sum of `segment_lengths`; True where query t sees key s: s <= t, same document,
+        and same group or s among the document's first `groups.sinks` tokens.
     """
-    check_group_size(group_size, sinks)
     total = sum(segment_lengths)
     allowed = torch.zeros(total, total, dtype=torch.bool)
     start = 0
     for length in segment_lengths:
-        for begin, end in pairwise(s2_segments(length, group_size, shifted)):
+        for begin, end in pairwise(groups.cuts(length, half)):
             allowed[start + begin : start + end, start + begin : start + end] = True
-        allowed[start : start + length, start : start + min(sinks, length)] = True
+        allowed[start : start + length, start : start + min(groups.sinks, length)] = True
         start += length
     return allowed.tril()
+
+
+def s2_mask(segment_lengths: Sequence[int], group_size: int, shifted: bool, sinks: int = 0) -> torch.Tensor:
+    """`groups_mask` of S2 itself: groups of `group_size` tokens, for the plain or the shifted heads."""
+    return groups_mask(segment_lengths, Groups(group_size, sinks), int(shifted))

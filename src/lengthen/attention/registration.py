@@ -8,33 +8,35 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lengthen.attention.layout import Layout, layout_mask
-from lengthen.attention.pattern import check_group_size
+from lengthen.attention.pattern import Groups, layer_patterns
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.errors import ModelError
 
 __all__ = ["register", "s2_attention", "set_group_size"]
 
 
-def set_group_size(model: nn.Module, tokens: int, sinks: int = 0) -> None:
-    """Give every attention layer of `model` its S2 group size.
+def set_group_size(model: nn.Module, tokens: int, sinks: int = 0, pattern: str = "s2") -> None:
+    """Give every attention layer of `model` its S2 groups.
 
     Args:
         model: a model loaded with attn_implementation="s2"; adapters and wrappers around it don't matter.
         tokens: g, at least 2; a constant in tokens, whatever the length of a batch.
         sinks: first tokens of each document that all its groups see, at most g//2; 0 is the published pattern.
+        pattern: "s2"; for ablation "plain" (no heads shifted), "alternate" (all heads of every other layer), "full";
+            or one from `register_pattern`.
 
     Raises:
-        LengthenError: `tokens` is below 2, or `sinks` out of range.
+        LengthenError: `tokens` is below 2, `sinks` out of range, or the pattern unknown.
         ModelError: no attention layer was found.
     """
-    check_group_size(tokens, sinks)
+    cycle = [Groups(tokens, sinks, each) for each in layer_patterns(pattern)]
     layers = [module for module in model.modules() if hasattr(module, "is_causal")]
     if not layers:
         raise ModelError(
             f"{type(model).__name__} has no attention layer that S2 could be used in; set attention.kind=full"
         )
-    for layer in layers:
-        layer.s2_group_size, layer.s2_sinks = tokens, sinks  # type: ignore[assignment]
+    for index, layer in enumerate(layers):
+        layer.s2_groups = cycle[index % len(cycle)]  # type: ignore[assignment]
 
 
 def s2_attention(
@@ -53,7 +55,7 @@ def s2_attention(
     key/value cache: the model's ordinary full attention.
 
     Args:
-        module: the attention layer, given its group size by `set_group_size`.
+        module: the attention layer, given its groups by `set_group_size`.
         query: (B, H, T, D).
         key: (B, K, S, D), not repeated.
         value: (B, K, S, D').
@@ -80,10 +82,10 @@ def s2_attention(
                 f"{type(module).__name__} was given a mask that does not come from transformers' mask registry; "
                 "S2 needs a 2-D attention_mask, or none; set attention.kind=full"
             )
-        group_size, sinks = getattr(module, "s2_group_size", None), getattr(module, "s2_sinks", 0)
-        if group_size is None:
+        groups: Groups | None = getattr(module, "s2_groups", None)  # type: ignore[assignment]
+        if groups is None:
             raise ModelError("no S2 group size; call lengthen.attention.set_group_size(model, tokens) before training")
-        return s2_sdpa(query, key, value, layout.documents, group_size, scaling, dropout, sinks), None
+        return s2_sdpa(query, key, value, layout.documents, groups, scaling, dropout), None
     dense = layout.dense if layout else attention_mask
     assert not isinstance(dense, Layout)
     return sdpa_attention_forward(module, query, key, value, dense, dropout=dropout, scaling=scaling, **kwargs)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from lengthen.attention.pattern import s2_first_shifted_head, s2_segments
+from lengthen.attention.pattern import Groups, s2_first_shifted_head
 
 __all__ = ["s2_sdpa"]
 
@@ -22,10 +22,9 @@ def s2_sdpa(
     k_BKTD: torch.Tensor,
     v_BKTD: torch.Tensor,
     documents: list[Documents],
-    group_size: int,
+    groups: Groups,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sinks: int = 0,
 ) -> torch.Tensor:
     """Shifted sparse attention over the documents of a batch.
 
@@ -34,30 +33,29 @@ def s2_sdpa(
         k_BKTD: keys (B, K, T, D); K divides H.
         v_BKTD: values (B, K, T, D'); D' may differ from D.
         documents: per sequence, (start, length) of each document; tokens in none get zeros.
-        group_size: g, in tokens.
+        groups: of the layer.
         scaling: factor on the scores; None means 1/sqrt(D).
         dropout: probability of dropping an attention weight.
-        sinks: first tokens of each document that all its groups see; at most g//2.
 
     Returns:
-        (B, T, H, D'), equal to full attention under `s2_mask` for the plain and the shifted heads.
+        (B, T, H, D'), equal to full attention under `groups_mask` for either half of the heads.
     """
     heads, kv_heads = q_BHTD.shape[1], k_BKTD.shape[1]
     first = s2_first_shifted_head(heads, kv_heads)
     kv_first = kv_heads if kv_heads == 1 else first * kv_heads // heads
     kv_shifted = slice(0 if kv_heads == 1 else kv_first, kv_heads)
-    halves = [(slice(0, first), slice(0, kv_first), False), (slice(first, heads), kv_shifted, True)]
+    halves = [(slice(0, first), slice(0, kv_first)), (slice(first, heads), kv_shifted)]
     same_everywhere = all(row == documents[0] for row in documents)
     rows = [slice(None)] if same_everywhere else [slice(b, b + 1) for b in range(len(documents))]
     outputs = []
     for row in rows:
         row_documents = documents[row.start or 0]
         half_outputs = []
-        for q_heads, kv, shifted in halves:
+        for half, (q_heads, kv) in enumerate(halves):
             if q_heads.start < q_heads.stop:
-                runs = _equal_runs(row_documents, group_size, shifted, sinks)
+                runs = _equal_runs(row_documents, groups, half)
                 tensors = (q_BHTD[row, q_heads], k_BKTD[row, kv], v_BKTD[row, kv])
-                half_outputs.append(_half(*tensors, runs, sinks, scaling, dropout))
+                half_outputs.append(_half(*tensors, runs, groups.sinks, scaling, dropout))
         outputs.append(torch.cat(half_outputs, dim=2))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
@@ -108,13 +106,13 @@ def _into_groups(x_BHTD: torch.Tensor, run: _Run, sinks: int) -> torch.Tensor:
     return torch.cat((first, own), dim=3)
 
 
-def _equal_runs(documents: Documents, group_size: int, shifted: bool, sinks: int) -> list[_Run]:
+def _equal_runs(documents: Documents, groups: Groups, half: int) -> list[_Run]:
     """The groups of all documents in order, equal neighbours together."""
     runs: list[_Run] = []
     for start, length in documents:
-        for begin, end in pairwise(s2_segments(length, group_size, shifted)):
+        for begin, end in pairwise(groups.cuts(length, half)):
             # A document's first group has its sinks in it.
-            run = _Run(start + begin, 1, end - begin, start if sinks and begin else None)
+            run = _Run(start + begin, 1, end - begin, start if groups.sinks and begin else None)
             last = runs[-1] if runs else None
             if last and last[2:] == run[2:] and last.start + last.groups * last.size == run.start:
                 runs[-1] = last._replace(groups=last.groups + 1)
