@@ -1,10 +1,12 @@
 """Everything that depends on upstream versions or private corners, each with the condition for its removal."""
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
 
-__all__ = ["bf16_is_fast", "gguf_dequantized"]
+__all__ = ["bf16_is_fast", "flash_varlen", "gguf_dequantized"]
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -27,3 +29,18 @@ def gguf_dequantized() -> Any:
     from transformers import GgufConfig
 
     return GgufConfig(dequantize=True)
+
+
+def flash_varlen(backend: str) -> Callable[..., torch.Tensor]:
+    """flash-attention's function for sequences of different lengths, of the installed version 2 or 3.
+
+    Some releases of version 3 return the log-sum-exp too; goes when only those are left that don't.
+    """
+    module = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}[backend]
+    function = import_module(module).flash_attn_varlen_func
+
+    def varlen(*arguments: Any, **more: Any) -> torch.Tensor:
+        out = function(*arguments, **more)
+        return out[0] if isinstance(out, tuple) else out
+
+    return varlen

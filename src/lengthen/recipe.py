@@ -66,7 +66,9 @@ class AttentionRecipe(_Section):
     pattern: str = Field("s2", description="s2; for ablation plain, alternate, full; or a registered one")
     group_size: int | None = Field(None, ge=2, description="S2 group, tokens; default target / 4")
     sinks: int = Field(0, ge=0, description="first tokens of each document that all its groups see; the papers have 0")
-    backend: Literal["sdpa"] = Field("sdpa", description="what computes the groups")
+    backend: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = Field(
+        "auto", description="what computes the groups; auto: by device and what is installed"
+    )
 
 
 class AdapterRecipe(_Section):

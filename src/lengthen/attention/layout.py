@@ -14,7 +14,13 @@ from transformers.masking_utils import sdpa_mask
 
 from lengthen.errors import LengthenError
 
-__all__ = ["Layout", "layout_mask"]
+__all__ = ["Documents", "Layout", "Spans", "layout_mask"]
+
+Spans = tuple[tuple[int, int], ...]
+"""(start, length) of each document of a sequence, in order; tokens in none are padding."""
+
+Documents = tuple[Spans, ...]
+"""The spans of each sequence of a batch."""
 
 
 class Layout:
@@ -51,8 +57,8 @@ class Layout:
         return sdpa_mask(**self._dense_arguments)
 
     @cached_property
-    def documents(self) -> list[list[tuple[int, int]]]:
-        """Per sequence: (start, length) of each document, in order; tokens in none are padding.
+    def documents(self) -> Documents:
+        """Where the documents of each sequence lie.
 
         Raises:
             LengthenError: a document has padding inside it.
@@ -67,10 +73,10 @@ class Layout:
         if self._padding is not None:
             real_BT = self._padding
         links, real = linked_BT.tolist(), real_BT.tolist()
-        return [_runs(row_links, row_real) for row_links, row_real in zip(links, real, strict=True)]
+        return tuple(_runs(row_links, row_real) for row_links, row_real in zip(links, real, strict=True))
 
 
-def _runs(linked: list[bool], real: list[bool]) -> list[tuple[int, int]]:
+def _runs(linked: list[bool], real: list[bool]) -> Spans:
     runs: list[tuple[int, int]] = []
     for token, is_real in enumerate(real):
         if not is_real:
@@ -86,7 +92,7 @@ def _runs(linked: list[bool], real: list[bool]) -> list[tuple[int, int]]:
             )
         else:
             runs.append((token, 1))
-    return runs
+    return tuple(runs)
 
 
 def layout_mask(

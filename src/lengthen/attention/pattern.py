@@ -26,6 +26,7 @@ __all__ = [
     "LayerPattern",
     "check_group_size",
     "groups_mask",
+    "head_halves",
     "layer_patterns",
     "register_pattern",
     "s2_first_shifted_head",
@@ -80,6 +81,14 @@ def s2_first_shifted_head(num_heads: int, num_kv_heads: int) -> int:
     if num_kv_heads == 1:
         return (num_heads + 1) // 2
     return (num_kv_heads + 1) // 2 * (num_heads // num_kv_heads)
+
+
+def head_halves(num_heads: int, num_kv_heads: int) -> list[tuple[slice, slice]]:
+    """(query heads, their key/value heads) of the plain and of the shifted half; the second is left out where empty."""
+    first = s2_first_shifted_head(num_heads, num_kv_heads)
+    kv_first = 0 if num_kv_heads == 1 else first * num_kv_heads // num_heads
+    halves = [(slice(0, first), slice(0, kv_first or 1)), (slice(first, num_heads), slice(kv_first, num_kv_heads))]
+    return halves[: 1 if first == num_heads else 2]
 
 
 def _s2(length: int, group_size: int) -> tuple[list[int], list[int]]:

@@ -7,15 +7,17 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from lengthen.attention.backends import BackendName, pick_backend
 from lengthen.attention.layout import Layout, layout_mask
 from lengthen.attention.pattern import Groups, layer_patterns
-from lengthen.attention.sdpa import s2_sdpa
 from lengthen.errors import ModelError
 
 __all__ = ["register", "s2_attention", "set_group_size"]
 
 
-def set_group_size(model: nn.Module, tokens: int, sinks: int = 0, pattern: str = "s2") -> None:
+def set_group_size(
+    model: nn.Module, tokens: int, sinks: int = 0, pattern: str = "s2", backend: BackendName = "auto"
+) -> None:
     """Give every attention layer of `model` its S2 groups.
 
     Args:
@@ -24,10 +26,11 @@ def set_group_size(model: nn.Module, tokens: int, sinks: int = 0, pattern: str =
         sinks: first tokens of each document that all its groups see, at most g//2; 0 is the published pattern.
         pattern: "s2"; for ablation "plain" (no heads shifted), "alternate" (all heads of every other layer), "full";
             or one from `register_pattern`.
+        backend: what computes the groups; "auto" picks by the model's device and what is installed.
 
     Raises:
         LengthenError: `tokens` is below 2, `sinks` out of range, or the pattern unknown.
-        ModelError: no attention layer was found.
+        ModelError: no attention layer was found, or the backend is not there or not for this device.
     """
     cycle = [Groups(tokens, sinks, each) for each in layer_patterns(pattern)]
     layers = [module for module in model.modules() if hasattr(module, "is_causal")]
@@ -35,8 +38,10 @@ def set_group_size(model: nn.Module, tokens: int, sinks: int = 0, pattern: str =
         raise ModelError(
             f"{type(model).__name__} has no attention layer that S2 could be used in; set attention.kind=full"
         )
+    function = pick_backend(backend, next(model.parameters()).device)
     for index, layer in enumerate(layers):
         layer.s2_groups = cycle[index % len(cycle)]  # type: ignore[assignment]
+        layer.s2_backend = function  # type: ignore[assignment]
 
 
 def s2_attention(
@@ -85,7 +90,7 @@ def s2_attention(
         groups: Groups | None = getattr(module, "s2_groups", None)  # type: ignore[assignment]
         if groups is None:
             raise ModelError("no S2 group size; call lengthen.attention.set_group_size(model, tokens) before training")
-        return s2_sdpa(query, key, value, layout.documents, groups, scaling, dropout), None
+        return module.s2_backend(query, key, value, layout.documents, groups, scaling, dropout), None
     dense = layout.dense if layout else attention_mask
     assert not isinstance(dense, Layout)
     return sdpa_attention_forward(module, query, key, value, dense, dropout=dropout, scaling=scaling, **kwargs)

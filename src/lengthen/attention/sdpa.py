@@ -10,18 +10,17 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from lengthen.attention.pattern import Groups, s2_first_shifted_head
+from lengthen.attention.layout import Documents, Spans
+from lengthen.attention.pattern import Groups, head_halves
 
 __all__ = ["s2_sdpa"]
-
-Documents = list[tuple[int, int]]
 
 
 def s2_sdpa(
     q_BHTD: torch.Tensor,
     k_BKTD: torch.Tensor,
     v_BKTD: torch.Tensor,
-    documents: list[Documents],
+    documents: Documents,
     groups: Groups,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -40,11 +39,7 @@ def s2_sdpa(
     Returns:
         (B, T, H, D'), equal to full attention under `groups_mask` for either half of the heads.
     """
-    heads, kv_heads = q_BHTD.shape[1], k_BKTD.shape[1]
-    first = s2_first_shifted_head(heads, kv_heads)
-    kv_first = kv_heads if kv_heads == 1 else first * kv_heads // heads
-    kv_shifted = slice(0 if kv_heads == 1 else kv_first, kv_heads)
-    halves = [(slice(0, first), slice(0, kv_first)), (slice(first, heads), kv_shifted)]
+    halves = head_halves(q_BHTD.shape[1], k_BKTD.shape[1])
     same_everywhere = all(row == documents[0] for row in documents)
     rows = [slice(None)] if same_everywhere else [slice(b, b + 1) for b in range(len(documents))]
     outputs = []
@@ -52,10 +47,9 @@ def s2_sdpa(
         row_documents = documents[row.start or 0]
         half_outputs = []
         for half, (q_heads, kv) in enumerate(halves):
-            if q_heads.start < q_heads.stop:
-                runs = _equal_runs(row_documents, groups, half)
-                tensors = (q_BHTD[row, q_heads], k_BKTD[row, kv], v_BKTD[row, kv])
-                half_outputs.append(_half(*tensors, runs, groups.sinks, scaling, dropout))
+            runs = _equal_runs(row_documents, groups, half)
+            tensors = (q_BHTD[row, q_heads], k_BKTD[row, kv], v_BKTD[row, kv])
+            half_outputs.append(_half(*tensors, runs, groups.sinks, scaling, dropout))
         outputs.append(torch.cat(half_outputs, dim=2))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
@@ -106,7 +100,7 @@ def _into_groups(x_BHTD: torch.Tensor, run: _Run, sinks: int) -> torch.Tensor:
     return torch.cat((first, own), dim=3)
 
 
-def _equal_runs(documents: Documents, groups: Groups, half: int) -> list[_Run]:
+def _equal_runs(documents: Spans, groups: Groups, half: int) -> list[_Run]:
     """The groups of all documents in order, equal neighbours together."""
     runs: list[_Run] = []
     for start, length in documents:

@@ -94,7 +94,8 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         "context": base_context(base_config),
     }
     if recipe.attention.kind == "s2":
-        attention.set_group_size(model, recipe.group_size, recipe.attention.sinks, recipe.attention.pattern)
+        wanted = recipe.attention
+        attention.set_group_size(model, recipe.group_size, wanted.sinks, wanted.pattern, wanted.backend)
         _say_if_full(blocks, recipe.group_size, say)
     if recipe.memory.activation_checkpointing and recipe.adapter.kind != "prefix_tuning":
         # Prefix tuning hands its prefix over as a key/value cache, which recomputing would fill twice.

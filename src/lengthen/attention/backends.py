@@ -1,0 +1,99 @@
+"""What computes the groups: the backends by name, and which of them suits a device."""
+
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+
+from lengthen._compat import flash_varlen
+from lengthen.attention.flash import s2_flash
+from lengthen.attention.flex import s2_flex
+from lengthen.attention.layout import Documents
+from lengthen.attention.pattern import Groups
+from lengthen.attention.sdpa import s2_sdpa
+from lengthen.errors import ModelError
+
+__all__ = ["Backend", "BackendName", "pick_backend"]
+
+BackendName = Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+Backend = Callable[..., torch.Tensor]
+"""(q, k, v, documents, groups, scaling, dropout) -> (B, T, H, D')"""
+
+_PACKAGES = {
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+}
+
+
+def pick_backend(name: BackendName, device: torch.device) -> Backend:
+    """The function of a backend.
+
+    Args:
+        name: "auto" takes flash-attention where it is installed and the GPU can do it, else "sdpa".
+        device: of the model.
+
+    Raises:
+        ModelError: the backend is not installed, or does not run there.
+    """
+    if name == "auto":
+        name = _best(device)
+    if name == "sdpa":
+        return s2_sdpa
+    if name == "flex_attention":
+        return _flex
+    module, package = _PACKAGES[name]
+    if device.type != "cuda":
+        raise ModelError(f"attention.backend={name} needs a CUDA GPU, and the model is on {device.type}; take sdpa")
+    if not _is_installed(module):
+        raise ModelError(f"attention.backend={name} needs the package {package}, which is not installed; or take sdpa")
+    return partial(_flash, flash_varlen(name))
+
+
+def _best(device: torch.device) -> BackendName:
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (9, 0) and _is_installed("flash_attn_interface"):
+            return "flash_attention_3"
+        if capability >= (8, 0) and _is_installed("flash_attn"):
+            return "flash_attention_2"
+    return "sdpa"
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _flash(
+    varlen: Backend,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    documents: Documents,
+    groups: Groups,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    if q.dtype not in (torch.bfloat16, torch.float16):
+        raise ModelError(f"flash attention has no {q.dtype}; set training.dtype=bfloat16, or attention.backend=sdpa")
+    return s2_flash(q, k, v, documents, groups, scaling, dropout, varlen=varlen)
+
+
+def _flex(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    documents: Documents,
+    groups: Groups,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    if dropout:
+        raise ModelError(
+            "flex_attention has no attention dropout; set it to 0 in the config, or attention.backend=sdpa"
+        )
+    if q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
+        raise ModelError("flex_attention has no backward pass on CPU; set attention.backend=sdpa")
+    return s2_flex(q, k, v, documents, groups, scaling)
