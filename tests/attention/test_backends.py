@@ -11,6 +11,7 @@ from lengthen.attention.backends import pick_backend
 from lengthen.attention.flash import s2_flash
 from lengthen.attention.flex import s2_flex
 from lengthen.attention.pattern import Groups, layer_patterns
+from lengthen.attention.sdpa import s2_sdpa
 from lengthen.errors import ModelError
 
 CALLS = []
@@ -83,23 +84,26 @@ def test_compiled_flex_equals_reference():
 
 
 def test_what_is_picked_and_refused(monkeypatch):
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert pick_backend("auto", cpu) is pick_backend("sdpa", cpu)
+    cpu, cuda, half = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
+    assert pick_backend("auto", cpu, half) is s2_sdpa
     with pytest.raises(ModelError, match="needs a CUDA GPU"):
-        pick_backend("flash_attention_2", cpu)
+        pick_backend("flash_attention_2", cpu, half)
     monkeypatch.setattr(backends, "_is_installed", lambda module: False)
     with pytest.raises(ModelError, match="package flash-attn-3, which is not installed"):
-        pick_backend("flash_attention_3", cuda)
+        pick_backend("flash_attention_3", cuda, half)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert pick_backend("auto", cuda) is pick_backend("sdpa", cuda)
+    assert pick_backend("auto", cuda, half) is s2_sdpa
     for installed, name in (("flash_attn", "flash_attention_2"), ("flash_attn_interface", "flash_attention_3")):
         monkeypatch.setattr(backends, "_is_installed", lambda module, installed=installed: module == installed)
-        assert backends._best(cuda) == name
+        assert backends._best(cuda, half) == name
+        assert pick_backend("auto", cuda, torch.float32) is s2_sdpa
+        with pytest.raises(ModelError, match="bfloat16 or float16"):
+            pick_backend(name, cuda, torch.float32)
 
 
 def test_flex_refuses_what_it_can_not_do():
     q, k, v = inputs_for((8, (((0, 8),),)), (4, 2), dtype=torch.float32)
-    flex = pick_backend("flex_attention", torch.device("cpu"))
+    flex = pick_backend("flex_attention", torch.device("cpu"), torch.float32)
     with pytest.raises(ModelError, match="no backward pass on CPU"):
         flex(q, k, v, (((0, 8),),), Groups(4), None, 0.0)
     with pytest.raises(ModelError, match="dropout"):

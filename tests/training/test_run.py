@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lengthen.adapters.load import load
-from lengthen.errors import DataError, ModelError, OutputError, RecipeError
+from lengthen.errors import DataError, LengthenError, ModelError, OutputError, RecipeError
 from lengthen.recipe import parse_recipe
 from lengthen.training.run import read_metrics, train
 from lengthen.training.trainer import rate_share
@@ -134,6 +134,10 @@ def test_accumulation_equals_a_larger_batch(base, documents, tmp_path):
 
 
 def test_refusals(base, documents, tmp_path, finished):
+    for wrong, message in (({"pattern": "plian"}, "did you mean 'plain'"), ({"backend": "flash_attention_2"}, "CUDA")):
+        content = {**settings(tmp_path / "no-base", documents, tmp_path / "early"), "attention": wrong}
+        with pytest.raises(LengthenError, match=message):
+            train(parse_recipe(content, "test"))
     content = settings(base, documents, tmp_path / "short")
     content["data"] |= {"sequence_length": 32}
     with pytest.raises(DataError, match="no training token lies beyond"):

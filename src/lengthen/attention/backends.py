@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from lengthen._compat import flash_varlen
-from lengthen.attention.flash import s2_flash
+from lengthen.attention.flash import Varlen, s2_flash
 from lengthen.attention.flex import s2_flex
 from lengthen.attention.layout import Documents
 from lengthen.attention.pattern import Groups
@@ -22,24 +22,26 @@ BackendName = Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", 
 Backend = Callable[..., torch.Tensor]
 """(q, k, v, documents, groups, scaling, dropout) -> (B, T, H, D')"""
 
+_HALF = (torch.bfloat16, torch.float16)
 _PACKAGES = {
     "flash_attention_2": ("flash_attn", "flash-attn"),
     "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
 }
 
 
-def pick_backend(name: BackendName, device: torch.device) -> Backend:
+def pick_backend(name: BackendName, device: torch.device, dtype: torch.dtype) -> Backend:
     """The function of a backend.
 
     Args:
-        name: "auto" takes flash-attention where it is installed and the GPU can do it, else "sdpa".
+        name: "auto" takes flash-attention where it is installed and the GPU and the dtype can do it, else "sdpa".
         device: of the model.
+        dtype: of the model.
 
     Raises:
         ModelError: the backend is not installed, or does not run there.
     """
     if name == "auto":
-        name = _best(device)
+        name = _best(device, dtype)
     if name == "sdpa":
         return s2_sdpa
     if name == "flex_attention":
@@ -49,11 +51,13 @@ def pick_backend(name: BackendName, device: torch.device) -> Backend:
         raise ModelError(f"attention.backend={name} needs a CUDA GPU, and the model is on {device.type}; take sdpa")
     if not _is_installed(module):
         raise ModelError(f"attention.backend={name} needs the package {package}, which is not installed; or take sdpa")
-    return partial(_flash, flash_varlen(name))
+    if dtype not in _HALF:
+        raise ModelError(f"attention.backend={name} needs training.dtype bfloat16 or float16, not {dtype}")
+    return partial(_flash, flash_varlen(name), name)
 
 
-def _best(device: torch.device) -> BackendName:
-    if device.type == "cuda":
+def _best(device: torch.device, dtype: torch.dtype) -> BackendName:
+    if device.type == "cuda" and dtype in _HALF:
         capability = torch.cuda.get_device_capability(device)
         if capability >= (9, 0) and _is_installed("flash_attn_interface"):
             return "flash_attention_3"
@@ -67,7 +71,8 @@ def _is_installed(module: str) -> bool:
 
 
 def _flash(
-    varlen: Backend,
+    varlen: Varlen,
+    name: str,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -76,8 +81,10 @@ def _flash(
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    if q.dtype not in (torch.bfloat16, torch.float16):
-        raise ModelError(f"flash attention has no {q.dtype}; set training.dtype=bfloat16, or attention.backend=sdpa")
+    if dropout and name == "flash_attention_3":
+        raise ModelError(f"{name} has no attention dropout; set it to 0 in the config, or attention.backend=sdpa")
+    if q.dtype not in _HALF:  # a norm on queries and keys that stays in float32
+        q, k, v = (x.to(torch.bfloat16) for x in (q, k, v))
     return s2_flash(q, k, v, documents, groups, scaling, dropout, varlen=varlen)
 
 

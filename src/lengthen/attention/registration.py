@@ -38,7 +38,8 @@ def set_group_size(
         raise ModelError(
             f"{type(model).__name__} has no attention layer that S2 could be used in; set attention.kind=full"
         )
-    function = pick_backend(backend, next(model.parameters()).device)
+    parameter = next(model.parameters())
+    function = pick_backend(backend, parameter.device, parameter.dtype)
     for index, layer in enumerate(layers):
         layer.s2_groups = cycle[index % len(cycle)]  # type: ignore[assignment]
         layer.s2_backend = function  # type: ignore[assignment]
@@ -87,10 +88,10 @@ def s2_attention(
                 f"{type(module).__name__} was given a mask that does not come from transformers' mask registry; "
                 "S2 needs a 2-D attention_mask, or none; set attention.kind=full"
             )
-        groups: Groups | None = getattr(module, "s2_groups", None)  # type: ignore[assignment]
-        if groups is None:
+        if not hasattr(module, "s2_groups"):
             raise ModelError("no S2 group size; call lengthen.attention.set_group_size(model, tokens) before training")
-        return module.s2_backend(query, key, value, layout.documents, groups, scaling, dropout), None
+        layer: Any = module
+        return layer.s2_backend(query, key, value, layout.documents, layer.s2_groups, scaling, dropout), None
     dense = layout.dense if layout else attention_mask
     assert not isinstance(dense, Layout)
     return sdpa_attention_forward(module, query, key, value, dense, dropout=dropout, scaling=scaling, **kwargs)

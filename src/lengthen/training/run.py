@@ -15,6 +15,8 @@ from lengthen import attention
 from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.adapters.load import load
 from lengthen.adapters.save import save_adapter, save_full
+from lengthen.attention.backends import pick_backend
+from lengthen.attention.pattern import layer_patterns
 from lengthen.context import base_context, extend
 from lengthen.data.packing import Block, collate, pack, positions_beyond
 from lengthen.data.tokens import default_cache, load_tokens
@@ -72,6 +74,11 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         say(f"{run} is finished already")
         return run
 
+    device = default_device()
+    dtype = pick_dtype(recipe.training.dtype, device)
+    if recipe.attention.kind == "s2":  # what can't be done must fail before anything is loaded
+        layer_patterns(recipe.attention.pattern)
+        pick_backend(recipe.attention.backend, device, dtype)
     source = find(recipe.model)
     if source.run is not None:
         raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
@@ -83,8 +90,6 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         blocks = _blocks(recipe, tokenizer, config, base_context(base_config), quiet, say)
 
     set_seed(recipe.seed)
-    device = default_device()
-    dtype = pick_dtype(recipe.training.dtype, device)
     model = load_base(source, config, dtype, "s2" if recipe.attention.kind == "s2" else "sdpa", device)
     check_head(model, torch.from_numpy(blocks[0].input_ids)[None])
     base = {
