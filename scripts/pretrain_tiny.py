@@ -1,6 +1,6 @@
 """Train the base model that ships with lengthen as alias `tiny`: a 5 M-parameter Llama with a context of 256 tokens.
 
-    python scripts/pretrain_tiny.py                  # half an hour on 2 cores; writes src/lengthen/assets/tiny
+    python scripts/pretrain_tiny.py                  # 45 minutes on one core; writes src/lengthen/assets/tiny
     python scripts/pretrain_tiny.py --measure-only   # measures the shipped weights again and rewrites the card
 
 The data is the Python standard library of the interpreter that runs this script (train split of
@@ -15,10 +15,13 @@ their vocabulary shuffled, each token replaced by another throughout the window,
 
 import argparse
 import json
+import math
 import platform
 import shlex
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import tokenizers
@@ -35,7 +38,10 @@ from lengthen.quickstart import held_out_documents
 OUT = Path(__file__).parent.parent / "src" / "lengthen" / "assets" / "tiny"
 CONTEXT = 256
 VOCABULARY = 4096
-REPEATING = 150
+BATCH = 16
+SHUFFLED = 0.15
+# (what, steps, peak learning rate), one after the other, each with an optimiser of its own.
+ROUNDS = (("repeats", 150, 7e-4), ("documents", 1500, 2e-3), ("documents", 900, 1e-3))
 BOS = "<|endoftext|>"
 
 
@@ -53,7 +59,7 @@ byte-level BPE of 4,096 tokens) that was trained on windows of 256 tokens and br
 
 Data: the standard library of Python {python}, {documents} files and {tokens:,} tokens of the train split (a hash of
 each file's path decides; tests, encodings, pydoc_data, idlelib, lib2to3, ensurepip and installed packages left out).
-It started with an induction circuit, and in at least 15% of the windows the vocabulary was shuffled, so that it learnt
+It started with an induction circuit, and in 15% of the windows the vocabulary was shuffled, so that it learnt
 to use its context (scripts/pretrain_tiny.py).
 
 Perplexity on the first 2,048 tokens of 16 held-out files, the same tokens at each context, stride context/2, float32:
@@ -147,43 +153,42 @@ def wire_induction(model: LlamaForCausalLM) -> None:
         second.o_proj.weight[:, query] = 3 * deviation * copied
 
 
-def repeats(batch: int) -> torch.Tensor:
-    """(4 * batch, CONTEXT / 4): sequences of 4 to 16 random tokens, each over and over."""
+Batch = tuple[torch.Tensor, list[bool]]
+"""(B, T) token ids, and of each row whether only looking back helps there."""
+
+
+def draw_repeats() -> Batch:
+    """Sequences of 4 to 16 random tokens, each over and over."""
     length = CONTEXT // 4
     rows = []
-    for _ in range(4 * batch):
+    for _ in range(4 * BATCH):
         period = torch.randint(1, VOCABULARY, (int(torch.randint(4, 17, ())),))
         rows.append(period.repeat(length // len(period) + 1)[:length])
-    return torch.stack(rows)
+    return torch.stack(rows), [True] * len(rows)
 
 
-def draw(streams: list[torch.Tensor], lengths: torch.Tensor, shuffled: list[bool]) -> torch.Tensor:
-    """One random window per entry of `shuffled`, documents drawn by length."""
+def draw_documents(streams: list[torch.Tensor]) -> Batch:
+    """Random windows, documents drawn by length; the vocabulary of some windows is shuffled."""
+    lengths = torch.tensor([len(stream) for stream in streams], dtype=torch.double)
+    shuffled = (torch.rand(BATCH) < SHUFFLED).tolist()
     windows = []
-    drawn = torch.multinomial(lengths, len(shuffled), replacement=True).tolist()
-    for which, is_shuffled in zip(drawn, shuffled, strict=True):
+    for which, is_shuffled in zip(torch.multinomial(lengths, BATCH, replacement=True).tolist(), shuffled, strict=True):
         start = int(torch.randint(0, len(streams[which]) - CONTEXT + 1, ()))
         window = streams[which][start : start + CONTEXT]
         windows.append(torch.randperm(VOCABULARY)[window] if is_shuffled else window)
-    return torch.stack(windows)
+    return torch.stack(windows), shuffled
 
 
-def train(model: LlamaForCausalLM, streams: list[torch.Tensor], steps: int, batch: int, peak: float) -> float:
-    """REPEATING steps on repeated random tokens, the others on the documents; returns the last plain loss."""
+def train(model: LlamaForCausalLM, draw: Callable[[], Batch], steps: int, peak: float) -> float:
+    """One round: warm-up, a plateau, decay over the last 60%; returns the last loss of unshuffled windows."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    lengths = torch.tensor([len(stream) for stream in streams], dtype=torch.double)
     started = time.time()
+    plain = math.nan
     recent: dict[bool, list[float]] = {False: [], True: []}  # losses of windows, by whether they were shuffled
     model.train()
     for step in range(1, steps + 1):
-        done = max(0, step - REPEATING) / (steps - REPEATING)
-        if step <= REPEATING:
-            shuffled, ids = [True] * (4 * batch), repeats(batch)
-            share = min(step / 30, 1) / 3
-        else:
-            shuffled = (torch.rand(batch) < max(0.15, 0.5 - 2 * done)).tolist()
-            ids = draw(streams, lengths, shuffled)
-            share = min(1 / 3 + 5 * done, 1, (1 - done) / 0.6)  # a gentle start, a plateau, decay over 60%
+        ids, shuffled = draw()
+        share = min(step / 50, 1, (steps - step + 1) / (0.6 * steps))
         for group in optimizer.param_groups:
             group["lr"] = peak * share
         with torch.autocast("cpu", torch.bfloat16):
@@ -205,17 +210,14 @@ def train(model: LlamaForCausalLM, streams: list[torch.Tensor], steps: int, batc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch", type=int, default=16, help="windows of 256 tokens per step")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak")
     parser.add_argument("--measure-only", action="store_true")
     arguments = parser.parse_args()
     if not arguments.measure_only:
-        pretrain(arguments)
+        pretrain(arguments.out)
     write_card(arguments.out)
 
 
-def pretrain(arguments: argparse.Namespace) -> None:
+def pretrain(out: Path) -> None:
     torch.manual_seed(0)
     started = time.time()
     texts = read("train")
@@ -226,15 +228,17 @@ def pretrain(arguments: argparse.Namespace) -> None:
     print(f"{len(streams)} documents, {tokens:,} tokens", flush=True)
     model = build_model()
     wire_induction(model)
-    loss = train(model, streams, arguments.steps, arguments.batch, arguments.learning_rate)
-    model.to(torch.bfloat16).save_pretrained(arguments.out)
-    tokenizer.save_pretrained(arguments.out)
+    for what, steps, peak in ROUNDS:
+        draw = draw_repeats if what == "repeats" else partial(draw_documents, streams)
+        loss = train(model, draw, steps, peak)
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
     record = {
         "command": shlex.join(["python", *sys.argv]),
         "seconds": round(time.time() - started),
         "documents": len(streams),
         "tokens": tokens,
-        "tokens_seen": arguments.steps * arguments.batch * CONTEXT,
+        "tokens_seen": sum(steps for _, steps, _ in ROUNDS) * BATCH * CONTEXT,
         "parameters": model.num_parameters(),
         "last_loss": round(loss, 4),
         "python": platform.python_version(),
@@ -242,7 +246,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
         "transformers": transformers.__version__,
         "tokenizers": tokenizers.__version__,
     }
-    (arguments.out / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
+    (out / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def write_card(folder: Path) -> None:

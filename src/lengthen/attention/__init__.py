@@ -1,8 +1,17 @@
 """Shifted sparse attention. Importing this package registers attn_implementation="s2" with transformers."""
 
 from lengthen.attention.pattern import register_pattern, s2_first_shifted_head, s2_mask, s2_segments
+from lengthen.attention.preflight import check_s2, keeps_documents_apart
 from lengthen.attention.registration import register, set_group_size
 
-__all__ = ["register_pattern", "s2_first_shifted_head", "s2_mask", "s2_segments", "set_group_size"]
+__all__ = [
+    "check_s2",
+    "keeps_documents_apart",
+    "register_pattern",
+    "s2_first_shifted_head",
+    "s2_mask",
+    "s2_segments",
+    "set_group_size",
+]
 
 register()

@@ -14,6 +14,8 @@ from lengthen.errors import ModelError
 
 __all__ = ["register", "s2_attention", "set_group_size"]
 
+_NOT_EXACT = {"softcap": "capped attention scores", "s_aux": "learnt attention sinks"}
+
 
 def set_group_size(
     model: nn.Module, tokens: int, sinks: int = 0, pattern: str = "s2", backend: BackendName = "auto"
@@ -77,12 +79,10 @@ def s2_attention(
         ModelError: the layer can't be computed exactly.
     """
     layout = attention_mask if isinstance(attention_mask, Layout) else None
+    for name, what in _NOT_EXACT.items():
+        if kwargs.get(name) is not None:  # torch's attention, which S2 and evaluation stand on, would leave it out
+            raise ModelError(f"{type(module).__name__} has {what}, which S2 can't do exactly; set attention.kind=full")
     if module.training and query.shape[2] == key.shape[2] and kwargs.get("sliding_window") is None:
-        for name in ("softcap", "s_aux"):
-            if kwargs.get(name) is not None:
-                raise ModelError(
-                    f"{type(module).__name__} uses {name!r}, which S2 can't do exactly; set attention.kind=full"
-                )
         if layout is None:
             raise ModelError(
                 f"{type(module).__name__} was given a mask that does not come from transformers' mask registry; "
@@ -91,7 +91,8 @@ def s2_attention(
         if not hasattr(module, "s2_groups"):
             raise ModelError("no S2 group size; call lengthen.attention.set_group_size(model, tokens) before training")
         layer: Any = module
-        return layer.s2_backend(query, key, value, layout.documents, layer.s2_groups, scaling, dropout), None
+        out = layer.s2_backend(query, key, value, layout.documents, layer.s2_groups, scaling, dropout)
+        return out.contiguous(), None  # some architectures take a view of it
     dense = layout.dense if layout else attention_mask
     assert not isinstance(dense, Layout)
     return sdpa_attention_forward(module, query, key, value, dense, dropout=dropout, scaling=scaling, **kwargs)

@@ -92,6 +92,11 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     set_seed(recipe.seed)
     model = load_base(source, config, dtype, "s2" if recipe.attention.kind == "s2" else "sdpa", device)
     check_head(model, torch.from_numpy(blocks[0].input_ids)[None])
+    if any(len(block.segments) > 1 for block in blocks) and not attention.keeps_documents_apart(model):
+        raise ModelError(
+            f"documents packed into one sequence would see each other in {type(model).__name__}; leave the short ones "
+            f"out with data.min_tokens={recipe.sequence_length}, or set data.packing=concatenate to allow it"
+        )
     base = {
         "id": source.id,
         "model": str(Path(recipe.model).resolve()) if Path(recipe.model).exists() else recipe.model,
@@ -101,6 +106,9 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     if recipe.attention.kind == "s2":
         wanted = recipe.attention
         attention.set_group_size(model, recipe.group_size, wanted.sinks, wanted.pattern, wanted.backend)
+        used, layers = attention.check_s2(model)
+        if used < layers:
+            say(f"S2 in {used} of {layers} attention layers; the others keep the window they have")
         _say_if_full(blocks, recipe.group_size, say)
     if recipe.memory.activation_checkpointing and recipe.adapter.kind != "prefix_tuning":
         # Prefix tuning hands its prefix over as a key/value cache, which recomputing would fill twice.
