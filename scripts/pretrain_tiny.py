@@ -15,7 +15,6 @@ their vocabulary shuffled, each token replaced by another throughout the window,
 
 import argparse
 import json
-import math
 import platform
 import shlex
 import sys
@@ -68,9 +67,8 @@ Perplexity on the first 2,048 tokens of 16 held-out files, the same tokens at ea
 |---|---|---|---|---|---|
 | perplexity | {p128:.1f} | {p256:.1f} | {p512:.1f} | {p1024:.1f} | {p2048:.1f} |
 
-Made by `{command}` in {seconds:,} s on 2 CPU cores that did other work too:
-{tokens_seen:,} tokens seen, last training loss {last_loss}. Versions: torch {torch}, transformers {transformers},
-tokenizers {tokenizers}.
+Made by `{command}` in {seconds:,} s, {tokens_seen:,} tokens.
+{note}Versions: torch {torch}, transformers {transformers}, tokenizers {tokenizers}.
 """
 
 
@@ -179,11 +177,10 @@ def draw_documents(streams: list[torch.Tensor]) -> Batch:
     return torch.stack(windows), shuffled
 
 
-def train(model: LlamaForCausalLM, draw: Callable[[], Batch], steps: int, peak: float) -> float:
-    """One round: warm-up, a plateau, decay over the last 60%; returns the last loss of unshuffled windows."""
+def train(model: LlamaForCausalLM, draw: Callable[[], Batch], steps: int, peak: float) -> None:
+    """One round: warm-up, a plateau, decay over the last 60% of the steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     started = time.time()
-    plain = math.nan
     recent: dict[bool, list[float]] = {False: [], True: []}  # losses of windows, by whether they were shuffled
     model.train()
     for step in range(1, steps + 1):
@@ -204,7 +201,6 @@ def train(model: LlamaForCausalLM, draw: Callable[[], Batch], steps: int, peak: 
             plain, other = (sum(found) / max(1, len(found)) for found in recent.values())
             recent = {False: [], True: []}
             print(f"step {step}  loss {plain:.4f}, shuffled {other:.4f}  {time.time() - started:.0f} s", flush=True)
-    return plain
 
 
 def main() -> None:
@@ -230,7 +226,7 @@ def pretrain(out: Path) -> None:
     wire_induction(model)
     for what, steps, peak in ROUNDS:
         draw = draw_repeats if what == "repeats" else partial(draw_documents, streams)
-        loss = train(model, draw, steps, peak)
+        train(model, draw, steps, peak)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     record = {
@@ -240,7 +236,6 @@ def pretrain(out: Path) -> None:
         "tokens": tokens,
         "tokens_seen": sum(steps for _, steps, _ in ROUNDS) * BATCH * CONTEXT,
         "parameters": model.num_parameters(),
-        "last_loss": round(loss, 4),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -258,7 +253,7 @@ def write_card(folder: Path) -> None:
     record["perplexity"] = {str(context): round(value, 2) for context, value in measured.items()}
     (folder / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / "README.md").write_text(
-        CARD.format(**record, **{f"p{context}": value for context, value in measured.items()})
+        CARD.format(**{"note": "", **record}, **{f"p{context}": value for context, value in measured.items()})
     )
     print(f"perplexity {record['perplexity']}; 2048 against 256: {measured[2048] / measured[256]:.2f}")
 
