@@ -43,7 +43,6 @@ __all__ = [
 ]
 
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_BUILT_IN_ATTENTION = ("eager", "sdpa")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -220,16 +219,13 @@ def load_base(
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         model, found = from_pretrained(AutoModelForCausalLM, source, **arguments)
-        is_registrable = attention in _BUILT_IN_ATTENTION or model.is_backend_compatible()
     except KeyError as error:  # an architecture that picks its attention from a table of its own
         if error.args != (attention,):
             raise
-        is_registrable = False
-    if not is_registrable:
         raise ModelError(
             f"{config.model_type} has an attention of its own, which {attention!r} can't take the place of; set "
             "attention.kind=full"
-        )
+        ) from error
     wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
     if wrong:
         raise ModelError(
