@@ -1,5 +1,6 @@
 """A whole run on a random base: what it writes, what it refuses, and that it can be stopped and taken up again."""
 
+import itertools
 import json
 import os
 import shutil
@@ -178,6 +179,8 @@ def test_no_step_of_a_schedule_is_lost():
         assert values[:3] == [pytest.approx(x) for x in (1 / 3, 2 / 3, 1)]
         assert values[2:] == sorted(values[2:], reverse=True)
     assert rate_share("linear", 1, 4, 0) == pytest.approx(0.8)
+    for steps, warmup in itertools.product(range(1, 5), range(6)):
+        assert all(0 <= rate_share("cosine", step, steps, warmup) <= 1 for step in range(1, steps + 2))
 
 
 DRIVER = """

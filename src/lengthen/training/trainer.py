@@ -46,11 +46,11 @@ def rate_share(schedule: str, step: int, steps: int, warmup: int) -> float:
 
     Args:
         schedule: "constant", "linear" or "cosine", after the warm-up.
-        step: from 1 to `steps`.
+        step: from 1 to `steps`; torch asks for the one after the last too.
         steps: of the whole run.
         warmup: steps of linear warm-up; the last of them has the whole peak.
     """
-    if step < warmup:
+    if step <= warmup:
         return step / warmup
     progress = (step - warmup) / (steps - warmup + 1)
     return {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[schedule]
