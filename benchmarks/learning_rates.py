@@ -22,10 +22,10 @@ from lengthen.files import write_json
 from lengthen.models import find, load_base, load_config, load_tokenizer
 from lengthen.recipe import AdapterRecipe
 from lengthen.training.objective import CausalLMObjective
+from lengthen.training.trainer import BETAS
 from record import record
 
 LENGTH, BATCH = 1024, 4
-BETAS = (0.9, 0.95)
 
 
 def autocast() -> torch.autocast:

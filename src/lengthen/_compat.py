@@ -31,12 +31,11 @@ def gguf_dequantized() -> Any:
     return GgufConfig(dequantize=True)
 
 
-def flash_varlen(backend: str) -> Callable[..., torch.Tensor]:
-    """flash-attention's function for sequences of different lengths, of the installed version 2 or 3.
+def flash_varlen(module: str) -> Callable[..., torch.Tensor]:
+    """flash-attention's function for sequences of different lengths, from the module of version 2 or 3.
 
     Some releases of version 3 return the log-sum-exp too; goes when only those are left that don't.
     """
-    module = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}[backend]
     function = import_module(module).flash_attn_varlen_func
 
     def varlen(*arguments: Any, **more: Any) -> torch.Tensor:

@@ -20,6 +20,7 @@ __all__ = [
     "PROMPT_KINDS",
     "AdapterRecipe",
     "AttentionRecipe",
+    "BackendName",
     "ContextRecipe",
     "DataRecipe",
     "MemoryRecipe",
@@ -38,6 +39,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+BackendName = Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 Paths = Annotated[list[str], BeforeValidator(_as_list)]
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 
@@ -66,9 +68,7 @@ class AttentionRecipe(_Section):
     pattern: str = Field("s2", description="s2; for ablation plain, alternate, full; or a registered one")
     group_size: int | None = Field(None, ge=2, description="S2 group, tokens; default target / 4")
     sinks: int = Field(0, ge=0, description="first tokens of each document that all its groups see; the papers have 0")
-    backend: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = Field(
-        "auto", description="what computes the groups; auto: by device and what is installed"
-    )
+    backend: BackendName = Field("auto", description="what computes the groups; auto: by device and what is installed")
 
 
 class AdapterRecipe(_Section):

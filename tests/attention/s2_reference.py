@@ -26,6 +26,18 @@ def reference(q, k, v, documents, groups, scaling=None):
     return (weights @ v).transpose(1, 2)
 
 
+def assert_equal_with_gradients(ours, expected, inputs):
+    """Two ways to compute the same from `inputs` agree, forward and backward."""
+    torch.testing.assert_close(ours, expected)
+    weight = torch.randn(ours.shape, dtype=ours.dtype)
+    for mine, theirs in zip(
+        torch.autograd.grad((ours * weight).sum(), inputs),
+        torch.autograd.grad((expected * weight).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
 @st.composite
 def layouts(draw):
     """Documents of each row, with padding at the left or right end."""

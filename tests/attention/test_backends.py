@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from s2_reference import HEAD_COUNTS, inputs_for, layouts, reference
+from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, layouts, reference
 
 from lengthen.attention import backends
 from lengthen.attention.backends import pick_backend
@@ -53,15 +53,7 @@ def test_flash_equals_reference_forward_and_backward(layout, group, head_counts,
     CALLS.clear()
     ours = s2_flash(*inputs, documents, groups, scaling, varlen=varlen_on_cpu)
     assert len(CALLS) == 1, "both head halves go in one call"
-    expected = reference(*inputs, documents, groups, scaling)
-    torch.testing.assert_close(ours, expected)
-    weight = torch.randn(ours.shape, dtype=torch.float64)
-    for mine, theirs in zip(
-        torch.autograd.grad((ours * weight).sum(), inputs),
-        torch.autograd.grad((expected * weight).sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, theirs)
+    assert_equal_with_gradients(ours, reference(*inputs, documents, groups, scaling), inputs)
 
 
 @pytest.mark.parametrize("head_counts", [(9, 3), (4, 1)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from s2_reference import HEAD_COUNTS, inputs_for, layouts, reference
+from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, layouts, reference
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lengthen.attention import s2_first_shifted_head, s2_mask, s2_segments, set_group_size
@@ -116,15 +116,7 @@ def test_sdpa_equals_reference_forward_and_backward(layout, group, head_counts, 
     inputs = inputs_for(layout, head_counts)
     groups = Groups(group, min(sinks, group // 2), pattern)
     ours = s2_sdpa(*inputs, documents, groups, scaling)
-    expected = reference(*inputs, documents, groups, scaling)
-    torch.testing.assert_close(ours, expected)
-    weight = torch.randn(ours.shape, dtype=torch.float64)
-    for mine, theirs in zip(
-        torch.autograd.grad((ours * weight).sum(), inputs),
-        torch.autograd.grad((expected * weight).sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, theirs)
+    assert_equal_with_gradients(ours, reference(*inputs, documents, groups, scaling), inputs)
 
 
 def llama(heads=4, kv=2, **more):

@@ -3,7 +3,6 @@
 import importlib.util
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 
@@ -14,10 +13,9 @@ from lengthen.attention.layout import Documents
 from lengthen.attention.pattern import Groups
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.errors import ModelError
+from lengthen.recipe import BackendName
 
-__all__ = ["Backend", "BackendName", "pick_backend"]
-
-BackendName = Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+__all__ = ["Backend", "pick_backend"]
 
 Backend = Callable[..., torch.Tensor]
 """(q, k, v, documents, groups, scaling, dropout) -> (B, T, H, D')"""
@@ -45,7 +43,7 @@ def pick_backend(name: BackendName, device: torch.device, dtype: torch.dtype) ->
     if name == "sdpa":
         return s2_sdpa
     if name == "flex_attention":
-        return _flex
+        return s2_flex
     module, package = _PACKAGES[name]
     if device.type != "cuda":
         raise ModelError(f"attention.backend={name} needs a CUDA GPU, and the model is on {device.type}; take sdpa")
@@ -53,15 +51,15 @@ def pick_backend(name: BackendName, device: torch.device, dtype: torch.dtype) ->
         raise ModelError(f"attention.backend={name} needs the package {package}, which is not installed; or take sdpa")
     if dtype not in _HALF:
         raise ModelError(f"attention.backend={name} needs training.dtype bfloat16 or float16, not {dtype}")
-    return partial(_flash, flash_varlen(name), name)
+    return partial(_flash, flash_varlen(module), name)
 
 
 def _best(device: torch.device, dtype: torch.dtype) -> BackendName:
     if device.type == "cuda" and dtype in _HALF:
         capability = torch.cuda.get_device_capability(device)
-        if capability >= (9, 0) and _is_installed("flash_attn_interface"):
+        if capability >= (9, 0) and _is_installed(_PACKAGES["flash_attention_3"][0]):
             return "flash_attention_3"
-        if capability >= (8, 0) and _is_installed("flash_attn"):
+        if capability >= (8, 0) and _is_installed(_PACKAGES["flash_attention_2"][0]):
             return "flash_attention_2"
     return "sdpa"
 
@@ -86,21 +84,3 @@ def _flash(
     if q.dtype not in _HALF:  # a norm on queries and keys that stays in float32
         q, k, v = (x.to(torch.bfloat16) for x in (q, k, v))
     return s2_flash(q, k, v, documents, groups, scaling, dropout, varlen=varlen)
-
-
-def _flex(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    documents: Documents,
-    groups: Groups,
-    scaling: float | None,
-    dropout: float,
-) -> torch.Tensor:
-    if dropout:
-        raise ModelError(
-            "flex_attention has no attention dropout; set it to 0 in the config, or attention.backend=sdpa"
-        )
-    if q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
-        raise ModelError("flex_attention has no backward pass on CPU; set attention.backend=sdpa")
-    return s2_flex(q, k, v, documents, groups, scaling)

@@ -4,8 +4,8 @@ The two halves of the heads have other groups. They become one call by folding h
 share their groups follow each other along the token dimension. Sinks are keys in front of a group's own; the kernels
 align causality at the last query and key, so every query of the group sees them.
 
-Shape suffixes: B sequences, T tokens, H query heads, K key/value heads, D head size, S strips of heads, U query heads
-of a strip, W key/value heads of a strip, N tokens of all strips.
+Shape suffixes: B sequences, T tokens, H query heads, K key/value heads, D head size, S strips of heads, U heads of a
+strip, N tokens of all strips.
 """
 
 import math
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from lengthen.attention.layout import Documents
+from lengthen.attention.layout import Documents, Spans
 from lengthen.attention.pattern import Groups, s2_first_shifted_head
 
 __all__ = ["Varlen", "s2_flash"]
@@ -61,8 +61,11 @@ def s2_flash(
     sequences = _sequences(documents, groups, length, first // unit, strips, q_BHTD.device)
 
     q = _fold(q_BHTD, strips, unit)
-    k, v = (_fold(x.expand(-1, max(strips, kv_heads), -1, -1) if kv_heads == 1 else x, strips, kv_unit) for x in
-            (k_BKTD, pad(v_BKTD, (0, size - value_size))))  # fmt: skip
+    if value_size < size:  # the kernels want keys and values of one size
+        v_BKTD = pad(v_BKTD, (0, size - value_size))
+    if kv_heads == 1:  # the strips share it
+        k_BKTD, v_BKTD = (x.expand(-1, strips, -1, -1) for x in (k_BKTD, v_BKTD))
+    k, v = (_fold(x, strips, kv_unit) for x in (k_BKTD, v_BKTD))
     if sequences.keys is not None:
         k, v = k[sequences.keys], v[sequences.keys]
     more = {"dropout_p": dropout} if dropout else {}
@@ -133,9 +136,7 @@ def _sequences(
     )
 
 
-def _groups_of(
-    spans: tuple[tuple[int, int], ...], groups: Groups, half: int, length: int
-) -> list[tuple[int, int, int]]:
+def _groups_of(spans: Spans, groups: Groups, half: int, length: int) -> list[tuple[int, int, int]]:
     """(document's start, begin, end) of all groups of a sequence; padding becomes groups without sinks."""
     found, done = [], 0
     for start, size in (*spans, (length, 0)):

@@ -11,6 +11,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from lengthen.attention.layout import Documents
 from lengthen.attention.pattern import Groups, head_halves
+from lengthen.errors import ModelError
 
 __all__ = ["s2_flex"]
 
@@ -22,8 +23,9 @@ def s2_flex(
     documents: Documents,
     groups: Groups,
     scaling: float | None = None,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
-    """Shifted sparse attention over the documents of a batch; on CPU without a backward pass.
+    """Shifted sparse attention over the documents of a batch.
 
     Args:
         q_BHTD: queries (B, H, T, D).
@@ -32,10 +34,20 @@ def s2_flex(
         documents: per sequence, (start, length) of each document; tokens in none get zeros.
         groups: of the layer.
         scaling: factor on the scores; None means 1/sqrt(D).
+        dropout: must be 0.
 
     Returns:
         (B, T, H, D'), equal to full attention under `groups_mask` for either half of the heads.
+
+    Raises:
+        ModelError: dropout, or a backward pass on CPU, which flex_attention doesn't have.
     """
+    if dropout:
+        raise ModelError(
+            "flex_attention has no attention dropout; set it to 0 in the config, or attention.backend=sdpa"
+        )
+    if q_BHTD.device.type == "cpu" and torch.is_grad_enabled() and q_BHTD.requires_grad:
+        raise ModelError("flex_attention has no backward pass on CPU; set attention.backend=sdpa")
     heads, kv_heads, length = q_BHTD.shape[1], k_BKTD.shape[1], q_BHTD.shape[2]
     rows = documents[:1] if all(row == documents[0] for row in documents) else documents
     outputs = []

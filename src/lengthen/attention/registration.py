@@ -7,10 +7,11 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from lengthen.attention.backends import BackendName, pick_backend
+from lengthen.attention.backends import pick_backend
 from lengthen.attention.layout import Layout, layout_mask
 from lengthen.attention.pattern import Groups, layer_patterns
 from lengthen.errors import ModelError
+from lengthen.recipe import BackendName
 
 __all__ = ["register", "s2_attention", "set_group_size"]
 
