@@ -10,7 +10,6 @@ score pairs of full causal attention: no way can be faster than that share of it
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,9 +25,10 @@ from lengthen.attention.backends import pick_backend
 from lengthen.attention.pattern import Groups, groups_mask
 from lengthen.errors import ModelError
 from lengthen.files import write_json
-from record import record
+from record import PeakMemory, record
 
 HEADS, SIZE = 8, 128
+MOST_SCORES = 16384  # beyond, the scores that "roll + softmax" keeps take more than 20 GB
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
@@ -111,9 +111,9 @@ def peak_bytes(name: str, length: int, group: int, dtype: torch.dtype, device: t
         step(WAYS[name], tensors, group)
         return torch.cuda.max_memory_allocated() - before
     step(WAYS[name], inputs(64, dtype, device), 16)  # what the first call of anything allocates
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = PeakMemory()
     step(WAYS[name], tensors, group)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return peak.bytes
 
 
 def check(way: Way, device: torch.device) -> None:
@@ -144,39 +144,39 @@ def share_of_pairs(length: int, group: int) -> float:
     return sum(pairs) / (length * (length + 1))
 
 
-def measure(length: int, group: int, dtype: torch.dtype, names: list[str], repeats: int, device: torch.device) -> dict:
+def measure(length: int, cases: list[tuple[str, int]], dtype: torch.dtype, repeats: int, device: torch.device) -> dict:
+    """Time (way, group) cases in turn; the first is what the others are compared with."""
     tensors = inputs(length, dtype, device)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for name in names:
+    for name, group in cases:
         step(WAYS[name], tensors, group)
-    for _ in range(repeats):
-        for name in names:
-            times[name].append(step(WAYS[name], tensors, group))
-    limit = share_of_pairs(length, group)
+    turns = [[step(WAYS[name], tensors, group) for name, group in cases] for _ in range(repeats)]
+    dtype_name = str(dtype).removeprefix("torch.")
     rows = []
-    for name in names:
-        # Of each turn, so that a slow moment of the machine cancels out.
-        ratios = [own / whole for own, whole in zip(times[name], times["full"], strict=True)]
-        case = json.dumps({"name": name, "length": length, "group": group, "dtype": str(dtype).removeprefix("torch.")})
+    for index, (name, group) in enumerate(cases):
+        case = json.dumps({"name": name, "length": length, "group": group, "dtype": dtype_name})
         command = [sys.executable, __file__, "--peak-of", case]
-        peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        ratio = statistics.median(ratios)
-        rows.append(
-            {"way": name, "seconds": statistics.median(times[name]), "ratio": ratio, "peak_bytes": peak}
-            | ({} if name == "full" else {"share_of_limit": limit / ratio})
-        )
-    content = {"length": length, "group": group, "dtype": str(dtype).removeprefix("torch."), "limit": limit}
-    for row in rows:
-        print(f"{content['dtype']:<9} T {length:>6} g {group:>5}  {row['way']:<24} {row['seconds']:8.3f} s "
-              f"ratio {row['ratio']:.3f}  peak {row['peak_bytes'] / 2**20:7.0f} MiB", flush=True)  # fmt: skip
-    return content | {"ways": rows}
+        row = {
+            "way": name,
+            "group": group,
+            "seconds": statistics.median(turn[index] for turn in turns),
+            # Of each turn, so that a slow moment of the machine cancels out.
+            "ratio": statistics.median(turn[index] / turn[0] for turn in turns),
+            "peak_bytes": int(subprocess.run(command, check=True, capture_output=True, text=True).stdout),
+        }
+        if name != "full":
+            row["share_of_limit"] = share_of_pairs(length, group) / row["ratio"]
+        rows.append(row)
+        print(f"{dtype_name:<9} T {length:>6} g {group:>5}  {name:<24} {row['seconds']:8.3f} s "
+              f"ratio {row['ratio']:.3f}  of limit {row.get('share_of_limit', 0):.2f}  "
+              f"peak {row['peak_bytes'] / 2**20:6.0f} MiB", flush=True)  # fmt: skip
+    return {"length": length, "dtype": dtype_name, "ways": rows}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096, 8192, 16384, 32768])
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
-    parser.add_argument("--fixed-group", type=int, default=2048, help="the second table's, in tokens")
+    parser.add_argument("--fixed-group", type=int, default=2048, help="tokens; ours is timed with it too")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
@@ -189,16 +189,18 @@ def main() -> None:
     backends = _backends(device)
     for name in backends:
         check(WAYS[name], device)
-    names = ["full", "roll + softmax", "roll + sdpa", *backends]
-    results: dict[str, list[dict]] = {"quarter": [], "fixed": []}
-    for dtype in (getattr(torch, name) for name in arguments.dtypes):
+    results = []
+    for dtype in arguments.dtypes:
         for length in arguments.lengths:
-            results["quarter"].append(measure(length, length // 4, dtype, names, arguments.repeats, device))
-        for length in (length for length in arguments.lengths if length > arguments.fixed_group):
-            few = ["full", *backends]
-            results["fixed"].append(measure(length, arguments.fixed_group, dtype, few, arguments.repeats, device))
+            names = ["full", "roll + softmax", "roll + sdpa", *backends]
+            if length > MOST_SCORES:
+                names.remove("roll + softmax")
+            cases = [(name, length // 4) for name in names]
+            if length > arguments.fixed_group and length // 4 != arguments.fixed_group:
+                cases += [(name, arguments.fixed_group) for name in backends]
+            results.append(measure(length, cases, getattr(torch, dtype), arguments.repeats, device))
     if arguments.json:
-        write_json(arguments.json, {**record(device), "heads": HEADS, "head_size": SIZE, **results})
+        write_json(arguments.json, {**record(device), "heads": HEADS, "head_size": SIZE, "results": results})
 
 
 if __name__ == "__main__":

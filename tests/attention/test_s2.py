@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, layouts, reference
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -232,6 +233,63 @@ def test_missing_group_size_is_refused():
         hidden(model, input_ids=torch.randint(0, 50, (1, 10)))
 
 
-def test_ready_made_mask_is_refused():
-    with pytest.raises(ModelError, match="2-D attention_mask"):
-        hidden(llama().train(), input_ids=torch.randint(0, 50, (1, 6)), attention_mask=torch.zeros(1, 1, 6, 6))
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_ready_made_mask_is_read(dtype):
+    model = llama().train()
+    ids = torch.randint(0, 50, (2, 30))
+    documents, positions = torch.zeros(2, 30, dtype=torch.long), torch.arange(30).repeat(2, 1)
+    documents[0, 13:], positions[0, 13:] = 1, torch.arange(17)
+    mask = (documents[:, None, :, None] == documents[:, None, None, :]) & torch.ones(30, 30, dtype=torch.bool).tril()
+    if dtype.is_floating_point:
+        mask = torch.where(mask, 0.0, torch.finfo(dtype).min)
+    expected = torch.cat([hidden(model, input_ids=ids[i : i + 1], position_ids=positions[i : i + 1]) for i in (0, 1)])
+    torch.testing.assert_close(hidden(model, input_ids=ids, position_ids=positions, attention_mask=mask), expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(1, 1, 6, 6), "not causal attention inside documents"),
+        (torch.full((1, 1, 6, 6), -0.5), "adds to the scores"),
+        (torch.zeros(1, 4, 6, 6), "shape"),
+    ],
+)
+def test_ready_made_mask_that_is_no_packing_is_refused(mask, message):
+    with pytest.raises(LengthenError, match=message):
+        hidden(llama().train(), input_ids=torch.randint(0, 50, (1, 6)), attention_mask=mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_half_precision_is_as_near_to_the_reference_as_attention_in_it_is(dtype, sinks):
+    layout, groups = (40, (((0, 25), (25, 15)),)), Groups(8, sinks)
+    inputs = inputs_for(layout, (4, 2))
+    expected = reference(*inputs, layout[1], groups)
+    ours = s2_sdpa(*(x.to(dtype) for x in inputs), layout[1], groups)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.double(), expected, atol=8 * torch.finfo(dtype).eps, rtol=0)
+
+
+def test_compiled_model_gives_the_same_loss_and_gradients():
+    ids = torch.randint(0, 50, (2, 30))
+    positions = torch.cat([torch.arange(13), torch.arange(17)]).repeat(2, 1)
+    results = []
+    for compiled in (False, True):
+        model = llama().train()
+        forward = torch.compile(model, backend="aot_eager") if compiled else model
+        loss = forward(input_ids=ids, position_ids=positions, labels=ids, use_cache=False).loss
+        loss.backward()
+        results.append([loss, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*results)
+
+
+def test_groups_are_found_below_an_adapter():
+    model = get_peft_model(llama(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"])).train()
+    for layer in model.get_base_model().model.layers:
+        del layer.self_attn.s2_groups
+    set_group_size(model, 8)
+    ids = torch.randint(0, 50, (1, 30))
+    model(input_ids=ids, labels=ids).loss.backward()
+    with_adapter = model(input_ids=ids).logits  # LoRA's B starts at zero: the base's own output
+    torch.testing.assert_close(with_adapter, llama().train()(input_ids=ids).logits)
+    assert all(p.grad is not None for name, p in model.named_parameters() if "lora_B" in name)

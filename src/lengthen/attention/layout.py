@@ -1,4 +1,4 @@
-"""Where documents and padding lie in a batch, read from the mask that transformers would have built.
+"""Where documents and padding lie in a batch, read from the mask that transformers would have built, or was given.
 
 transformers asks the attention's mask function for a mask once per forward pass and hands the answer to every layer.
 For "s2" that answer is a `Layout`: training reads the documents from it, evaluation the ordinary mask. Neither is
@@ -14,7 +14,7 @@ from transformers.masking_utils import sdpa_mask
 
 from lengthen.errors import LengthenError
 
-__all__ = ["Documents", "Layout", "Spans", "layout_mask"]
+__all__ = ["Documents", "Layout", "Spans", "documents_of_mask", "layout_mask"]
 
 Spans = tuple[tuple[int, int], ...]
 """(start, length) of each document of a sequence, in order; tokens in none are padding."""
@@ -74,6 +74,36 @@ class Layout:
             real_BT = self._padding
         links, real = linked_BT.tolist(), real_BT.tolist()
         return tuple(_runs(row_links, row_real) for row_links, row_real in zip(links, real, strict=True))
+
+
+def documents_of_mask(mask: torch.Tensor) -> Documents:
+    """Where the documents lie in a mask that somebody else made.
+
+    Args:
+        mask: (B, 1, T, T), bool with True where a key is seen, or float with 0 there and at most -1e4 elsewhere.
+
+    Raises:
+        LengthenError: the mask is not causal attention inside documents of consecutive tokens.
+    """
+    if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] != mask.shape[3]:
+        raise LengthenError(f"S2 can't read an attention mask of shape {tuple(mask.shape)}; give (B, 1, T, T)")
+    seen_BTT = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
+    if mask.dtype != torch.bool and not (seen_BTT | (mask[:, 0] <= -1e4)).all():
+        raise LengthenError("the attention mask adds to the scores, which S2 can't do; it may only hide keys")
+    documents = []
+    for seen in seen_BTT:
+        spans = _runs(seen.diagonal(-1).tolist(), seen.diagonal().tolist())
+        number = torch.full((len(seen),), -1, device=seen.device)
+        for index, (start, length) in enumerate(spans):
+            number[start : start + length] = index
+        expected = (number[:, None] == number).tril() & (number >= 0)
+        if not torch.equal(seen & (number >= 0)[:, None], expected):
+            raise LengthenError(
+                "the attention mask is not causal attention inside documents of consecutive tokens, which is all that "
+                "S2 can be made from; set attention.kind=full"
+            )
+        documents.append(spans)
+    return tuple(documents)
 
 
 def _runs(linked: list[bool], real: list[bool]) -> Spans:

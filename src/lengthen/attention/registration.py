@@ -8,7 +8,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lengthen.attention.backends import pick_backend
-from lengthen.attention.layout import Layout, layout_mask
+from lengthen.attention.layout import Layout, documents_of_mask, layout_mask
 from lengthen.attention.pattern import Groups, layer_patterns
 from lengthen.errors import ModelError
 from lengthen.recipe import BackendName
@@ -68,7 +68,7 @@ def s2_attention(
         query: (B, H, T, D).
         key: (B, K, S, D), not repeated.
         value: (B, K, S, D').
-        attention_mask: what `layout_mask` returned.
+        attention_mask: what `layout_mask` returned, or a ready-made (B, 1, T, T) mask of packed documents.
         dropout: probability of dropping an attention weight.
         scaling: factor on the scores.
         kwargs: the architecture's own; "sliding_window", "softcap" and "s_aux" (sinks) matter here.
@@ -84,15 +84,16 @@ def s2_attention(
         if kwargs.get(name) is not None:  # torch's attention, which S2 and evaluation stand on, would leave it out
             raise ModelError(f"{type(module).__name__} has {what}, which S2 can't do exactly; set attention.kind=full")
     if module.training and query.shape[2] == key.shape[2] and kwargs.get("sliding_window") is None:
-        if layout is None:
+        if attention_mask is None:
             raise ModelError(
-                f"{type(module).__name__} was given a mask that does not come from transformers' mask registry; "
-                "S2 needs a 2-D attention_mask, or none; set attention.kind=full"
+                f"{type(module).__name__} does not ask transformers' mask registry for its mask, so S2 can't tell "
+                "where documents lie; set attention.kind=full"
             )
         if not hasattr(module, "s2_groups"):
             raise ModelError("no S2 group size; call lengthen.attention.set_group_size(model, tokens) before training")
         layer: Any = module
-        out = layer.s2_backend(query, key, value, layout.documents, layer.s2_groups, scaling, dropout)
+        documents = layout.documents if layout else documents_of_mask(attention_mask)  # type: ignore[arg-type]
+        out = layer.s2_backend(query, key, value, documents, layer.s2_groups, scaling, dropout)
         return out.contiguous(), None  # some architectures take a view of it
     dense = layout.dense if layout else attention_mask
     assert not isinstance(dense, Layout)

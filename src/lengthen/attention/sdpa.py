@@ -1,11 +1,12 @@
 """S2 on torch's scaled_dot_product_attention: groups become the batch; no mask, no roll, no repeated keys and values.
 
-Shape suffixes: B sequences, N groups of one size, T tokens, G tokens of a group, H query heads, K key/value heads,
-R = H/K query heads per key/value head, D head size.
+Shape suffixes: B sequences, N groups of one size, T tokens, G tokens of a group (its sinks in front), H query heads,
+K key/value heads, R query heads of one call, D head size, P = B*N.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -39,19 +40,30 @@ def s2_sdpa(
     Returns:
         (B, T, H, D'), equal to full attention under `groups_mask` for either half of the heads.
     """
-    halves = head_halves(q_BHTD.shape[1], k_BKTD.shape[1])
     same_everywhere = all(row == documents[0] for row in documents)
     rows = [slice(None)] if same_everywhere else [slice(b, b + 1) for b in range(len(documents))]
-    outputs = []
+    halves = head_halves(q_BHTD.shape[1], k_BKTD.shape[1])
+    if k_BKTD.shape[1] == 1:  # each half takes a copy, so that no two groups lie at one place
+        k_BKTD, v_BKTD = (x.expand(-1, len(halves), -1, -1) for x in (k_BKTD, v_BKTD))
+        halves = [(heads, slice(half, half + 1)) for half, (heads, _) in enumerate(halves)]
+    q_places, kv_places = [], []
     for row in rows:
-        row_documents = documents[row.start or 0]
-        half_outputs = []
-        for half, (q_heads, kv) in enumerate(halves):
-            runs = _equal_runs(row_documents, groups, half)
-            tensors = (q_BHTD[row, q_heads], k_BKTD[row, kv], v_BKTD[row, kv])
-            half_outputs.append(_half(*tensors, runs, groups.sinks, scaling, dropout))
-        outputs.append(torch.cat(half_outputs, dim=2))
-    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        for half, heads in enumerate(halves):
+            for run in _equal_runs(documents[row.start or 0], groups, half):
+                for own, kv in _calls(*heads):
+                    q_places.append(_Place(row, own, run))
+                    kv_places.append(_Place(row, kv, run))
+    pieces = []
+    for q_PRGD, k, v in zip(
+        _Take.apply(q_BHTD, q_places, groups.sinks),
+        _Take.apply(k_BKTD, kv_places, groups.sinks),
+        _Take.apply(v_BKTD, kv_places, groups.sinks),
+        strict=True,
+    ):
+        k, v = (x_PRGD.expand(-1, q_PRGD.shape[1], -1, -1) for x_PRGD in (k, v))
+        pieces.append(scaled_dot_product_attention(q_PRGD, k, v, dropout_p=dropout, is_causal=True, scale=scaling))
+    batch, heads_count, length, _ = q_BHTD.shape
+    return _Put.apply((batch, length, heads_count, v_BKTD.shape[-1]), q_places, groups.sinks, *pieces)
 
 
 class _Run(NamedTuple):
@@ -64,40 +76,103 @@ class _Run(NamedTuple):
     """Where the document begins whose first tokens the groups see beside their own; None for none."""
 
 
-def _half(
-    q_BHTD: torch.Tensor,
-    k_BKTD: torch.Tensor,
-    v_BKTD: torch.Tensor,
-    runs: list[_Run],
-    sinks: int,
-    scaling: float | None,
-    dropout: float,
-) -> torch.Tensor:
-    """One head half of sequences that share a layout; returns (B, T, H, D')."""
-    batch, heads, length, _ = q_BHTD.shape
-    pieces, done = [], 0
-    for run in runs:
-        if run.start > done:  # padding
-            pieces.append(q_BHTD.new_zeros(batch, run.start - done, heads, v_BKTD.shape[-1]))
-        done = run.start + run.groups * run.size
-        q, k, v = (_into_groups(x, run, sinks) for x in (q_BHTD, k_BKTD, v_BKTD))
-        skip = 0 if run.sinks_at is None else sinks
-        pieces.append(_grouped(q, k, v, skip, scaling, dropout))
-    if done < length:
-        pieces.append(q_BHTD.new_zeros(batch, length - done, heads, v_BKTD.shape[-1]))
-    return torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]
+def _calls(heads: slice, kv_heads: slice) -> list[tuple[slice, slice]]:
+    """(query heads, key/value heads) of each call: all at once, or those of one key/value head.
 
-
-def _into_groups(x_BHTD: torch.Tensor, run: _Run, sinks: int) -> torch.Tensor:
-    """(B, H, N, G, D), where the groups need them with their sinks in front.
-
-    As queries too: then plain causal attention is exactly what is wanted, and the sinks' outputs are dropped.
+    Query heads then share it by a stride of zero; enable_gqa is 1.4 times slower on CPU.
     """
-    own = x_BHTD[:, :, run.start : run.start + run.groups * run.size].unflatten(2, (run.groups, run.size))
-    if run.sinks_at is None:
-        return own
-    first = x_BHTD[:, :, None, run.sinks_at : run.sinks_at + sinks].expand(-1, -1, run.groups, -1, -1)
-    return torch.cat((first, own), dim=3)
+    repeats = (heads.stop - heads.start) // (kv_heads.stop - kv_heads.start)
+    if repeats == 1:
+        return [(heads, kv_heads)]
+    starts = range(heads.start, heads.stop, repeats)
+    return [(slice(at, at + repeats), slice(kv, kv + 1)) for kv, at in enumerate(starts, start=kv_heads.start)]
+
+
+class _Place(NamedTuple):
+    """Where the groups of a run lie in a (B, heads, T, D) tensor."""
+
+    rows: slice
+    heads: slice
+    run: _Run
+
+
+def _window(x_BHTD: torch.Tensor, place: _Place) -> torch.Tensor:
+    """The groups' own tokens, a view: (B, N, R, G, D)."""
+    run = place.run
+    own_BRTD = x_BHTD[place.rows, place.heads, run.start : run.start + run.groups * run.size]
+    return own_BRTD.unflatten(2, (run.groups, run.size)).transpose(1, 2)
+
+
+def _sink_window(x_BHTD: torch.Tensor, place: _Place, sinks: int) -> torch.Tensor:
+    """The sinks that the groups see, a view: (B, R, sinks, D)."""
+    at = place.run.sinks_at
+    assert at is not None
+    return x_BHTD[place.rows, place.heads, at : at + sinks]
+
+
+def _sinks_of(place: _Place, sinks: int) -> int:
+    return 0 if place.run.sinks_at is None else sinks
+
+
+def _take(x_BHTD: torch.Tensor, place: _Place, sinks: int, with_sinks: bool) -> torch.Tensor:
+    """The groups as a batch, (P, R, G, D), behind their sinks or as many zeros; a view where that can be."""
+    own, skip = _window(x_BHTD, place), _sinks_of(place, sinks)
+    if not skip:
+        return own.flatten(0, 1)
+    out = own.new_empty(*own.shape[:3], skip + own.shape[3], own.shape[4])
+    out[..., skip:, :] = own
+    out[..., :skip, :] = _sink_window(x_BHTD, place, sinks)[:, None] if with_sinks else 0
+    return out.flatten(0, 1)
+
+
+def _put(pieces: Sequence[torch.Tensor], places: Sequence[_Place], sinks: int, into_BHTD: torch.Tensor) -> None:
+    """The reverse of `_take`: the groups' own tokens to where they came from, and zeros elsewhere."""
+    windows = [_window(into_BHTD, place) for place in places]
+    if sum(window.numel() for window in windows) < into_BHTD.numel():  # padding
+        into_BHTD.zero_()
+    for piece, place, window in zip(pieces, places, windows, strict=True):
+        window.copy_(piece[:, :, _sinks_of(place, sinks) :].view(window.shape))
+
+
+class _Take(torch.autograd.Function):
+    """All groups of a tensor, each run as a batch of its own. Slices would add up whole tensors of zeros backward.
+
+    The sinks are among the queries too: plain causal attention is then exactly what is wanted.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BHTD: torch.Tensor, places: list[_Place], sinks: int) -> tuple[torch.Tensor, ...]:
+        ctx.like, ctx.places, ctx.sinks = torch.empty_like(x_BHTD, device="meta"), places, sinks
+        return tuple(_take(x_BHTD, place, sinks, with_sinks=True) for place in places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads_PRGD: torch.Tensor) -> Any:
+        grad_BHTD = torch.empty_like(ctx.like, device=grads_PRGD[0].device)
+        _put(grads_PRGD, ctx.places, ctx.sinks, grad_BHTD)
+        for grad, place in zip(grads_PRGD, ctx.places, strict=True):
+            if skip := _sinks_of(place, ctx.sinks):
+                of_groups = grad[:, :, :skip].unflatten(0, (-1, place.run.groups))
+                _sink_window(grad_BHTD, place, skip).add_(of_groups.sum(1))
+        return grad_BHTD, None, None
+
+
+class _Put(torch.autograd.Function):
+    """The outputs of all groups as one (B, T, H, D) tensor; sinks' outputs are dropped, padding is zero."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, shape: tuple[int, ...], places: list[_Place], sinks: int, *pieces_PRGD: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.places, ctx.sinks = places, sinks
+        out_BTHD = pieces_PRGD[0].new_empty(shape)
+        _put(pieces_PRGD, places, sinks, out_BTHD.transpose(1, 2))
+        return out_BTHD
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        (grad_BTHD,) = grads
+        grad_BHTD = grad_BTHD.transpose(1, 2)
+        return None, None, None, *(_take(grad_BHTD, place, ctx.sinks, with_sinks=False) for place in ctx.places)
 
 
 def _equal_runs(documents: Spans, groups: Groups, half: int) -> list[_Run]:
@@ -113,30 +188,3 @@ def _equal_runs(documents: Spans, groups: Groups, half: int) -> list[_Run]:
             else:
                 runs.append(run)
     return runs
-
-
-def _grouped(
-    q_BHNGD: torch.Tensor,
-    k_BKNGD: torch.Tensor,
-    v_BKNGD: torch.Tensor,
-    skip: int,
-    scaling: float | None,
-    dropout: float,
-) -> torch.Tensor:
-    """Causal attention inside each group, without each group's first `skip` rows; returns (B, T, H, D')."""
-    batch, heads, groups = q_BHNGD.shape[:3]
-    kv_heads = k_BKNGD.shape[1]
-    repeats = heads // kv_heads
-
-    def into_batch(x_BKRNGD: torch.Tensor) -> torch.Tensor:
-        x_BNKRGD = x_BKRNGD.permute(0, 3, 1, 2, 4, 5)
-        return x_BNKRGD.reshape(batch * groups * kv_heads, -1, *x_BNKRGD.shape[-2:])
-
-    # Key/value heads ride in the batch too: their query heads then share them by a stride of zero, where torch's
-    # enable_gqa is 1.4 times slower on CPU and repeat_kv copies.
-    q = into_batch(q_BHNGD.unflatten(1, (kv_heads, repeats)))
-    k = into_batch(k_BKNGD.unsqueeze(2)).expand(-1, repeats, -1, -1)
-    v = into_batch(v_BKNGD.unsqueeze(2)).expand(-1, repeats, -1, -1)
-    out = scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)[:, :, skip:]
-    out_BNKRGD = out.unflatten(0, (batch, groups, kv_heads))
-    return out_BNKRGD.permute(0, 1, 4, 2, 3, 5).reshape(batch, -1, heads, v_BKNGD.shape[-1])
