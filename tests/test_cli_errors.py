@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, FalconConfig, Gemma2Config, GPT2C
 from lengthen import cli
 from lengthen.files import write_json
 
-COMMANDS = ["", "quickstart", "train", "export", "generate", "recipes", "eval", "eval perplexity", "data",
+COMMANDS = ["", "quickstart", "train", "plan", "export", "generate", "recipes", "eval", "eval perplexity", "data",
             "data tokenize", "data inspect"]  # fmt: skip
 
 
@@ -104,6 +104,15 @@ def train(recipe, tmp_path, refused):
 # -- recipes and bases
 
 
+def test_parallel_and_loggers_that_can_not_be_had(train, monkeypatch):
+    for kind in ("fsdp2", "zero2", "zero3_offload"):
+        train([f"parallel={kind}"], f"parallel={kind}")
+    train(["parallel=fsdp"], "parallel", "'fsdp'")
+    train(["training.report_to=tensorbord"], "'tensorbord'", "'tensorboard'")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    train([], "ACCELERATE_USE_FSDP", "parallel=ddp")
+
+
 def test_an_unknown_key(train):
     train(["training.stepz=3"], "'training.stepz'", "'training.steps'")
     train(["trainin.steps=3"], "'trainin'", "'training'")
@@ -184,6 +193,7 @@ def test_documents_that_can_not_be_used(train, tmp_path):
         "latin.txt": "caf\u00e9 ".encode("latin-1"),
         "book.pdf": (b"%PDF", ".pdf"),
         "broken.jsonl": (b"{broken\n{broken\n", "broken.jsonl:1"),
+        "broken.parquet": (b"PAR1 and no more", "as Parquet"),
     }
     files["latin.txt"] = (files["latin.txt"], "is not UTF-8")
     for name, (content, part) in files.items():
@@ -193,6 +203,16 @@ def test_documents_that_can_not_be_used(train, tmp_path):
     (tmp_path / "folder").mkdir()
     train([f"data.train={tmp_path / 'folder'}"], tmp_path / "folder", "no documents")
     train(["data.train=[]"], "data.train is empty")
+
+
+def test_datasets_that_can_not_be_had(train, tmp_path, monkeypatch):
+    # huggingface_hub read HF_HUB_OFFLINE when it was imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    train(["data.train=hf:owner/books:train"], "hf:owner/books:train", "HF_HUB_OFFLINE")
+    train(["data.train=hf:owner/books:a:b:c"], "hf:owner/books:a:b:c", "is not of the form")
+    train([f"data.train=hf:{tmp_path / 'none'}"], tmp_path / "none")
+    train(["data.max_documents=0"], "data.max_documents")
 
 
 def test_documents_that_are_too_short(train, tmp_path):
@@ -309,7 +329,7 @@ def test_generate_refuses(refused, run, tmp_path):
     refused(["generate", run, "--prompt", ""], "empty")
     refused(["generate", run, "--prompt", "x" * 200], "201 tokens", "128")
     refused(["generate", run, "--prompt", "x", "--dtype", "bfloat17"], "bfloat17")
-    refused(["generate", run, "--prompt", "x", "--quantize", "nf4"], "nf4")
+    refused(["generate", run, "--prompt", "x", "--quantize", "nf4"], "NF4")
     (tmp_path / "two.json").write_text('["one", "two"]')
     refused(["generate", run, "--file", tmp_path / "two.json"], tmp_path / "two.json", "2 documents")
 

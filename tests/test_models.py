@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import lengthen
 from lengthen.errors import ModelError
-from lengthen.models import find, load_base, load_config, load_tokenizer, pick_dtype, weight_hash
+from lengthen.models import find, load_base, load_config, load_tokenizer, pick_dtype, weight_hashes
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def change(folder, edit):
 
 def fingerprint(folder, dtype):
     source = find(str(folder))
-    return weight_hash(load_base(source, load_config(source), pick_dtype(dtype, CPU), device=CPU))
+    return weight_hashes(load_base(source, load_config(source), pick_dtype(dtype, CPU), device=CPU))["weight_hash"]
 
 
 class Malicious:
@@ -172,7 +172,8 @@ def test_a_folder_without_tokenizer(copy):
 
 
 def test_what_is_not_offered(base, run):
-    assert "nf4" in refused(base, quantize="nf4")
+    assert "sizes that NF4 takes" in refused(base, quantize="nf4")
+    assert "choose nf4 or none" in refused(base, quantize="int3")
     assert "target" in refused(base, method="yarn")
     assert "leave --adapter out" in refused(run, adapter=run / "adapter")
 

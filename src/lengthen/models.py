@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from lengthen._compat import bf16_is_fast, gguf_dequantized
 from lengthen.errors import ModelError
+from lengthen.quantization import check_nf4, is_quantized, nf4_config, prepare_for_training, quantize
 
 __all__ = [
     "Source",
@@ -39,7 +40,7 @@ __all__ = [
     "pick_dtype",
     "quiet_transformers",
     "shortened",
-    "weight_hash",
+    "weight_hashes",
 ]
 
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -115,14 +116,17 @@ def default_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """The torch dtype of a name; None and "auto" mean bfloat16 where it is fast, else float32.
+def pick_dtype(name: str | None, device: torch.device, quantized: bool = False) -> torch.dtype:
+    """The torch dtype of a name.
+
+    None and "auto" mean bfloat16 where it is fast; else float32, but float16 for a 4-bit base on a GPU (V100, T4).
 
     Raises:
         ModelError: not a name we know.
     """
     if name in (None, "auto"):
-        return torch.bfloat16 if bf16_is_fast(device) else torch.float32
+        slow = torch.float16 if quantized and device.type == "cuda" else torch.float32
+        return torch.bfloat16 if bf16_is_fast(device) else slow
     if name not in _DTYPES:
         raise ModelError(f"unknown dtype {name!r}; choose auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]
@@ -197,24 +201,36 @@ def load_base(
     dtype: torch.dtype,
     attention: str = "sdpa",
     device: torch.device | None = None,
+    nf4: bool = False,
 ) -> PreTrainedModel:
     """Build a model from `config` and fill in the weights of `source`.
 
     Args:
         source: where the weights are; not a run folder.
         config: the base's own, or one from `lengthen.context.extend`.
-        dtype: of the weights in memory.
+        dtype: of the weights in memory; with `nf4` of those that stay, and of the matrix products.
         attention: transformers' attn_implementation.
         device: default the accelerator where there is one.
+        nf4: hold the linear layers in 4 bits.
 
     Raises:
-        ModelError: the weights are missing, or don't fit the config.
+        ModelError: the weights are missing, or don't fit the config, or can't be quantised.
     """
+    device = device or default_device()
+    # Where rounding must wait (float16 has another range than bfloat16; 4 bits should come from what is stored),
+    # weights are loaded as they are.
+    rounded_later = nf4 or dtype == torch.float16
     arguments: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": attention, **source.arguments}
+    if rounded_later:
+        stored = copy.deepcopy(config)
+        stored.dtype = None
+        arguments |= {"config": stored, "dtype": torch.float32 if source.gguf else "auto"}
     if source.gguf:
         arguments["quantization_config"] = gguf_dequantized()
-    if dtype == torch.float16:
-        arguments |= _unrounded(source, config)
+    if nf4:
+        check_nf4(config, device)
+        if not source.gguf:
+            arguments |= {"quantization_config": _nf4_config(config, dtype), "device_map": {"": device}}
     # transformers would fill what is missing or of another shape with random numbers.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
@@ -232,35 +248,56 @@ def load_base(
             f"the weights of {source.id} don't fit its config: {len(wrong)} tensors are missing or of another shape, "
             f"the first {wrong[0]}; is the download complete?"
         )
-    if dtype == torch.float16:
-        model.fingerprint_before_float16 = weight_hash(model)
-        model = model.to(dtype)
-        model.config.dtype = dtype
-    return model.to(device or default_device())
+    if nf4:
+        if source.gguf:
+            quantize(model, dtype, device)
+        if not is_quantized(model):
+            raise ModelError(
+                f"no linear layer of {source.id} has sizes that NF4 takes (inputs a multiple of 64, outputs of 32); "
+                "leave quantize out"
+            )
+        prepare_for_training(model)
+    if rounded_later:
+        model.hashes_before_rounding = weight_hashes(model)
+        _round_unquantized(model, dtype)
+    return model.to(device)
 
 
-def _unrounded(source: Source, config: PreTrainedConfig) -> dict[str, Any]:
-    """Arguments that load the weights in the dtype they are stored in.
-
-    float16 has less range than bfloat16 and other steps than float32, so that the fingerprint must come before it.
-    """
-    config = copy.deepcopy(config)
-    config.dtype = None
-    return {"config": config, "dtype": torch.float32 if source.gguf else "auto"}
+def _nf4_config(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    with torch.device("meta"), quiet_transformers():
+        return nf4_config(AutoModelForCausalLM.from_config(config), dtype)
 
 
-def weight_hash(model: nn.Module) -> str:
-    """A fingerprint of a model's weights that does not depend on the file format or the dtype they are loaded in.
+def _round_unquantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    for tensor in model.parameters():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    model.config.dtype = dtype
+
+
+def weight_hashes(model: nn.Module) -> dict[str, str | None]:
+    """Fingerprints of a model's weights that do not depend on the file format or the dtype they are loaded in.
 
     Taken over names, shapes and at least 4096 evenly spaced values of each parameter (all of a smaller one), rounded
     to bfloat16.
+
+    Returns:
+        "weight_hash" over all parameters, None where some are in 4 bits; "unquantized_hash" over those that never
+        are: the embeddings and all vectors.
     """
-    if hasattr(model, "fingerprint_before_float16"):
-        return model.fingerprint_before_float16  # type: ignore[return-value]
-    digest = hashlib.sha256()
+    if hasattr(model, "hashes_before_rounding"):
+        return model.hashes_before_rounding  # type: ignore[return-value]
+    whole, kept = hashlib.sha256(), hashlib.sha256()
+    embeddings = model.get_input_embeddings().weight  # type: ignore[operator]
     for name, parameter in sorted(model.named_parameters()):
+        if type(parameter).__name__ == "Params4bit":
+            continue
         values = parameter.detach().flatten()
         sample = values[:: max(1, values.numel() // 4096)].to(torch.bfloat16).cpu().contiguous()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        digest.update(sample.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
+        for digest in (whole, kept) if parameter.ndim == 1 or parameter is embeddings else (whole,):
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+            digest.update(sample.view(torch.int16).numpy().tobytes())
+    return {
+        "weight_hash": None if is_quantized(model) else whole.hexdigest(),
+        "unquantized_hash": kept.hexdigest(),
+    }

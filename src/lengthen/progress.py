@@ -7,12 +7,14 @@ __all__ = ["progress_bar"]
 
 
 @contextmanager
-def progress_bar(description: str, total: int, unit: str = "", quiet: bool = False) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    description: str, total: int | None, unit: str = "", quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error and yield the function that advances it.
 
     Args:
         description: what is being done, in a word or two.
-        total: how much there is to do.
+        total: how much there is to do; None where that can't be known.
         unit: what is counted, such as "tokens".
         quiet: show nothing.
     """

@@ -91,8 +91,13 @@ class DataRecipe(_Section):
     """Documents and how they become sequences."""
 
     kind: Literal["text"] = Field("text", description="plain long documents")
-    train: Paths = Field([], description="files, folders, token files, or python-stdlib:train")
+    train: Paths = Field(
+        [], description="files, folders, token files, python-stdlib:train, or datasets as hf:OWNER/NAME:SPLIT"
+    )
     validation: Paths = Field([], description="the same, measured after the run at the target context")
+    max_documents: int | None = Field(
+        None, ge=1, description="documents taken from each file, folder or dataset, the first ones; default all"
+    )
     sequence_length: int | None = Field(None, ge=2, description="tokens per sequence; default the target context")
     min_tokens: int = Field(1, ge=1, description="shorter documents are left out")
     max_tokens: int | None = Field(None, ge=2, description="longer documents are left out")
@@ -119,16 +124,37 @@ class TrainingRecipe(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of the frozen base and the arithmetic; trained tensors are always float32"
     )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] = Field(
+        "adamw", description="torch's AdamW; or bitsandbytes': 8-bit states, pages that move to CPU memory (CUDA only)"
+    )
+    report_to: Names = Field([], description="beside metrics.jsonl: tensorboard, wandb, trackio")
     save_every: int = Field(100, ge=1, description="optimiser steps between checkpoints")
     log_every: int = Field(1, ge=1, description="optimiser steps between lines of metrics.jsonl")
 
 
-class MemoryRecipe(_Section):
-    """Memory against time."""
+_PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {"activation_checkpointing": False, "mlp_tile": 0, "offload_activations": False},
+    "balanced": {"activation_checkpointing": "keep_attention", "mlp_tile": 0, "offload_activations": False},
+    "smallest": {"activation_checkpointing": True, "mlp_tile": 2048, "offload_activations": True},
+}
 
+
+class MemoryRecipe(_Section):
+    """Memory against time. What is not given is the preset's."""
+
+    preset: Literal["fast", "balanced", "smallest"] = Field("balanced", description="what the other keys default to")
     activation_checkpointing: bool | Literal["keep_attention"] = Field(
-        True, description="recompute activations in the backward pass; keep_attention: all but attention's outputs"
+        "keep_attention",
+        description="recompute each layer in the backward pass; keep_attention: all but attention's output",
     )
+    mlp_tile: int = Field(0, ge=0, description="tokens that an MLP computes at a time; 0: all at once")
+    offload_activations: bool = Field(False, description="keep what checkpointing saves in CPU memory (accelerators)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        preset = given.get("preset", "balanced") if isinstance(given, dict) else None
+        return {**_PRESETS[preset], **given} if preset in _PRESETS else given
 
 
 class Recipe(_Section):
@@ -140,11 +166,16 @@ class Recipe(_Section):
     context: ContextRecipe
     attention: AttentionRecipe = AttentionRecipe()  # type: ignore[call-arg]
     adapter: AdapterRecipe = AdapterRecipe()  # type: ignore[call-arg]
-    quantize: None = Field(None, description="4-bit base; not in this version")
+    quantize: Literal["nf4"] | None = Field(None, description="4-bit base through bitsandbytes: nf4")
+    base_config: dict[str, Any] | None = Field(
+        None, description="the base's config.json, as far as `lengthen plan` needs it where the base is not at hand"
+    )
     data: DataRecipe = DataRecipe()  # type: ignore[call-arg]
     training: TrainingRecipe = TrainingRecipe()  # type: ignore[call-arg]
     memory: MemoryRecipe = MemoryRecipe()  # type: ignore[call-arg]
-    parallel: Literal["ddp"] = Field("ddp", description="how the processes of torchrun or accelerate share the work")
+    parallel: Literal["ddp", "fsdp2", "zero2", "zero3", "zero2_offload", "zero3_offload"] = Field(
+        "ddp", description="how the processes of torchrun or accelerate share the work; offload: optimiser on the CPU"
+    )
 
     @model_validator(mode="after")
     def _belongs_together(self) -> "Recipe":
@@ -165,6 +196,9 @@ class Recipe(_Section):
                 f"adapter.kind={self.adapter.kind} puts virtual tokens before the text, for which S2 and packed "
                 "documents are not defined; set attention.kind=full and data.packing=concatenate"
             )
+        if self.quantize and (self.adapter.kind != "lora" or self.adapter.variant == "pissa"):
+            what = "variant=pissa" if self.adapter.kind == "lora" else f"kind={self.adapter.kind}"
+            raise ValueError(f"adapter.{what} needs weights that are not quantised; set quantize=null")
         if self.adapter.kind in ("lora", "full") and self.adapter.options:
             raise ValueError(f"adapter.options is for other PEFT methods; the kind is {self.adapter.kind}")
         return self

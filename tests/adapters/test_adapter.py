@@ -5,14 +5,14 @@ import torch
 from peft import PeftType, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Phi3Config, Qwen3Config
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, MixtralConfig, Phi3Config, Qwen3Config
 
 import lengthen
 from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.adapters.export import merge
 from lengthen.adapters.save import save_adapter
 from lengthen.errors import ModelError, RecipeError
-from lengthen.models import find, load_base, load_config, weight_hash
+from lengthen.models import find, load_base, load_config, weight_hashes
 from lengthen.recipe import PROMPT_KINDS, AdapterRecipe, load_recipe
 from lengthen.training.run import read_metrics
 
@@ -25,6 +25,7 @@ CONFIGS = {
     "tied": LlamaConfig(**SIZES, num_key_value_heads=2, tie_word_embeddings=True),
     "neox": GPTNeoXConfig(**SIZES, tie_word_embeddings=False),
     "qwen3": Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8, tie_word_embeddings=False),
+    "mixtral": MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=4),
     "phi3": Phi3Config(**SIZES, num_key_value_heads=2, tie_word_embeddings=False),
 }
 IDS = torch.arange(20)[None]
@@ -105,6 +106,21 @@ def test_all_linear_layers_but_the_head():
         *("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
     )
     assert trained(build("neox", targets="all", embeddings=False, norms=False)) == neox
+
+
+def test_experts_are_linear_layers_too():
+    model = build("mixtral", targets="all", embeddings=False, norms=False)
+    weights = {name: p for name, p in model.named_parameters() if "lora_B" in name and "experts" in name}
+    assert len(weights) == 2 * 2
+    for weight in weights.values():
+        torch.nn.init.normal_(weight, std=0.1)
+    plain = build("mixtral", targets="all").eval()(IDS).logits
+    with_experts = model.eval()(IDS).logits
+    assert not torch.allclose(with_experts, plain, atol=1e-3)
+    torch.testing.assert_close(merge(model)(IDS).logits, with_experts)
+    for wrong in ({"dropout": 0.1}, {"variant": "dora"}):
+        with pytest.raises(ModelError, match="has experts"):
+            build("mixtral", targets="all", **wrong)
 
 
 def test_named_layers():
@@ -193,7 +209,7 @@ def extended(base, **recipe):
     source = find(str(base))
     config = lengthen.extend(load_config(source), 64, "yarn")
     model = load_base(source, config, torch.float32, device=torch.device("cpu"))
-    record = {"id": source.id, "model": str(base), "weight_hash": weight_hash(model), "context": 32}
+    record = {"id": source.id, "model": str(base), **weight_hashes(model), "context": 32}
     torch.manual_seed(0)
     model = add_adapter(model, AdapterRecipe(**{"rank": 4, **recipe}))
 

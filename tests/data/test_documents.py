@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lengthen.data.documents import SUPPORTED, Document, read_documents
@@ -177,3 +179,42 @@ assert not {"torch", "transformers", "datasets"} & set(sys.modules), "heavy impo
 assert all(hasattr(lengthen.data, name) for name in lengthen.data.__all__)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def parquet(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_parquet_rows_are_documents(tmp_path):
+    texts = [f"text {i}" for i in range(200)]
+    path = parquet(tmp_path / "a.parquet", id=list(range(200)), text=texts)
+    documents, warnings = read_documents([path])
+    assert [document.text for document in documents] == texts
+    assert documents[3].name == f"{path}[3]"
+    assert warnings == []
+    assert read_documents([tmp_path])[0] == documents
+
+
+def test_parquet_that_can_not_be_used(tmp_path):
+    path = tmp_path / "a.parquet"
+    documents, warnings = read_documents([parquet(path, text=["", "one", None])])
+    assert [document.text for document in documents] == ["one"]
+    assert "left out 2 of 3 rows" in warnings[0]
+    assert f"{path}[0]" in warnings[0]
+    refused(parquet(path, body=["one"]), 'no column "text"', "body")
+    refused(parquet(path, text=[1.5]), "no usable rows", "has float")
+    refused(parquet(path, text=pa.array([], pa.string())), "is empty")
+    path.write_bytes(b"PAR1 and no more")
+    refused(path, "can't read", "Parquet")
+
+
+def test_limit_takes_the_first_documents_of_each_path(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for name in ("1.txt", "2.txt", "3.txt"):
+            (tmp_path / folder / name).write_text(folder + name)
+    (tmp_path / "c.jsonl").write_text('"one"\n"two"\n"three"\n')
+    path = parquet(tmp_path / "d.parquet", text=["one", "two", "three"])
+    documents, _ = read_documents([tmp_path / "a", tmp_path / "b", tmp_path / "c.jsonl", path], limit=2)
+    assert [document.text for document in documents] == ["a1.txt", "a2.txt", "b1.txt", "b2.txt", *["one", "two"] * 2]

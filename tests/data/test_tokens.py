@@ -122,7 +122,7 @@ def test_progress_only_where_asked(tokenizer, documents, capsys):
 
 
 def key(documents, tokenizer):
-    return module._cache_key(documents, tokenizer)
+    return module._cache_key([document.text for document in documents], tokenizer)
 
 
 def test_cache_key_follows_texts_and_tokenizer(tokenizer, documents):

@@ -13,9 +13,10 @@ from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
-from lengthen.adapters.targets import is_norm, linear_targets, norm_modules, shortest_suffixes
+from lengthen.adapters.targets import expert_parameters, is_norm, linear_targets, norm_modules, shortest_suffixes
 from lengthen.errors import ModelError, RecipeError
 from lengthen.head import embedding_parameters
+from lengthen.quantization import count_weights
 from lengthen.recipe import AdapterRecipe
 
 __all__ = ["TrainableCount", "add_adapter", "count_trainable", "has_tied_embeddings"]
@@ -84,12 +85,19 @@ def _add_lora(model: Any, recipe: AdapterRecipe) -> PeftModel:
     if recipe.embeddings:
         embeddings = model.get_input_embeddings()
         saved += [name for name, module in model.named_modules() if module is embeddings]
+    experts = expert_parameters(model) if recipe.targets == "all" else []
+    if experts and (recipe.dropout or recipe.variant not in ("lora", "rslora")):
+        raise ModelError(
+            f"{type(model).__name__} has experts, on which peft has LoRA only without dropout and variants; set "
+            "adapter.dropout=0 and adapter.variant=lora, or name adapter.targets"
+        )
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=recipe.rank,
         lora_alpha=recipe.alpha,  # type: ignore[arg-type]
         lora_dropout=recipe.dropout,
         target_modules=linear_targets(model, recipe.targets),
+        target_parameters=experts or None,
         modules_to_save=shortest_suffixes(saved, all_names) or None,
         ensure_weight_tying=recipe.embeddings and has_tied_embeddings(model),
         use_rslora=recipe.variant == "rslora",
@@ -149,7 +157,7 @@ def count_trainable(model: Any) -> TrainableCount:
     total = 0
     for name, parameter in model.named_parameters():
         if "original_module" not in name:  # the base's copy of a tensor that the adapter replaces
-            total += parameter.numel()
+            total += count_weights(parameter)
         if not parameter.requires_grad:
             continue
         if id(parameter) in norms:

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from lengthen.adapters.load import load
+from lengthen.adapters.load import load, load_dequantized
 from lengthen.errors import ModelError, OutputError
 from lengthen.files import atomic_folder
 from lengthen.models import pick_dtype, quiet_transformers
 
-__all__ = ["export", "merge"]
+__all__ = ["MERGE_INTO", "export", "merge"]
+
+MERGE_INTO = ("original", "dequantized")
 
 
 def merge(model: Any) -> Any:
@@ -28,16 +30,24 @@ def merge(model: Any) -> Any:
     return model.merge_and_unload(safe_merge=True)
 
 
-def export(model: str | Path, out: Path, dtype: str = "bfloat16", adapter: str | Path | None = None) -> Path:
+def export(
+    model: str | Path,
+    out: Path,
+    dtype: str = "bfloat16",
+    adapter: str | Path | None = None,
+    merge_into: str = "original",
+) -> Path:
     """Write a merged model that plain transformers loads.
 
-    The merge is computed in float32 and rounded once, at the end.
+    The merge is computed in float32 and rounded once, at the end. An adapter that was trained over a 4-bit base can be
+    merged into the 16-bit base it came from, or into the 4-bit weights written out, which is exactly what was trained.
 
     Args:
         model: a run folder, or anything MODEL can name, with `adapter`.
         out: a new or empty folder.
         dtype: of the written weights: "bfloat16", "float16" or "float32".
         adapter: a PEFT folder to merge, where `model` is not a run folder.
+        merge_into: "original" or "dequantized".
 
     Returns:
         `out`, with safetensors weights, the extended config and the tokenizer with its length.
@@ -49,7 +59,13 @@ def export(model: str | Path, out: Path, dtype: str = "bfloat16", adapter: str |
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} has content already; choose another folder")
     written = pick_dtype(dtype, torch.device("cpu"))
-    loaded, tokenizer = load(model, "float32", adapter, device=torch.device("cpu"))
+    if merge_into not in MERGE_INTO:
+        raise ModelError(f"unknown merge_into={merge_into}; choose {' or '.join(MERGE_INTO)}")
+    cpu = torch.device("cpu")
+    if merge_into == "original":
+        loaded, tokenizer = load(model, "float32", adapter, quantize="none", device=cpu)
+    else:
+        loaded, tokenizer = load_dequantized(model, "float32", adapter, cpu)
     merged = merge(loaded).to(written)
     merged.config.dtype = written
     tokenizer.model_max_length = merged.config.get_text_config().max_position_embeddings

@@ -23,10 +23,11 @@ from lengthen.models import (
     load_tokenizer,
     pick_dtype,
     shortened,
-    weight_hash,
+    weight_hashes,
 )
+from lengthen.quantization import dequantize
 
-__all__ = ["load"]
+__all__ = ["base_record", "load", "load_dequantized"]
 
 
 def load(
@@ -45,7 +46,7 @@ def load(
         model: hub id, model folder, .gguf file, run folder, or alias.
         dtype: "auto" (default), "float32", "bfloat16" or "float16".
         adapter: a PEFT folder to put over the base. One that lengthen wrote brings its extended config along.
-        quantize: 4-bit bases are not in this version.
+        quantize: "nf4" holds the base in 4 bits, "none" does not; default what the adapter was trained over.
         method: scale the base's positions without training, by this method of `lengthen.context`.
         target: context for `method`, tokens.
         device: default the accelerator where there is one.
@@ -57,13 +58,32 @@ def load(
         ModelError: not found, without weights, or an adapter that was made for another base.
         ContextError: `method` can't be applied.
     """
-    if quantize is not None:
-        raise ModelError(f"quantize={quantize}: 4-bit bases are not supported by this version; leave it out")
+    return _load(str(model), dtype, adapter, quantize, method, target, device or default_device())
+
+
+def load_dequantized(model: str | Path, dtype: str | None, adapter: str | Path | None, device: torch.device) -> Any:
+    """As `load` with quantize="nf4", then with ordinary weights that are exactly those the 4-bit layers compute with.
+
+    For merging: an adapter can't be folded into packed 4-bit weights without changing them once more.
+    """
+    return _load(str(model), dtype, adapter, "nf4", None, None, device, dequantized=True)
+
+
+def _load(
+    model: str,
+    dtype: str | None,
+    adapter: str | Path | None,
+    quantize: str | None,
+    method: str | None,
+    target: int | None,
+    device: torch.device,
+    dequantized: bool = False,
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    if quantize not in (None, "none", "nf4"):
+        raise ModelError(f"unknown quantize={quantize}; choose nf4 or none")
     if (method is None) != (target is None):
         raise ModelError("scaling positions needs both a method and a target; give both or neither")
-    model = str(model)
     source = find(model)
-    device = device or default_device()
     if source.run is not None:
         if adapter is not None:
             raise ModelError(f"{model} is a run folder and has its adapter already; leave --adapter out")
@@ -72,33 +92,39 @@ def load(
     folder = Path(adapter) if adapter is not None else None
     if folder is not None and not (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder} has no adapter_config.json, so it holds no adapter; give a PEFT folder")
-    loaded = _load_scaled(source, folder, pick_dtype(dtype, device), method, target, device)
+    record = base_record(folder) if folder is not None else None
+    nf4 = (quantize or (record or {}).get("quantize")) == "nf4"
+    loaded: Any = load_base(
+        source,
+        _scaled_config(source, folder, record, method, target),
+        pick_dtype(dtype, device, nf4),
+        device=device,
+        nf4=nf4,
+    )
+    if folder is not None and record is not None:
+        _check_weights(loaded, folder, record, source)
+    if dequantized:
+        loaded = dequantize(loaded)
     if folder is not None:
         loaded = _with_adapter(loaded, folder, source)
     return loaded.eval(), tokenizer
 
 
-def _load_scaled(
-    source: Source,
-    adapter: Path | None,
-    dtype: torch.dtype,
-    method: str | None,
-    target: int | None,
-    device: torch.device,
-) -> Any:
-    """The base, with the positions that its adapter was trained with, or scaled anew."""
+def _scaled_config(
+    source: Source, adapter: Path | None, record: dict[str, str] | None, method: str | None, target: int | None
+) -> PreTrainedConfig:
+    """The base's config, with the positions that its adapter was trained with, or scaled anew."""
     if adapter is None or not (adapter / "config.json").is_file():
         config = load_config(source)
     else:
         config = from_pretrained(AutoConfig, Source(str(adapter), str(adapter)))
-        record = _record(adapter)
         plain = load_config(source)
         # Adapters for bases of another shape would only fail somewhere inside the weights.
         if record is not None and (plain.model_type, _shape(plain)) != (config.model_type, _shape(config)):
             raise ModelError(f"the adapter {adapter} was made for {record['id']}; {source.id} has another shape")
     if method is not None and target is not None:
         config = extend(config, target, method)
-    return load_base(source, config, dtype, device=device)
+    return config
 
 
 def _shape(config: PreTrainedConfig) -> list[Any]:
@@ -106,21 +132,29 @@ def _shape(config: PreTrainedConfig) -> list[Any]:
     return [getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
 
 
-def _record(adapter: Path) -> dict[str, Any] | None:
-    """What lengthen noted about the base of an adapter; None for adapters of others."""
+def base_record(adapter: Path) -> dict[str, str] | None:
+    """What lengthen noted about the base of an adapter; None for adapters of others.
+
+    Returns:
+        id, model; weight_hash where the base was not in 4 bits, unquantized_hash; quantize where it was.
+    """
     path = adapter / "base.json"
     if not path.is_file():
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {key: str(record[key]) for key in ("id", "model", "weight_hash")}
+        noted = {key: str(record[key]) for key in ("id", "model")}
+        hashes = ("weight_hash", "unquantized_hash")
+        if not any(record.get(key) for key in hashes):
+            raise KeyError("no fingerprint of the weights")
+        return noted | {key: str(record[key]) for key in (*hashes, "quantize") if record.get(key)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is damaged, so the adapter's base is not known; restore it") from error
 
 
 def _base_of(run: Path) -> Source:
     """The base that a run folder's adapter was trained over."""
-    record = _record(run / "adapter")
+    record = base_record(run / "adapter")
     if record is None:
         raise ModelError(f"{run / 'adapter'} has no base.json; give the base itself and --adapter {run / 'adapter'}")
     try:
@@ -134,12 +168,20 @@ def _base_of(run: Path) -> Source:
     return source
 
 
+def _check_weights(base: PreTrainedModel, folder: Path, record: dict[str, str], source: Source) -> None:
+    """Refuse another base than the adapter's, by what can be compared: a 4-bit base has no hash of all weights."""
+    for key, own in weight_hashes(base).items():
+        if own is not None and key in record:
+            if own != record[key]:
+                raise ModelError(
+                    f"the adapter {folder} was made for {record['id']}; the weights of {source.id} are others"
+                )
+            return
+
+
 def _with_adapter(base: PreTrainedModel, folder: Path, source: Source) -> nn.Module:
     from peft import PeftModel
 
-    record = _record(folder)
-    if record is not None and weight_hash(base) != record["weight_hash"]:
-        raise ModelError(f"the adapter {folder} was made for {record['id']}; the weights of {source.id} are others")
     with warnings.catch_warnings():
         # peft warns about tied embeddings that it then ties, and reads a name that transformers deprecated.
         warnings.filterwarnings("ignore", message=".*(tie|is_gradient_checkpointing).*")

@@ -6,7 +6,7 @@ from torch import nn
 
 from lengthen.errors import ModelError
 
-__all__ = ["is_norm", "linear_targets", "norm_modules", "shortest_suffixes"]
+__all__ = ["expert_parameters", "is_norm", "linear_targets", "norm_modules", "shortest_suffixes"]
 
 
 def _attention_layers(model: nn.Module) -> list[str]:
@@ -58,6 +58,20 @@ def linear_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
     if not chosen:
         raise ModelError(f"{type(model).__name__} has no linear layers for adapter.targets={targets}")
     return shortest_suffixes(chosen, linear)
+
+
+def expert_parameters(model: nn.Module) -> list[str]:
+    """Names of the weights that hold the linear layers of all experts in one tensor, as last two parts.
+
+    transformers keeps the experts of a mixture so, (experts, out, in); they are no `nn.Linear`.
+    """
+    return sorted(
+        {
+            ".".join(name.split(".")[-2:])
+            for name, parameter in model.named_parameters()
+            if parameter.ndim == 3 and "expert" in name.rsplit(".", 1)[0].lower()
+        }
+    )
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """The command line: each command parses, calls and prints. Nothing heavy is imported before a command runs."""
 
+import logging
 import sys
 import warnings
 from importlib import import_module
@@ -21,7 +22,7 @@ app = typer.Typer(
 _GROUPS = {"eval": "Measure perplexity at several contexts.", "data": "Look at documents, and tokenize them."}
 for _name, _help in _GROUPS.items():
     app.add_typer(import_module(f"lengthen.cli.{_name}").app, name=_name, help=_help)
-for _name in ("quickstart", "train", "export", "generate", "recipes"):
+for _name in ("quickstart", "train", "plan", "export", "generate", "recipes"):
     app.command(_name)(getattr(import_module(f"lengthen.cli.{_name}"), _name))
 
 
@@ -32,6 +33,8 @@ def _show_warning(message: Warning | str, *_details: Any, **_more: Any) -> None:
 def main() -> None:
     """Run the command line; input errors are one line on standard error and exit code 2."""
     warnings.showwarning = _show_warning
+    # It says at import that it has no kernels for a path that lengthen turns off.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         app()
     except LengthenError as error:

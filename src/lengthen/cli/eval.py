@@ -32,7 +32,7 @@ def perplexity(
     bucket: Annotated[int | None, typer.Option(min=1, help="Width of the position buckets in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows that are run together.")] = 1,
     adapter: Annotated[Path | None, typer.Option(help="PEFT adapter folder to put on the base.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="nf4: load the base in 4 bits.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="nf4 or none; default as trained.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     method: Annotated[str | None, typer.Option(help="Scale positions, untrained, before measuring.")] = None,
     target: Annotated[int | None, typer.Option(min=1, help="Context in tokens that --method scales to.")] = None,
@@ -51,6 +51,7 @@ def perplexity(
     from lengthen.files import write_json
     from lengthen.models import find
     from lengthen.provenance import versions
+    from lengthen.quantization import is_quantized
 
     source = find(model)
     loaded, tokenizer = lengthen.load(
@@ -87,7 +88,7 @@ def perplexity(
         "protocol": protocol,
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "adapter": None if adapter is None else str(adapter),
-        "quantize": quantize,
+        "quantize": "nf4" if is_quantized(loaded) else None,
         "method": method,
         "target": target,
         "documents": [store.names[i] for i in chosen],

@@ -1,7 +1,7 @@
 """`lengthen export`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,15 +13,34 @@ def export(
     out: Annotated[Path, typer.Argument(help="a new folder")],
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32")] = "bfloat16",
     adapter: Annotated[str | None, typer.Option(help="a PEFT folder to merge into the base")] = None,
+    merge_into: Annotated[
+        str,
+        typer.Option(help="for 4-bit runs: the original base, or dequantized, which is exactly what was trained"),
+    ] = "original",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="for 4-bit runs: measure the merge on these documents; default the run's own"),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing")] = False,
 ) -> None:
-    """Merge a run into one ordinary Hugging Face folder."""
+    """Merge a run into one ordinary Hugging Face folder.
+
+    For a run over a 4-bit base, the perplexity of what was trained and of the merge are measured and shown.
+    """
     from lengthen.adapters.export import export as run_export
+    from lengthen.evaluation.merged import perplexities
     from lengthen.files import write_json
 
-    run_export(run, out, dtype, adapter)
+    run_export(run, out, dtype, adapter, merge_into)
+    measured = perplexities(run, out, adapter, data, quiet)
     if json_file is not None:
-        write_json(json_file, {"model": run, "out": str(out), "dtype": dtype})
+        content: dict[str, Any] = {"model": run, "out": str(out), "dtype": dtype, "merge_into": merge_into}
+        write_json(json_file, content | {"perplexity": measured})
     if not quiet:
+        if measured is not None:
+            print(
+                f"perplexity as trained (4-bit base) {measured['trained']:.2f}, merged into the {merge_into} base "
+                f"{measured['merged']:.2f}, on {measured['tokens']:,} tokens"
+            )
         print(out)

@@ -16,7 +16,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0: the likeliest token; above: sample")] = 0.0,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
     adapter: Annotated[str | None, typer.Option(help="a PEFT folder to put over the base")] = None,
-    quantize: Annotated[str | None, typer.Option(help="4-bit base")] = None,
+    quantize: Annotated[str | None, typer.Option(help="nf4 or none; default as trained")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print only the text, when it is whole")] = False,

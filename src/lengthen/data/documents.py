@@ -1,4 +1,4 @@
-"""Documents from files and folders: plain text, Markdown, Python, JSON and JSON lines, all in UTF-8.
+"""Documents from files and folders: plain text, Markdown, Python, JSON and JSON lines, all in UTF-8, and Parquet.
 
 Text is taken as it is (line ends stay, only a byte order mark goes); nothing is decoded "as well as possible",
 since a book with wrong letters trains a model on wrong letters.
@@ -13,9 +13,9 @@ from typing import Any
 
 from lengthen.errors import DataError
 
-__all__ = ["SUPPORTED", "Document", "read_documents"]
+__all__ = ["SUPPORTED", "BrokenRecordError", "Document", "read_documents", "report_broken", "text_of"]
 
-SUPPORTED = (".txt", ".md", ".py", ".jsonl", ".json")
+SUPPORTED = (".txt", ".md", ".py", ".jsonl", ".json", ".parquet")
 
 _BOM = "\ufeff"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -34,15 +34,16 @@ class Document:
     text: str
 
 
-def read_documents(paths: Sequence[str | Path]) -> tuple[list[Document], list[str]]:
+def read_documents(paths: Sequence[str | Path], limit: int | None = None) -> tuple[list[Document], list[str]]:
     """Read every document of the named files and folders, in the order named.
 
     A folder is read recursively in the order of its paths; hidden files and folders, other extensions and empty
     files inside it are left out. JSON lines hold one object with "text", or one string, per line; a JSON file
-    holds a list of these, or one object.
+    holds a list of these, or one object; a Parquet file has a column "text".
 
     Args:
         paths: files that end in one of `SUPPORTED`, and folders of these.
+        limit: documents that are taken of each path, the first ones; None for all.
 
     Returns:
         The documents, and one warning (a line) for each file or folder of which something was left out.
@@ -59,22 +60,24 @@ def read_documents(paths: Sequence[str | Path]) -> tuple[list[Document], list[st
         if not path.exists():
             raise DataError(f"{path} does not exist; check the name")
         if path.is_dir():
-            found, said = _read_folder(path)
+            found, said = _read_folder(path, limit)
         else:
-            found, said = _read_file(path)
+            found, said = _read_file(path, limit)
             if not found:
                 raise DataError(f"{path} is empty; leave it out or give a file with text")
-        documents += found
+        documents += found[:limit]
         warnings += said
     return documents, warnings
 
 
-def _read_folder(folder: Path) -> tuple[list[Document], list[str]]:
+def _read_folder(folder: Path, limit: int | None) -> tuple[list[Document], list[str]]:
     documents: list[Document] = []
     warnings: list[str] = []
     empty: list[Path] = []
     for path in _files_in(folder):
-        found, said = _read_file(path)
+        if limit is not None and len(documents) >= limit:
+            break
+        found, said = _read_file(path, limit)
         documents += found
         warnings += said
         if not found:
@@ -103,11 +106,13 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted((file for file in files if file.suffix.lower() in SUPPORTED), key=lambda file: file.parts)
 
 
-def _read_file(path: Path) -> tuple[list[Document], list[str]]:
-    """Read one file; no documents means that it is empty."""
+def _read_file(path: Path, limit: int | None) -> tuple[list[Document], list[str]]:
+    """Read one file, of a Parquet file no more than `limit` documents; no documents means that it is empty."""
     suffix = path.suffix.lower()
     if suffix not in SUPPORTED:
         raise DataError(f"{path} has extension {suffix or '(none)'}; documents are {', '.join(SUPPORTED)}")
+    if suffix == ".parquet":
+        return _read_parquet(path, limit)
     text = _read_text(path)
     if not text.strip():
         return [], []
@@ -145,36 +150,60 @@ def _read_json_lines(path: Path, content: str) -> tuple[list[Document], list[str
         if not line.strip():
             continue
         try:
-            documents.append(Document(f"{path}:{number}", _text_of(_parse(line))))
-        except _BrokenRecordError as error:
+            documents.append(Document(f"{path}:{number}", text_of(_parse(line))))
+        except BrokenRecordError as error:
             broken.append((f"{path}:{number}", str(error)))
-    return documents, _report_broken(path, "lines", len(documents), broken)
+    return documents, report_broken(path, "lines", len(documents), broken)
 
 
 def _read_json(path: Path, content: str) -> tuple[list[Document], list[str]]:
     try:
         parsed = _parse(content)
-    except _BrokenRecordError as error:
+    except BrokenRecordError as error:
         raise DataError(f"{path} is {error}; one object per line belongs into a .jsonl file") from error
     if not isinstance(parsed, list):
         try:
-            return [Document(str(path), _text_of(parsed))], []
-        except _BrokenRecordError as error:
+            return [Document(str(path), text_of(parsed))], []
+        except BrokenRecordError as error:
             raise DataError(f"{path} {error}; {_WANTED}") from error
     documents = []
     broken = []
     for number, record in enumerate(parsed):
         try:
-            documents.append(Document(f"{path}[{number}]", _text_of(record)))
-        except _BrokenRecordError as error:
+            documents.append(Document(f"{path}[{number}]", text_of(record)))
+        except BrokenRecordError as error:
             broken.append((f"{path}[{number}]", str(error)))
-    return documents, _report_broken(path, "entries", len(documents), broken)
+    return documents, report_broken(path, "entries", len(documents), broken)
+
+
+def _read_parquet(path: Path, limit: int | None) -> tuple[list[Document], list[str]]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    documents: list[Document] = []
+    broken = []
+    try:
+        with ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if "text" not in names:
+                raise DataError(f'{path} has no column "text" (it has {", ".join(names[:5]) or "none"}); rename one')
+            values = (value.as_py() for batch in file.iter_batches(64, columns=["text"]) for value in batch["text"])
+            for number, value in enumerate(values):
+                if limit is not None and len(documents) >= limit:
+                    break
+                try:
+                    documents.append(Document(f"{path}[{number}]", text_of(value)))
+                except BrokenRecordError as error:
+                    broken.append((f"{path}[{number}]", str(error)))
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"can't read {path} as Parquet: {' '.join(str(error).split())[:300]}") from error
+    return documents, report_broken(path, "rows", len(documents), broken)
 
 
 _WANTED = 'each document is an object with "text" or a string'
 
 
-class _BrokenRecordError(Exception):
+class BrokenRecordError(Exception):
     """One record can't be used; the message completes "this record is/has ..."."""
 
 
@@ -183,38 +212,53 @@ def _parse(content: str) -> Any:
         return json.loads(content)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in content else ""
-        raise _BrokenRecordError(f"not JSON ({error.msg}, {line}column {error.colno})") from error
+        raise BrokenRecordError(f"not JSON ({error.msg}, {line}column {error.colno})") from error
     except (ValueError, RecursionError) as error:
         # Numbers of thousands of digits, and brackets thousands deep.
-        raise _BrokenRecordError("not usable JSON (numbers too long or nesting too deep)") from error
+        raise BrokenRecordError("not usable JSON (numbers too long or nesting too deep)") from error
 
 
-def _text_of(record: Any) -> str:
+def text_of(record: Any, key: str = "text") -> str:
+    """The text of a record, which is a string or an object that has it under `key`.
+
+    Raises:
+        BrokenRecordError: there is no text, or none that a tokenizer could take.
+    """
     if isinstance(record, dict):
-        if "text" not in record:
+        if key not in record:
             keys = ", ".join(list(record)[:5]) or "none"
-            raise _BrokenRecordError(f'has no "text" (its keys: {keys})')
-        record = record["text"]
+            raise BrokenRecordError(f'has no "{key}" (its keys: {keys})')
+        record = record[key]
     if not isinstance(record, str):
-        raise _BrokenRecordError(f"has {type(record).__name__} where text should be")
+        raise BrokenRecordError(f"has {type(record).__name__} where text should be")
     if not record.strip():
-        raise _BrokenRecordError("has empty text")
+        raise BrokenRecordError("has empty text")
     try:
         record.encode("utf-8")
     except UnicodeEncodeError as error:
         # JSON can escape half of a surrogate pair, which no tokenizer accepts.
-        raise _BrokenRecordError(f"has half a surrogate pair at character {error.start} of its text") from error
+        raise BrokenRecordError(f"has half a surrogate pair at character {error.start} of its text") from error
     return record
 
 
-def _report_broken(path: Path, unit: str, good: int, broken: list[tuple[str, str]]) -> list[str]:
-    """One warning for all broken records of a file; an error where nothing else is in it."""
+def report_broken(source: object, unit: str, good: int, broken: list[tuple[str, str]]) -> list[str]:
+    """One warning for all broken records of a source; an error where nothing else is in it.
+
+    Args:
+        source: its name, for the message.
+        unit: what a record is there, in the plural.
+        good: how many were taken.
+        broken: name of each other one, and what is wrong with it.
+
+    Raises:
+        DataError: none was taken.
+    """
     if not broken:
         return []
     where, reason = broken[0]
     if not good:
-        raise DataError(f"{path}: no usable {unit} of {len(broken)}: {where} {_sentence(reason)}; {_WANTED}")
-    return [f"{path}: left out {len(broken)} of {good + len(broken)} {unit}; the first, {where}, {_sentence(reason)}"]
+        raise DataError(f"{source}: no usable {unit} of {len(broken)}: {where} {_sentence(reason)}; {_WANTED}")
+    return [f"{source}: left out {len(broken)} of {good + len(broken)} {unit}; the first, {where}, {_sentence(reason)}"]
 
 
 def _sentence(reason: str) -> str:

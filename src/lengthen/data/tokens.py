@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
@@ -21,6 +21,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from lengthen.data.documents import Document, read_documents
+from lengthen.data.hub import HubStream, is_hub_source, parse_hub_source
 from lengthen.data.stdlib import expand_aliases
 from lengthen.errors import DataError, OutputError
 from lengthen.files import write_bytes
@@ -85,17 +86,19 @@ def load_tokens(
     cache: Path | None = None,
     quiet: bool = True,
     dtype: str | None = None,
+    max_documents: int | None = None,
 ) -> tuple[TokenStore, list[str]]:
-    """Read token files (.bin), documents and folders of documents into one store, in the order named.
+    """Read token files (.bin), documents, folders of documents and hub datasets into one store, in the order named.
 
     Args:
-        paths: what to read; see `read_documents` and `read_token_file`. "python-stdlib:train" and
+        paths: what to read; see `read_documents`, `read_token_file` and `parse_hub_source`. "python-stdlib:train" and
             "python-stdlib:validation" mean the sources of Python's standard library.
         tokenizer: what turns documents into ids.
         vocab_size: tokens in the model's vocabulary, which may differ from the tokenizer's.
         cache: the folder for tokenised documents, such as `default_cache()`; None keeps nothing.
         quiet: show no progress.
         dtype: "uint16" or "uint32" where token files are not what `vocab_size` suggests.
+        max_documents: documents that are taken of each file, folder or dataset, the first ones; None for all.
 
     Returns:
         The store, and warnings about what was left out, one line each.
@@ -107,15 +110,21 @@ def load_tokens(
         raise DataError("no data was named; name token files (.bin), documents or folders of documents")
     stores: list[TokenStore] = []
     said: list[str] = []
-    for is_token_file, group in groupby(map(Path, expand_aliases(paths)), key=_is_token_file):
-        if is_token_file:
+    for kind, group in groupby(expand_aliases(paths), key=_kind):
+        if kind == "tokens":
             stores += [read_token_file(path, vocab_size, dtype) for path in group]
             continue
-        documents, about = read_documents(list(group))
-        store = tokenize(documents, tokenizer, cache, quiet)
-        _check_vocabulary(store, vocab_size)
-        stores.append(store)
-        said += about
+        if kind == "hub":
+            streams = [HubStream(parse_hub_source(str(source)), max_documents) for source in group]
+            read = [tokenize_stream(stream, tokenizer, cache, quiet) for stream in streams]
+            said += [line for stream in streams for line in stream.warnings]
+        else:
+            documents, about = read_documents(list(group), max_documents)
+            read = [tokenize(documents, tokenizer, cache, quiet)]
+            said += about
+        for store in read:
+            _check_vocabulary(store, vocab_size)
+        stores += read
     return (stores[0] if len(stores) == 1 else _join(stores)), said
 
 
@@ -137,22 +146,62 @@ def tokenize(
     names = [document.name for document in documents]
     kept = None
     if cache is not None:
-        kept = cache / f"{_cache_key(documents, tokenizer)}.safetensors"
-        store = _read_cache(kept, names)
-        if store is not None:
-            return store
+        kept = cache / f"{_cache_key((document.text for document in documents), tokenizer)}.safetensors"
+        cached = _read_cache(kept)
+        if cached is not None and len(cached[1]) == len(names) + 1:
+            return TokenStore(*cached, names)
     total = sum(len(document.text) for document in documents)
-    ids = []
+    ids: list[np.ndarray] = []
     with progress_bar("tokenizing", total, "characters", quiet) as advance:
-        for batch in _batches([document.text for document in documents]):
-            # Documents longer than the model's present context are the point, so no warning about them.
-            encoded = tokenizer(batch, return_attention_mask=False, return_token_type_ids=False, verbose=False)
-            ids += [np.asarray(one, dtype=np.uint32) for one in encoded["input_ids"]]
+        for batch in _batches(document.text for document in documents):
+            ids += _encode(batch, tokenizer)
             advance(sum(map(len, batch)))
     store = _build(ids, names)
     if kept is not None:
         _write_cache(kept, store)
     return store
+
+
+def tokenize_stream(
+    stream: HubStream, tokenizer: "PreTrainedTokenizerBase", cache: Path | None = None, quiet: bool = True
+) -> TokenStore:
+    """Turn the documents of a hub dataset into token ids as they come, so that their text is never held whole.
+
+    Args:
+        stream: the documents.
+        tokenizer: any transformers tokenizer.
+        cache: as in `tokenize`, but under a hash of what the dataset's files are. Nothing is kept where that can't be
+            told, nor where rows were left out, so that each run says so.
+        quiet: show no progress.
+    """
+    kept = None
+    if cache is not None and stream.identity is not None:
+        kept = cache / f"{_cache_key([stream.identity], tokenizer)}.safetensors"
+        cached = _read_cache(kept)
+        if cached is not None:
+            return TokenStore(*cached, [f"{stream.source}[{i}]" for i in range(len(cached[1]) - 1)])
+    names: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for document in stream:
+            names.append(document.name)
+            yield document.text
+
+    ids: list[np.ndarray] = []
+    with progress_bar("streaming", None, "documents", quiet) as advance:
+        for batch in _batches(texts()):
+            ids += _encode(batch, tokenizer)
+            advance(len(batch))
+    store = _build(ids, names)
+    if kept is not None and not stream.warnings:
+        _write_cache(kept, store)
+    return store
+
+
+def _encode(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[np.ndarray]:
+    # Documents longer than the model's present context are the point, so no warning about them.
+    encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+    return [np.asarray(one, dtype=np.uint32) for one in encoded["input_ids"]]
 
 
 def default_cache() -> Path:
@@ -227,8 +276,11 @@ def write_token_file(path: str | Path, store: TokenStore, vocab_size: int) -> No
     write_bytes(Path(path), store.tokens.astype(_DTYPES[_dtype_for(vocab_size)]).tobytes())
 
 
-def _is_token_file(path: Path) -> bool:
-    return path.suffix.lower() == ".bin" and not path.is_dir()
+def _kind(source: str | Path) -> str:
+    if is_hub_source(source):
+        return "hub"
+    path = Path(source)
+    return "tokens" if path.suffix.lower() == ".bin" and not path.is_dir() else "documents"
 
 
 def _dtype_for(vocab_size: int) -> str:
@@ -244,8 +296,8 @@ def _join(stores: list[TokenStore]) -> TokenStore:
     return _build([store[i] for store in stores for i in range(len(store))], [n for s in stores for n in s.names])
 
 
-def _batches(texts: list[str]) -> Iterator[list[str]]:
-    """Cut a list of texts into batches of at most `_BATCH_CHARACTERS`, or of one text that is longer."""
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Cut texts into batches of at most `_BATCH_CHARACTERS`, or of one text that is longer."""
     batch: list[str] = []
     characters = 0
     for text in texts:
@@ -285,9 +337,9 @@ def _check_vocabulary(store: TokenStore, vocab_size: int) -> None:
     )
 
 
-def _cache_key(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase") -> str:
+def _cache_key(content: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> str:
     digest = hashlib.sha256()
-    for part in (str(_CACHE_FORMAT), _tokenizer_identity(tokenizer), *(document.text for document in documents)):
+    for part in (str(_CACHE_FORMAT), _tokenizer_identity(tokenizer), *content):
         encoded = part.encode("utf-8")
         # The length before each part, so that moving text from one document to the next changes the key.
         digest.update(len(encoded).to_bytes(8, "little"))
@@ -314,16 +366,14 @@ def _tokenizer_identity(tokenizer: "PreTrainedTokenizerBase") -> str:
     return json.dumps(identity, sort_keys=True)
 
 
-def _read_cache(path: Path, names: list[str]) -> TokenStore | None:
-    """The cached store, or None where there is none that is whole."""
+def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """The tokens and offsets of a cached store, or None where there is none that is whole."""
     try:
         arrays = safetensors.numpy.load(path.read_bytes())
         tokens, offsets, checksum = arrays["tokens"], arrays["offsets"], arrays["checksum"]
     except (OSError, KeyError, ValueError, SafetensorError):
         return None
-    if len(offsets) != len(names) + 1 or not np.array_equal(checksum, _checksum(tokens, offsets)):
-        return None
-    return TokenStore(tokens, offsets, names)
+    return (tokens, offsets) if np.array_equal(checksum, _checksum(tokens, offsets)) else None
 
 
 def _write_cache(path: Path, store: TokenStore) -> None:

@@ -13,12 +13,18 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-__all__ = ["IGNORED", "linear_cross_entropy"]
+__all__ = ["IGNORED", "linear_cross_entropy", "rows_of_chunk"]
 
 IGNORED = -100
-CHUNK = 1024
+LOGITS = 2**24
+"""Logits held at a time, 64 MiB in float32; about four times that with their gradient."""
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+def rows_of_chunk(vocabulary: int) -> int:
+    """Tokens whose logits are held at a time, for a vocabulary of that many words."""
+    return min(1024, max(64, LOGITS // vocabulary))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -40,8 +46,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
         # The dtypes here are chosen; autocast would only copy.
         autocast_off = torch.autocast(hidden_TE.device.type, enabled=False)
-        for start in range(0, hidden_TE.shape[0], CHUNK):
-            span = slice(start, start + CHUNK)
+        rows = rows_of_chunk(weight_VE.shape[0])
+        for start in range(0, hidden_TE.shape[0], rows):
+            span = slice(start, start + rows)
             hidden_CE = hidden_TE[span].detach()
             with torch.enable_grad(), autocast_off:
                 raw_CV = nn.functional.linear(hidden_CE, weight.detach()).float()
@@ -85,7 +92,7 @@ def linear_cross_entropy(
     bias_V: torch.Tensor | None = None,
     transform: Transform | None = None,
 ) -> torch.Tensor:
-    """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), holding 1024 rows of logits at most.
+    """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), holding 2^24 logits at a time.
 
     Args:
         hidden_TE: last hidden states, (T, E); their dtype is the matrix products'.

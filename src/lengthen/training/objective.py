@@ -1,5 +1,6 @@
 """A causal language model and its loss as one module, so that wrappers such as DDP see a single forward."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from lengthen.head import LogitTransform, causal_lm, decoder_of
 from lengthen.training.loss import IGNORED, linear_cross_entropy
+from lengthen.training.memory import offload_saved
 
 __all__ = ["CausalLMObjective"]
 
@@ -19,14 +21,16 @@ class CausalLMObjective(nn.Module):
 
     Args:
         model: a causal language model or a PeftModel around one.
+        offload: keep what the forward pass saves in CPU memory.
 
     Raises:
         ModelError: the model has no decoder or head that can be told apart.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, offload: bool = False):
         super().__init__()
         self.model = model
+        self._offload = offload
         self._transform = LogitTransform(causal_lm(model).config)
         self._hidden: torch.Tensor | None = None
         decoder_of(model).register_forward_hook(self._keep_hidden)
@@ -45,7 +49,8 @@ class CausalLMObjective(nn.Module):
         Returns:
             A float32 scalar.
         """
-        self.model(input_ids=input_ids, use_cache=False, logits_to_keep=1, **inputs)
+        with offload_saved(self.model) if self._offload else nullcontext():
+            self.model(input_ids=input_ids, use_cache=False, logits_to_keep=1, **inputs)
         hidden_BTE, self._hidden = self._hidden, None
         assert hidden_BTE is not None
         # Prompt-learning adapters put virtual tokens before the text.

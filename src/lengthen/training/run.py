@@ -23,12 +23,15 @@ from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError, ModelError, OutputError, RecipeError
 from lengthen.files import write_json, write_text, writing
 from lengthen.head import check_head
-from lengthen.models import default_device, find, load_base, load_config, load_tokenizer, pick_dtype, weight_hash
+from lengthen.models import default_device, find, load_base, load_config, load_tokenizer, pick_dtype, weight_hashes
+from lengthen.quantization import check_nf4, count_quantized
 from lengthen.recipe import Recipe, load_recipe
 from lengthen.training.callbacks import MetricsLog, StopOnSignal, TrainingProgress, keep_metrics_until
-from lengthen.training.checkpointing import enable_checkpointing
+from lengthen.training.memory import enable_checkpointing, tile_mlps
 from lengthen.training.objective import CausalLMObjective
-from lengthen.training.trainer import LengthenTrainer, is_last, last_checkpoint, step_of
+from lengthen.training.parallel import check_parallel, gather_trained, shard, zero_config
+from lengthen.training.reports import PROJECT, check_reports, report_callbacks
+from lengthen.training.trainer import LengthenTrainer, check_optimizer, is_last, last_checkpoint, step_of
 
 __all__ = ["Interrupted", "read_metrics", "train"]
 
@@ -67,15 +70,18 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         LengthenError: the recipe, base, documents or run folder can't be used. An earlier run's files are untouched.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
     """
-    process = PartialState(cpu=default_device().type == "cpu")
+    device = default_device()
+    check_parallel(recipe, device)
+    check_reports(recipe.training.report_to)
+    process = PartialState(cpu=device.type == "cpu")
     say = _speaker(quiet or not process.is_main_process)
     run = Path(recipe.out or "runs/run")
     if _prepare_folder(run, recipe, resume) == "finished":
         say(f"{run} is finished already")
         return run
 
-    device = default_device()
-    dtype = pick_dtype(recipe.training.dtype, device)
+    nf4 = recipe.quantize == "nf4"
+    dtype = pick_dtype(recipe.training.dtype, device, nf4)
     if recipe.attention.kind == "s2":  # what can't be done must fail before anything is loaded
         layer_patterns(recipe.attention.pattern)
         pick_backend(recipe.attention.backend, device, dtype)
@@ -83,6 +89,9 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     if source.run is not None:
         raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
     base_config = load_config(source)
+    if nf4:
+        check_nf4(base_config, device)
+    check_optimizer(recipe.training.optimizer, device)
     config = extend(base_config, **recipe.context.model_dump(exclude={"target"}), context=recipe.context.target)
     tokenizer = load_tokenizer(recipe.model)
     # The tokens are cached: the first process makes them, the others read them.
@@ -90,7 +99,11 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         blocks = _blocks(recipe, tokenizer, config, base_context(base_config), quiet, say)
 
     set_seed(recipe.seed)
-    model = load_base(source, config, dtype, "s2" if recipe.attention.kind == "s2" else "sdpa", device)
+    # What will be sharded need not fit on one device.
+    place = torch.device("cpu") if recipe.parallel == "fsdp2" else device
+    model = load_base(source, config, dtype, "s2" if recipe.attention.kind == "s2" else "sdpa", place, nf4)
+    if nf4:
+        say(f"quantised {count_quantized(model)}")
     check_head(model, torch.from_numpy(blocks[0].input_ids)[None])
     if any(len(block.segments) > 1 for block in blocks) and not attention.keeps_documents_apart(model):
         raise ModelError(
@@ -100,7 +113,8 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     base = {
         "id": source.id,
         "model": str(Path(recipe.model).resolve()) if Path(recipe.model).exists() else recipe.model,
-        "weight_hash": weight_hash(model),
+        **weight_hashes(model),
+        "quantize": recipe.quantize,
         "context": base_context(base_config),
     }
     if recipe.attention.kind == "s2":
@@ -113,6 +127,8 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     if recipe.memory.activation_checkpointing and recipe.adapter.kind != "prefix_tuning":
         # Prefix tuning hands its prefix over as a key/value cache, which recomputing would fill twice.
         enable_checkpointing(model, recipe.memory.activation_checkpointing == "keep_attention")
+    if recipe.memory.mlp_tile:
+        tile_mlps(model, recipe.memory.mlp_tile)
     model = add_adapter(model, recipe.adapter)
     say(f"training {count_trainable(model)}")
 
@@ -126,12 +142,21 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     metrics, stop = MetricsLog(run / METRICS), StopOnSignal()
     if process.is_main_process:
         keep_metrics_until(run / METRICS, step_of(checkpoint) if checkpoint else 0)
+    objective = CausalLMObjective(model, recipe.memory.offload_activations)
+    if recipe.parallel == "fsdp2":
+        shard(objective, model, process.device)
     trainer = LengthenTrainer(
-        model=CausalLMObjective(model),
+        model=objective,
         args=_arguments(recipe, run, dtype),
         train_dataset=_Blocks(blocks),
         data_collator=lambda chosen: collate(chosen, _pad_id(tokenizer)),
-        callbacks=[metrics, stop, *([] if quiet else [TrainingProgress()])],
+        callbacks=[
+            metrics,
+            stop,
+            *report_callbacks(recipe.training.report_to, run),
+            *([] if quiet else [TrainingProgress()]),
+        ],
+        optimizer=recipe.training.optimizer,
         schedule=recipe.training.schedule,
         embedding_learning_rate=recipe.training.embedding_learning_rate,
     )
@@ -150,6 +175,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         step = trainer.state.global_step
         raise Interrupted(f"stopped after step {step}; go on with --resume", stop.received)
 
+    gather_trained(model, keep=process.is_main_process)
     if process.is_main_process:
         if recipe.adapter.kind == "full":
             save_full(model, run / "model", dtype, tokenizer)
@@ -191,10 +217,12 @@ def _blocks(
     if not recipe.data.train:
         raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
     vocabulary = config.get_text_config().vocab_size
-    store, warnings = load_tokens(recipe.data.train, tokenizer, vocabulary, cache=default_cache(), quiet=quiet)
+    data = recipe.data
+    store, warnings = load_tokens(
+        data.train, tokenizer, vocabulary, default_cache(), quiet, max_documents=data.max_documents
+    )
     for warning in warnings:
         say(f"warning: {warning}")
-    data = recipe.data
     blocks = pack(store, recipe.sequence_length, data.packing, data.min_tokens, data.max_tokens)
     beyond = positions_beyond(blocks, context)
     tokens = sum(len(block.input_ids) for block in blocks)
@@ -224,7 +252,9 @@ def _validate(recipe: Recipe, run: Path, quiet: bool) -> None:
 
     model, tokenizer = load(run)
     vocabulary = model.config.get_text_config().vocab_size
-    store, _ = load_tokens(recipe.data.validation, tokenizer, vocabulary, cache=default_cache(), quiet=quiet)
+    store, _ = load_tokens(
+        recipe.data.validation, tokenizer, vocabulary, default_cache(), quiet, max_documents=recipe.data.max_documents
+    )
     documents = [store[i][: recipe.context.target] for i in range(len(store)) if len(store[i]) > 1]
     result = perplexity(model, documents, recipe.context.target, quiet=quiet)
     write_json(run / "evals" / "validation.json", {"data": recipe.data.validation, "results": [result.to_json()]})
@@ -273,7 +303,10 @@ def _arguments(recipe: Recipe, run: Path, dtype: torch.dtype) -> TrainingArgumen
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
-        report_to=[],
+        deepspeed=zero_config(recipe.parallel),
+        report_to=[],  # callbacks of ours, so that their files are in the run folder
+        project=PROJECT,
+        run_name=run.name,
     )
 
 

@@ -1,7 +1,9 @@
 """transformers' Trainer with our loss, whole-or-nothing checkpoints of what is trained, and honest counts."""
 
+import importlib.util
 import math
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,18 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerState
 
-from lengthen.errors import OutputError
+from lengthen.errors import OutputError, RecipeError
 from lengthen.files import sync_folder
 from lengthen.head import embedding_parameters
 from lengthen.training.loss import IGNORED
+from lengthen.training.parallel import is_sharded, shard_like, share_head_weight, whole_states, whole_tensors
 
-__all__ = ["LengthenTrainer", "is_last", "last_checkpoint", "rate_share", "step_of"]
+__all__ = ["LengthenTrainer", "check_optimizer", "is_last", "last_checkpoint", "rate_share", "step_of"]
 
 BETAS = (0.9, 0.95)  # LongLoRA's; with 0.999, the large gradients of the first steps would hold back a short run
 KEEP = 2
 TRAINABLE = "trainable.safetensors"
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 
 
 def last_checkpoint(run: Path) -> Path | None:
@@ -37,6 +41,36 @@ def is_last(checkpoint: Path) -> bool:
 def step_of(checkpoint: Path) -> int:
     """The optimiser step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def check_optimizer(name: str, device: torch.device) -> None:
+    """Refuse an optimiser that is not there.
+
+    Args:
+        name: of `training.optimizer`.
+        device: of the run.
+
+    Raises:
+        RecipeError: bitsandbytes is missing, or pages are wanted without CUDA.
+    """
+    if name == "adamw":
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError(f"training.optimizer={name} needs the package bitsandbytes: pip install 'lengthen[nf4]'")
+    if name.startswith("paged") and device.type != "cuda":
+        raise RecipeError(
+            f"training.optimizer={name} moves pages between CUDA and CPU memory, and the model is on {device.type}; "
+            f"take {'adamw_8bit' if '8bit' in name else 'adamw'}"
+        )
+
+
+def _optimizer_class(name: str) -> Any:
+    if name == "adamw":
+        return torch.optim.AdamW
+    import bitsandbytes
+
+    classes = {"adamw_8bit": "AdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}
+    return getattr(bitsandbytes.optim, classes[name])
 
 
 def rate_share(schedule: str, step: int, steps: int, warmup: int) -> float:
@@ -67,12 +101,22 @@ class LengthenTrainer(Trainer):
     tokens_seen: int = 0
     """Tokens this process has trained on since the run (or its resumption) started."""
 
-    def __init__(self, *arguments: Any, schedule: str, embedding_learning_rate: float | None = None, **more: Any):
+    def __init__(
+        self,
+        *arguments: Any,
+        optimizer: str,
+        schedule: str,
+        embedding_learning_rate: float | None = None,
+        **more: Any,
+    ):
         super().__init__(*arguments, **more)
+        self._optimizer_name = optimizer
         self._schedule = schedule
         self._embedding_learning_rate = embedding_learning_rate
         # compute_loss divides by the tokens of the whole step already.
         self.loss_is_scaled_for_ga = True
+        # Set after the start, which refuses checkpoints of such models: ours below gather what is sharded.
+        self.is_distributed_loading_by_transformers = is_sharded(self.model)  # type: ignore[arg-type]
 
     def compute_loss(
         self,
@@ -94,7 +138,7 @@ class LengthenTrainer(Trainer):
         return self.accelerator.gather(count).sum().clamp(min=1)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW over all trained tensors, the embeddings in a group of their own."""
+        """The recipe's AdamW over all trained tensors, the embeddings in a group of their own."""
         if self.optimizer is None:
             embeddings = embedding_parameters(self.model.model)  # type: ignore[union-attr]
             groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
@@ -106,11 +150,11 @@ class LengthenTrainer(Trainer):
                 if parameter.ndim < 2:  # norms and biases don't decay
                     decay = 0.0
                 groups.setdefault((rate, decay), []).append(parameter)
-            self.optimizer = torch.optim.AdamW(
-                (
+            self.optimizer = _optimizer_class(self._optimizer_name)(
+                [
                     {"params": parameters, "lr": rate, "weight_decay": decay}
                     for (rate, decay), parameters in groups.items()
-                ),
+                ],
                 betas=BETAS,
             )
         return self.optimizer
@@ -158,11 +202,36 @@ class LengthenTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the trained tensors; on the first process only."""
+        """Write the trained tensors; on the first process only, but all have to call it."""
         assert output_dir is not None
+        tensors = whole_tensors(self._trained_parameters(), keep=self.args.should_save)
         if self.args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            save_file({name: p.data for name, p in self._trained_parameters().items()}, Path(output_dir) / TRAINABLE)
+            save_file(tensors, Path(output_dir) / TRAINABLE)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_deepspeed_enabled:
+            self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)  # type: ignore[operator]
+        elif self.is_distributed_loading_by_transformers:
+            states = whole_states(self.optimizer.state_dict(), keep=self.args.should_save)  # type: ignore[union-attr]
+            if self.args.should_save:
+                torch.save(states, Path(output_dir) / OPTIMIZER)
+        else:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)  # type: ignore[union-attr]
+        return None
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        if not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        # Trainer would load a checkpoint strictly, and ours are without the frozen weights.
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        share_head_weight(self.model)
+        if resume_from_checkpoint is not None:
+            self.model_wrapped.load_checkpoint(resume_from_checkpoint, load_module_strict=False)  # type: ignore[operator]
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.load_trained(Path(resume_from_checkpoint))
@@ -175,7 +244,25 @@ class LengthenTrainer(Trainer):
             raise OutputError(f"{checkpoint} holds other tensors than this recipe trains; choose another out")
         with torch.no_grad():
             for name, tensor in current.items():
-                tensor.copy_(saved[name])
+                tensor.copy_(shard_like(saved[name], tensor))
+
+    def _defer_fsdp_gradient_reduction(self) -> Any:
+        # Each pass's gradients are reduced at once: kept whole until the step's last pass, they would undo the shards.
+        return nullcontext()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.is_distributed_loading_by_transformers:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        saved = torch.load(Path(checkpoint) / OPTIMIZER, map_location="cpu", weights_only=True)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for index, state in saved["state"].items():
+            for name, value in state.items():
+                state[name] = shard_like(value, parameters[index])
+        self.optimizer.load_state_dict(saved)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+        return None
 
     def _trained_parameters(self) -> dict[str, torch.nn.Parameter]:
         assert self.model is not None

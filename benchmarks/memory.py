@@ -1,0 +1,175 @@
+"""Peak memory and time of one training step at growing lengths: trl's SFTTrainer, and ours with each memory saver.
+
+    python benchmarks/memory.py --json docs/results/memory.json --lengths 4096 8192 16384
+    python benchmarks/memory.py --json docs/results/memory.json --lengths 65536 --ways "s2, tiles"   # adds to the file
+
+SmolLM2-135M in bfloat16, one sequence of Python's standard library; LoRA r=8 on attention, embeddings and norms are
+trained; S2 groups of 4,096 tokens; activations are recomputed everywhere. Needs trl. Each case is a process of its own:
+peak memory is what it held at most above what it held after its imports, and time is the trainer's own step, the
+process's only one. The loss of that step tells that the same was computed. An hour on two cores for the first line.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+import lengthen
+from lengthen.adapters.targets import norm_modules
+from lengthen.data.tokens import default_cache, load_tokens
+from lengthen.files import write_json
+from lengthen.models import find, load_base, load_config, load_tokenizer
+from lengthen.recipe import parse_recipe
+from lengthen.training.run import read_metrics
+from record import PeakMemory, record
+
+GROUP = 4096
+OURS: dict[str, dict[str, Any]] = {
+    "full": {"attention": {"kind": "full"}},
+    "s2": {},
+    "s2, keep attention": {"memory": {"activation_checkpointing": "keep_attention"}},
+    "s2, tiles": {"memory": {"activation_checkpointing": True, "mlp_tile": 2048}},
+    "s2, nf4": {"quantize": "nf4"},
+    "s2, nf4, tiles": {"quantize": "nf4", "memory": {"activation_checkpointing": True, "mlp_tile": 2048}},
+}
+WAYS = ["SFTTrainer", *OURS]
+
+
+def prepare(folder: Path, length: int) -> None:
+    """The base as an ordinary bfloat16 folder, and one sequence as a token file."""
+    source, tokenizer = find("smollm2-135m-instruct"), load_tokenizer("smollm2-135m-instruct")
+    config = load_config(source)
+    # Training refuses sequences that don't go beyond the base's context; here only their cost counts.
+    config.max_position_embeddings = 2048
+    if not (folder / "base").exists():
+        load_base(source, config, torch.bfloat16).save_pretrained(folder / "base")
+        tokenizer.save_pretrained(folder / "base")
+    store, _ = load_tokens(["python-stdlib:train"], tokenizer, config.vocab_size, default_cache())
+    tokens: list[np.ndarray] = []
+    while sum(map(len, tokens)) < length:
+        tokens.append(store[len(tokens)])
+    np.concatenate(tokens)[:length].astype("uint16").tofile(folder / f"{length}.bin")
+
+
+def ours(way: str, folder: Path, length: int, scratch: Path) -> dict[str, float]:
+    recipe = {
+        "model": str(folder / "base"),
+        "out": str(scratch / "run"),
+        "context": {"target": length},
+        "attention": {"group_size": GROUP},
+        "data": {"train": [str(folder / f"{length}.bin")]},
+        "training": {"steps": 1, "dtype": "bfloat16", "warmup_steps": 0},
+        "memory": {"activation_checkpointing": True},
+        **OURS[way],
+    }
+    (line,) = read_metrics(lengthen.train(parse_recipe(recipe, "memory")))
+    return {"seconds": line["seconds"], "loss": line["loss"]}
+
+
+def sft(folder: Path, length: int, scratch: Path) -> dict[str, float]:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    class Clock(TrainerCallback):
+        seconds = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.seconds = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.seconds = time.perf_counter() - self.seconds
+
+    config = load_config(find(str(folder / "base")))
+    config = lengthen.extend(config, length)
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", config=config, dtype=torch.bfloat16)
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=8,
+        lora_alpha=16,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+        modules_to_save=["embed_tokens", *norm_modules(model)],
+        ensure_weight_tying=True,
+    )
+    tokens = np.fromfile(folder / f"{length}.bin", "uint16").astype(np.int64)
+    clock = Clock()
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(scratch),
+            max_length=length,
+            max_steps=1,
+            per_device_train_batch_size=1,
+            bf16=True,
+            use_cpu=True,
+            gradient_checkpointing=True,
+            save_strategy="no",
+            report_to=[],
+        ),
+        train_dataset=Dataset.from_dict({"input_ids": [tokens.tolist()]}),
+        processing_class=load_tokenizer(str(folder / "base")),
+        peft_config=adapter,
+        callbacks=[clock],
+    )
+    loss = trainer.train().training_loss
+    return {"seconds": clock.seconds, "loss": loss}
+
+
+def case(way: str, length: int, folder: Path) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as scratch:
+        if way == "SFTTrainer":
+            import trl.trainer.sft_trainer  # noqa: F401 - its imports are not its memory
+        peak = PeakMemory()
+        result = sft(folder, length, Path(scratch)) if way == "SFTTrainer" else ours(way, folder, length, Path(scratch))
+        return result | {"peak_bytes": peak.bytes}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 8192, 16384, 32768])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--json", type=Path, help="written after each case; cases that are in it are not run again")
+    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        way, length, folder = arguments.case
+        print(json.dumps(case(way, int(length), Path(folder))))
+        return
+    rows = []
+    if arguments.json and arguments.json.is_file():
+        rows = json.loads(arguments.json.read_text(encoding="utf-8"))["results"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for length in arguments.lengths:
+            prepare(folder, length)
+            for way in arguments.ways:
+                if any((row["way"], row["length"]) == (way, length) for row in rows):
+                    continue
+                command = [sys.executable, __file__, "--case", way, str(length), name]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    print(f"T {length:>6}  {way:<20} failed ({done.returncode}): {done.stderr[-300:]}", flush=True)
+                    continue
+                row = {"way": way, "length": length, **json.loads(done.stdout.splitlines()[-1])}
+                weights = (folder / "base" / "model.safetensors").stat().st_size
+                row["peak_above_weights_bytes"] = above = row["peak_bytes"] - weights
+                rows.append(row)
+                print(
+                    f"T {length:>6}  {way:<20} {row['seconds']:8.1f} s  loss {row['loss']:.4f}  "
+                    f"peak {row['peak_bytes'] / 1e9:6.2f} GB, above the weights {above / 1e9:6.2f} GB",
+                    flush=True,
+                )
+                if arguments.json:
+                    write_json(arguments.json, {**record(), "group_size": GROUP, "results": rows})
+
+
+if __name__ == "__main__":
+    main()

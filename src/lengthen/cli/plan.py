@@ -1,0 +1,90 @@
+"""`lengthen plan`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from lengthen.planning import Plan
+
+__all__ = ["plan"]
+
+_GB = 1e9
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
+    device: Annotated[
+        str | None, typer.Option(help="what it is to run on, such as v100-32gb or cpu; default this machine's")
+    ] = None,
+    devices: Annotated[int, typer.Option(help="how many of them")] = 1,
+    max_context: Annotated[
+        bool, typer.Option("--max-context", help="print only the longest context that fits, in tokens")
+    ] = False,
+    efficiency: Annotated[
+        float | None, typer.Option(help="share of the device's peak speed that training reaches")
+    ] = None,
+    unfused_loss: Annotated[
+        bool, typer.Option("--unfused-loss", help="plan for all logits at once, as in the papers' code")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing")] = False,
+) -> None:
+    """Say whether a recipe fits a device, how long it takes, and what to change. Needs no weights."""
+    from lengthen.files import write_json
+    from lengthen.planning import plan as make_plan
+    from lengthen.planning import this_device
+    from lengthen.recipe import load_recipe
+
+    given = list(overrides or ())
+    keys = {each.split("=")[0] for each in given}
+    if "model" in keys and "base_config" not in keys:  # the recipe's is that of another base
+        given.append("base_config=null")
+    result = make_plan(
+        load_recipe(recipe, given),
+        device if device is not None else this_device(),
+        devices,
+        efficiency=efficiency,
+        unfused_loss=unfused_loss,
+    )
+    if json_file is not None:
+        write_json(json_file, result.to_json())
+    if not quiet:
+        print(result.max_context if max_context else _report(result))
+
+
+def _report(plan: "Plan") -> str:
+    count = f"{plan.devices} x " if plan.devices > 1 else ""
+    each = " on each" if plan.devices > 1 else ""
+    answer = "fits" if plan.fits else "does not fit"
+    lines = [
+        f"{answer}: {plan.peak_bytes / _GB:.1f} GB{each} of {count}{plan.device.name} "
+        f"({plan.device.memory / _GB:.1f} GB), context {plan.context:,}, {str(plan.dtype).removeprefix('torch.')}",
+        f"longest context that fits: {plan.max_context:,} tokens",
+        "",
+    ]
+    lines += [
+        f"  {kind.replace('_', ' '):<24}{size / _GB:>8.2f} GB"
+        for kind, size in plan.memory.breakdown.items()
+        if size >= _GB / 200
+    ]
+    if plan.memory.host:
+        lines.append(f"  {'in CPU memory':<24}{plan.memory.host / _GB:>8.2f} GB beside it")
+    flops = plan.flops
+    saved = f", full attention {flops.full_attention:.2e}" if flops.full_attention > flops.attention else ""
+    lines += [
+        "",
+        f"trained: {plan.trained:,} parameters beside a base of {plan.parameters:,}",
+        f"step: {flops.total:.2e} FLOPs (weights {flops.linear:.2e}, attention {flops.attention:.2e}{saved})",
+    ]
+    if plan.seconds_per_step is not None:
+        run = f", {plan.seconds / 3600:.1f} h for {plan.steps:,} steps" if plan.seconds and plan.steps else ""
+        lines.append(f"time: {plan.seconds_per_step:.1f} s a step{run}, at {plan.efficiency:.0%} of the peak speed")
+    if not plan.fits:
+        lines += ["", "it would fit with" if plan.advice else "nothing that plan knows makes it fit"]
+        for advice in plan.advice:
+            lines.append(f"  {' '.join(advice.overrides)}")
+            lines.append(f"      {advice.peak_bytes / _GB:.1f} GB; {advice.why}")
+    return "\n".join(lines)

@@ -1,0 +1,152 @@
+"""Documents streamed from datasets of the Hugging Face hub, by name: nothing but what is taken is downloaded."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from lengthen.data.documents import BrokenRecordError, Document, report_broken, text_of
+from lengthen.errors import DataError
+
+__all__ = ["PREFIX", "HubSource", "HubStream", "is_hub_source", "parse_hub_source"]
+
+PREFIX = "hf:"
+_FORM = "hf:NAME[@REVISION][:CONFIG][:SPLIT][?COLUMN]"
+_PATTERN = re.compile(
+    r"hf:(?P<name>[^:@?]+)(@(?P<revision>[^:?]+))?((:(?P<config>[^:?]+))?:(?P<split>[^:?]+))?(\?(?P<column>.+))?"
+)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """What one `hf:` source names.
+
+    Attributes:
+        name: OWNER/NAME on the hub, or a local folder of data files.
+        revision: branch, tag or commit; None for the newest.
+        config: of datasets that have several.
+        split: such as "train".
+        column: which one holds the text.
+    """
+
+    name: str
+    revision: str | None = None
+    config: str | None = None
+    split: str = "train"
+    column: str = "text"
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.name}:{self.split}"
+
+
+def is_hub_source(source: object) -> bool:
+    """Whether a data source is a dataset by name and not a path."""
+    return str(source).startswith(PREFIX)
+
+
+def parse_hub_source(text: str) -> HubSource:
+    """Read `hf:NAME[@REVISION][:CONFIG][:SPLIT][?COLUMN]`; one part after the name is the split.
+
+    Raises:
+        DataError: it is not of this form.
+    """
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise DataError(f"{text} is not of the form {_FORM}, such as hf:emozilla/pg19:train")
+    return HubSource(**{key: value for key, value in match.groupdict().items() if value is not None})
+
+
+class HubStream:
+    """The documents of a dataset, in its order.
+
+    Args:
+        source: which dataset.
+        limit: documents that are taken; None for all.
+
+    Raises:
+        DataError: the dataset, config or split is not there, or can't be reached; one line.
+    """
+
+    def __init__(self, source: HubSource, limit: int | None = None):
+        self.source = source
+        self.warnings: list[str] = []
+        """What was left out; complete when the documents are read."""
+        self._limit = limit
+        from datasets import load_dataset_builder
+
+        with _one_line(source):
+            self._builder: Any = load_dataset_builder(source.name, source.config, revision=source.revision)
+            # What load_dataset(streaming=True) returns; the builder also knows the files and their versions.
+            self._rows = self._builder.as_streaming_dataset(split=source.split)
+        columns = self._rows.column_names
+        if columns is not None and source.column not in columns:
+            raise DataError(
+                f'{source} has no column "{source.column}" (it has {", ".join(columns)}); name one, as in '
+                f"{source}?{columns[0]}"
+            )
+
+    @property
+    def identity(self) -> str | None:
+        """A string that changes with the content; None where nothing tells which content it is."""
+        files = (self._builder.config.data_files or {}).get(self.source.split)
+        versions = getattr(files, "origin_metadata", None)
+        # For each file the commit on the hub, the ETag of a URL, or when a local file was written.
+        if not files or not versions or not all(versions):
+            return None
+        content = [str(self.source), self.source.column, self.source.config, self._limit, list(files), versions]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def __iter__(self) -> Iterator[Document]:
+        """The documents, numbered as they are taken; rows without text are left out.
+
+        Raises:
+            DataError: no row has text, or the stream breaks off.
+        """
+        broken: list[tuple[str, str]] = []
+
+        def usable() -> Iterator[str]:
+            for number, row in enumerate(self._rows):
+                try:
+                    yield text_of(row, self.source.column)
+                except BrokenRecordError as error:
+                    broken.append((f"row {number}", str(error)))
+
+        taken = 0
+        with _one_line(self.source):
+            for text in islice(usable(), self._limit):
+                yield Document(f"{self.source}[{taken}]", text)
+                taken += 1
+        if not taken and not broken:
+            raise DataError(f"{self.source} is empty; name another split")
+        self.warnings = report_broken(self.source, "rows", taken, broken)
+
+
+@contextmanager
+def _one_line(source: HubSource) -> Iterator[None]:
+    """Turn what datasets, the hub and the network raise into one line, and silence what they print."""
+    from datasets import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
+    from datasets.exceptions import DatasetsError
+    from datasets.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import logging as hub_logging
+    from pyarrow import ArrowException
+
+    level, hub_level, bars = get_verbosity(), hub_logging.get_verbosity(), is_progress_bar_enabled()
+    set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    disable_progress_bars()
+    try:
+        yield
+    # The bases are OSError and the errors of the HTTP client, which differs by version of the hub's package.
+    except (*HfHubHTTPError.__bases__, DatasetsError, ArrowException, ValueError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"can't read {source}: {reason}; check the name, the network and HF_HUB_OFFLINE") from error
+    finally:
+        set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
+        if bars:
+            enable_progress_bars()

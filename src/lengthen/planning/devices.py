@@ -1,0 +1,131 @@
+"""The devices that a run can be planned for: how much memory they have, and how fast they are.
+
+Memory is what torch reports as a device's total, a little below the number in its name. Peaks are the vendors' dense
+figures for matrix products with float32 accumulation; a dtype that a device has no matrix units for runs at its
+float32 rate. `efficiency` is the share of the peak that a training step is taken to reach; it is a rule of thumb for
+this kind of model and not a measurement, so every plan states it.
+"""
+
+import difflib
+import os
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from lengthen._compat import bf16_is_fast
+from lengthen.errors import LengthenError
+
+__all__ = ["DEVICES", "Device", "find_device", "this_device"]
+
+_GIB = 1 << 30
+_TERA = 1e12
+
+# Share of the peak: long-context training on data-centre GPUs with flash kernels reaches 40 to 50%; Volta and Turing
+# lack these kernels, and consumer cards are held back by memory bandwidth.
+_DATA_CENTRE, _CONSUMER, _BEFORE_AMPERE, _CPU = 0.40, 0.40, 0.30, 0.60
+
+# What one core of a machine with AVX512-BF16 does in matrix products, FLOP/s, as measured (docs/results/plan.md).
+_CORE_BF16, _CORE_FLOAT32 = 0.20 * _TERA, 0.075 * _TERA
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device.
+
+    Attributes:
+        name: as the command line takes it.
+        memory: bytes that a process can have.
+        peak_16: dense matrix products in bfloat16 (float16 where `bf16` is false), FLOP/s; None: not known.
+        peak_32: the same in float32, FLOP/s.
+        bf16: whether bfloat16 has matrix units.
+        efficiency: share of the peak that training reaches.
+        kind: "cuda", "cpu" or another torch device type.
+    """
+
+    name: str
+    memory: int
+    peak_16: float | None
+    peak_32: float | None
+    bf16: bool = True
+    efficiency: float = _DATA_CENTRE
+    kind: str = "cuda"
+
+    @property
+    def auto_dtype(self) -> torch.dtype:
+        """What `training.dtype: auto` means there."""
+        return torch.bfloat16 if self.bf16 else torch.float32
+
+    @property
+    def nf4_dtype(self) -> torch.dtype:
+        """What `training.dtype: auto` means there for a 4-bit base."""
+        slow = torch.float16 if self.kind == "cuda" else torch.float32
+        return torch.bfloat16 if self.bf16 else slow
+
+    def peak(self, dtype: torch.dtype) -> float | None:
+        """FLOP/s of matrix products in a dtype at best; None where it is not known."""
+        has_units = dtype == torch.float16 or (dtype == torch.bfloat16 and self.bf16)
+        return self.peak_16 if has_units else self.peak_32
+
+
+def _gpu(name: str, gib: float, peak_16: float, peak_32: float, efficiency: float, bf16: bool = True) -> Device:
+    return Device(name, int(gib * _GIB), peak_16 * _TERA, peak_32 * _TERA, bf16, efficiency)
+
+
+_GPUS = (
+    _gpu("t4-16gb", 14.6, 65, 8.1, _BEFORE_AMPERE, bf16=False),
+    _gpu("v100-16gb", 15.7, 125, 15.7, _BEFORE_AMPERE, bf16=False),
+    _gpu("v100-32gb", 31.7, 125, 15.7, _BEFORE_AMPERE, bf16=False),
+    _gpu("rtx3090-24gb", 23.6, 71, 35.6, _CONSUMER),
+    _gpu("rtx4090-24gb", 23.5, 165, 82.6, _CONSUMER),
+    _gpu("rtx5090-32gb", 31.3, 210, 105, _CONSUMER),
+    _gpu("l4-24gb", 22.0, 121, 30.3, _CONSUMER),
+    _gpu("a100-40gb", 39.4, 312, 19.5, _DATA_CENTRE),
+    _gpu("a100-80gb", 79.1, 312, 19.5, _DATA_CENTRE),
+    _gpu("h100-80gb", 79.1, 989, 67, _DATA_CENTRE),
+    _gpu("h200-141gb", 139.8, 989, 67, _DATA_CENTRE),
+    _gpu("b200", 178.3, 2250, 75, _DATA_CENTRE),
+    _gpu("mi300x", 191.5, 1307, 163, _DATA_CENTRE),
+)
+
+DEVICES: dict[str, Device] = {device.name: device for device in _GPUS}
+"""The GPUs by name; "cpu", this machine's, is the other name that `find_device` knows."""
+
+
+def find_device(name: str) -> Device:
+    """A device by its name.
+
+    Raises:
+        LengthenError: no such device; the message has the nearest names.
+    """
+    key = name.lower()
+    if key == "cpu":
+        return _cpu()
+    if key not in DEVICES:
+        near = difflib.get_close_matches(key, [*DEVICES, "cpu"], n=3, cutoff=0.5)
+        near = [each for each in (*DEVICES, "cpu") if each.startswith(key)] or near
+        hint = f"the nearest are {', '.join(near)}" if near else f"choose {', '.join([*DEVICES, 'cpu'])}"
+        raise LengthenError(f"unknown device {name!r}; {hint}")
+    return DEVICES[key]
+
+
+def this_device() -> Device:
+    """This machine's accelerator, or its CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return _cpu()
+    if accelerator.type != "cuda":  # shared memory, and a speed that nobody publishes
+        return Device(accelerator.type, psutil.virtual_memory().total, None, None, kind=accelerator.type)
+    found = torch.cuda.get_device_properties(accelerator)
+    plain = found.name.lower().replace(" ", "")
+    same = [each for each in _GPUS if each.name.split("-")[0] in plain]
+    if same:
+        return min(same, key=lambda each: abs(each.memory - found.total_memory))
+    return Device(found.name, found.total_memory, None, None, bf16_is_fast(accelerator))
+
+
+def _cpu() -> Device:
+    cores = os.cpu_count() or 1
+    bf16 = bf16_is_fast(torch.device("cpu"))
+    peaks = (_CORE_BF16 if bf16 else _CORE_FLOAT32) * cores, _CORE_FLOAT32 * cores
+    return Device("cpu", psutil.virtual_memory().total, *peaks, bf16, _CPU, "cpu")

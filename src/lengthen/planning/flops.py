@@ -1,0 +1,113 @@
+"""Floating-point operations of a training step, and what S2 saves of them.
+
+A multiplication with an addition is two. Backward, a product costs as much again for what it takes, and as much again
+for its weight where that is trained; checkpointing computes the layers' forward pass a second time. Attention's
+backward pass is 2.5 forward ones: five products instead of two, since flash kernels compute the scores again
+(arXiv 2307.08691, section 4.1). Norms, rotations and activations are left out: they are below 1%.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lengthen.attention.pattern import Groups, layer_patterns, s2_first_shifted_head
+from lengthen.planning.shape import LayerShape, ModelShape
+from lengthen.recipe import Recipe
+
+__all__ = ["Flops", "flops_of", "visible_pairs"]
+
+_ATTENTION_BACKWARD = 2.5
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations of one optimiser step on one device.
+
+    Attributes:
+        linear: of products with weights, the head's included.
+        attention: of attention as the recipe has it.
+        full_attention: of full attention in its place.
+    """
+
+    linear: float
+    attention: float
+    full_attention: float
+
+    @property
+    def total(self) -> float:
+        """All that the step computes."""
+        return self.linear + self.attention
+
+
+def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
+    """Operations of one optimiser step: all of its sequences on one device.
+
+    Every sequence is taken for one document; shorter packed ones need less attention.
+
+    Args:
+        shape: of the model with what is trained in it.
+        recipe: the run.
+
+    Raises:
+        LengthenError: an attention pattern or group size that S2 can't use.
+    """
+    length = recipe.sequence_length
+    sequences = recipe.training.batch_size * recipe.training.accumulation
+    recomputed = bool(recipe.memory.activation_checkpointing)
+    keeps_attention = recipe.memory.activation_checkpointing == "keep_attention"
+    full = recipe.adapter.kind == "full"
+    per_token = 0.0
+    for layer in shape.layers:
+        forward = layer.active + (0 if full else layer.active_trained)
+        # The tiles of an MLP are computed once more, whether or not the layer is.
+        passes = 2 + recomputed
+        tiles = _mlp_weights(layer, shape.hidden) if recipe.memory.mlp_tile else 0
+        per_token += layer.count * (passes * forward + layer.active_trained + tiles)
+    per_token += shape.head * (3 if shape.trains_head else 2)
+    attention, full_attention = 0.0, 0.0
+    passes_over = 1 + _ATTENTION_BACKWARD + (recomputed and not keeps_attention)
+    for layer, patterns in _patterned(shape, recipe):
+        products = 2 * (layer.query + layer.value * layer.heads / max(1, layer.kv_heads))
+        causal = visible_pairs([0, length], length, layer.window)
+        seen = causal if patterns is None or layer.window else _mean_pairs(layer, patterns, length)
+        attention += layer.count * products * seen * passes_over
+        full_attention += layer.count * products * causal * passes_over
+    return Flops(2 * per_token * length * sequences, attention * sequences, full_attention * sequences)
+
+
+def visible_pairs(cuts: list[int], length: int, window: int | None = None, sinks: int = 0) -> int:
+    """How many (query, key) pairs are computed.
+
+    Args:
+        cuts: where the groups of one document begin and end, 0 to `length`.
+        length: of the document, tokens.
+        window: tokens back that a query sees at most, itself included.
+        sinks: first tokens of the document that every group sees.
+    """
+    assert cuts[-1] == length
+    if window is not None and window < length:
+        return window * (window + 1) // 2 + (length - window) * window
+    own = sum((end - begin) * (end - begin + 1) // 2 for begin, end in pairwise(cuts))
+    return own + sinks * (length - cuts[1]) if len(cuts) > 2 else own
+
+
+def _patterned(shape: ModelShape, recipe: Recipe) -> list[tuple[LayerShape, list[Groups] | None]]:
+    """Each kind of layer that has attention, with the groups that such layers take turns with; None: full attention."""
+    groups = None
+    if recipe.attention.kind == "s2":
+        wanted = recipe.attention
+        groups = [Groups(recipe.group_size, wanted.sinks, each) for each in layer_patterns(wanted.pattern)]
+    return [(layer, groups) for layer in shape.layers if layer.heads]
+
+
+def _mean_pairs(layer: LayerShape, groups: list[Groups], length: int) -> float:
+    """Pairs that a head computes, over the halves of the heads and the layers' turns."""
+    first = s2_first_shifted_head(layer.heads, layer.kv_heads) / layer.heads
+    total = 0.0
+    for each in groups:
+        for half, share in enumerate((first, 1 - first)):
+            total += share * visible_pairs(each.cuts(length, half), length, None, each.sinks) / len(groups)
+    return total
+
+
+def _mlp_weights(layer: LayerShape, hidden: int) -> float:
+    return hidden * (layer.up + layer.inner)

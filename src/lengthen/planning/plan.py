@@ -1,0 +1,350 @@
+"""A plan: does a recipe fit a device, how long does it take, and what would have to change."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from lengthen.context import base_context, extend
+from lengthen.errors import LengthenError, ModelError, RecipeError
+from lengthen.models import find, load_config, quiet_transformers, shortened
+from lengthen.planning.devices import Device, find_device
+from lengthen.planning.flops import Flops, flops_of
+from lengthen.planning.memory import Memory, memory_of
+from lengthen.planning.shape import ModelShape, model_shape
+from lengthen.recipe import Recipe, parse_recipe
+
+__all__ = ["Advice", "Plan", "config_of", "plan"]
+
+STEP = 1024
+"""Tokens; the longest context is found to this."""
+
+_LONGEST = 1 << 24
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A change under which the recipe fits, as planning again says.
+
+    Attributes:
+        overrides: what to add to the command, `section.key=value` each.
+        why: what it costs.
+        peak_bytes: on each device.
+        seconds_per_step: None where the device's speed is not known.
+    """
+
+    overrides: tuple[str, ...]
+    why: str
+    peak_bytes: int
+    seconds_per_step: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe needs on each of some devices.
+
+    Attributes:
+        device: what it is planned for; `devices` of them.
+        dtype: of the arithmetic.
+        parameters, trained: of the base, and what the recipe trains.
+        fits: whether the peak is within the device's memory.
+        memory: bytes on each device.
+        max_context: the longest context target that fits, in whole 1,024 tokens; 0 for none.
+        flops: of one optimiser step on one device.
+        efficiency: share of the device's peak that the times assume.
+        seconds_per_step: None where the device's speed is not known.
+        steps: of the run; None where the recipe counts epochs.
+        advice: for a recipe that does not fit, cheapest first.
+    """
+
+    device: Device
+    devices: int
+    context: int
+    sequence_length: int
+    dtype: torch.dtype
+    parameters: int
+    trained: int
+    fits: bool
+    memory: Memory
+    max_context: int
+    flops: Flops
+    efficiency: float
+    seconds_per_step: float | None
+    steps: int | None
+    advice: tuple[Advice, ...] = ()
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes on each device at the peak of a step."""
+        return self.memory.peak
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run."""
+        return None if self.seconds_per_step is None or self.steps is None else self.seconds_per_step * self.steps
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in bytes, tokens, seconds and FLOPs."""
+        return {
+            "device": self.device.name,
+            "devices": self.devices,
+            "fits": self.fits,
+            "peak_bytes": self.peak_bytes,
+            "device_bytes": self.device.memory,
+            "host_bytes": self.memory.host,
+            "breakdown": self.memory.breakdown,
+            "moment": self.memory.moment,
+            "context": self.context,
+            "sequence_length": self.sequence_length,
+            "max_context": self.max_context,
+            "parameters": self.parameters,
+            "trained_parameters": self.trained,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "flops": {**asdict(self.flops), "total": self.flops.total},
+            "efficiency": self.efficiency,
+            "seconds_per_step": self.seconds_per_step,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "advice": [asdict(each) for each in self.advice],
+        }
+
+
+def plan(
+    recipe: Recipe,
+    device: Device | str,
+    devices: int = 1,
+    *,
+    efficiency: float | None = None,
+    unfused_loss: bool = False,
+) -> Plan:
+    """Plan a run from its base's config; no weights are needed.
+
+    Args:
+        recipe: the run.
+        device: or its name.
+        devices: how many share the work, as the recipe's `parallel` says.
+        efficiency: share of the device's peak speed that training reaches; default the device's own.
+        unfused_loss: plan for a loss that computes all logits at once, as the papers' code did.
+
+    Raises:
+        LengthenError: an unknown device, a base whose config is not at hand, without RoPE or with an architecture that
+            can't be built, or settings that don't belong together.
+    """
+    device = find_device(device) if isinstance(device, str) else device
+    if devices < 1:
+        raise LengthenError(f"--devices is {devices}; give at least 1")
+    if efficiency is not None and not 0 < efficiency <= 1:
+        raise LengthenError(f"--efficiency is {efficiency:g}; give a share of the peak, above 0 and at most 1")
+    if device.kind == "cpu":  # its processes share the memory and the cores
+        device = replace(
+            device,
+            memory=device.memory // devices,
+            peak_16=device.peak_16 and device.peak_16 / devices,
+            peak_32=device.peak_32 and device.peak_32 / devices,
+        )
+    if recipe.training.optimizer.startswith("paged") and device.kind != "cuda":
+        raise RecipeError(
+            f"training.optimizer={recipe.training.optimizer} needs CUDA, which {device.name} has not; choose adamw"
+        )
+    config = config_of(recipe)
+    extend(config, **recipe.context.model_dump(exclude={"target"}), context=recipe.context.target)
+    share = efficiency or device.efficiency
+    planner = _Planner(config, device, devices, share, unfused_loss)
+    found = planner.plan(recipe)
+    found = replace(found, max_context=planner.longest(recipe))
+    if not found.fits:
+        found = replace(found, advice=tuple(planner.advice(recipe, found, base_context(config))))
+    return found
+
+
+def config_of(recipe: Recipe) -> PreTrainedConfig:
+    """The base's config: its own where the base is on this machine, else `base_config`, else the hub's config.json.
+
+    Raises:
+        ModelError: none of these, or a `base_config` that transformers can't read.
+    """
+    if recipe.base_config is not None and not _is_here(recipe.model):
+        fields = dict(recipe.base_config)
+        kind = fields.pop("model_type", None)
+        if kind not in CONFIG_MAPPING:
+            raise ModelError(
+                f"base_config.model_type is {kind!r}, which transformers does not know; copy it from config.json"
+            )
+        try:
+            with quiet_transformers():
+                return AutoConfig.for_model(kind, **fields)
+        # What a config's own checks raise differs by architecture and field.
+        except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+            raise ModelError(f"base_config is no config of a {kind} model: {shortened(error)}") from error
+    try:
+        return load_config(find(recipe.model))
+    except ModelError as error:
+        raise ModelError(
+            f"{error}; for a plan without the base, write the fields of its config.json into the recipe as base_config"
+        ) from error
+
+
+def _is_here(model: str) -> bool:
+    try:
+        return Path(find(model).location).is_dir()
+    except ModelError:
+        return False
+
+
+class _Planner:
+    """Plans of one base on one kind of device; what is trained is measured once."""
+
+    def __init__(
+        self, config: PreTrainedConfig, device: Device, devices: int, efficiency: float, unfused_loss: bool
+    ) -> None:
+        self._config, self._device, self._devices = config, device, devices
+        self._efficiency, self._unfused_loss = efficiency, unfused_loss
+        self._shapes: dict[str, ModelShape] = {}
+
+    def plan(self, recipe: Recipe) -> Plan:
+        shape, dtype, memory = self._shape(recipe), self._dtype(recipe), self._memory(recipe)
+        flops = flops_of(shape, recipe)
+        peak = self._device.peak(dtype)
+        return Plan(
+            device=self._device,
+            devices=self._devices,
+            context=recipe.context.target,
+            sequence_length=recipe.sequence_length,
+            dtype=dtype,
+            parameters=shape.parameters,
+            trained=shape.trained,
+            fits=memory.peak <= self._device.memory,
+            memory=memory,
+            max_context=0,
+            flops=flops,
+            efficiency=self._efficiency,
+            seconds_per_step=None if peak is None else flops.total / (peak * self._efficiency),
+            steps=recipe.training.steps,
+        )
+
+    def longest(self, recipe: Recipe) -> int:
+        """The longest context target that fits, sequences as long as it; memory grows with it, so halving finds it."""
+        fits = lambda blocks: self._fits(_with_context(recipe, blocks * STEP))  # noqa: E731
+        below, above = 0, _LONGEST // STEP + 1
+        while above - below > 1:
+            middle = (below + above) // 2
+            below, above = (middle, above) if fits(middle) else (below, middle)
+        return below * STEP
+
+    def advice(self, recipe: Recipe, found: Plan, context: int) -> Iterator[Advice]:
+        """Single changes that make it fit; where none does, the fewest together, cheapest first."""
+        start: dict[str, Any] = {}
+        if self._devices == 1 and recipe.parallel in ("zero2", "zero3", "fsdp2"):
+            start = {"parallel": "ddp"}  # there is nobody to share with, and a run would say so
+        changes = [
+            ({**start, **overrides}, why)
+            for overrides, why in _changes(_changed(recipe, start), self._device, self._devices)
+        ]
+        if found.max_context > context:
+            changes.append((_shorter(recipe, found.max_context), "the longest context that fits"))
+        alone = [each for each in changes if self._fits(_changed(recipe, each[0]))]
+        if alone:
+            for overrides, why in alone:
+                yield self._advise(recipe, overrides, why)
+            return
+        together: dict[str, Any] = {}
+        whys: list[str] = []
+        for overrides, why in changes:
+            together |= overrides
+            whys.append(why)
+            if self._fits(_changed(recipe, together)):
+                yield self._advise(recipe, together, "; ".join(whys))
+                return
+        longest = self.longest(_changed(recipe, together))
+        if longest > context:
+            yield self._advise(recipe, together | _shorter(recipe, longest), "; ".join([*whys, "less context"]))
+
+    def _advise(self, recipe: Recipe, overrides: dict[str, Any], why: str) -> Advice:
+        again = self.plan(_changed(recipe, overrides))
+        assert again.fits
+        texts = tuple(f"{key}={'null' if value is None else str(value).lower()}" for key, value in overrides.items())
+        return Advice(texts, why, again.peak_bytes, again.seconds_per_step)
+
+    def _fits(self, recipe: Recipe) -> bool:
+        return self._memory(recipe).peak <= self._device.memory
+
+    def _memory(self, recipe: Recipe) -> Memory:
+        shape, dtype = self._shape(recipe), self._dtype(recipe)
+        return memory_of(shape, recipe, self._device, self._devices, dtype, unfused_loss=self._unfused_loss)
+
+    def _shape(self, recipe: Recipe) -> ModelShape:
+        key = recipe.adapter.model_dump_json()
+        if key not in self._shapes:
+            self._shapes[key] = model_shape(self._config, recipe.adapter)
+        return self._shapes[key]
+
+    def _dtype(self, recipe: Recipe) -> torch.dtype:
+        if recipe.training.dtype == "auto":
+            return self._device.nf4_dtype if recipe.quantize else self._device.auto_dtype
+        return _DTYPES[recipe.training.dtype]
+
+
+def _with_context(recipe: Recipe, tokens: int) -> Recipe:
+    """The recipe for another target; a sequence is as long as it, and a group that was given stays."""
+    data = recipe.data.model_copy(update={"sequence_length": None})
+    context = recipe.context.model_copy(update={"target": tokens})
+    return recipe.model_copy(update={"context": context, "data": data})
+
+
+def _shorter(recipe: Recipe, tokens: int) -> dict[str, Any]:
+    """Overrides for another target, sequences as long as it."""
+    return {"context.target": tokens} | ({"data.sequence_length": None} if recipe.data.sequence_length else {})
+
+
+def _changed(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    content = recipe.model_dump()
+    for path, value in overrides.items():
+        *sections, last = path.split(".")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return parse_recipe(content, "with changes")
+
+
+def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dict[str, Any], str]]:
+    """What can be changed to need less memory, cheapest first, each with its price."""
+    memory, training = recipe.memory, recipe.training
+    if training.batch_size > 1:
+        less = {"training.batch_size": 1, "training.accumulation": training.accumulation * training.batch_size}
+        yield less, "one sequence at a time, as many per step"
+    can_share = devices > 1 and device.kind == "cuda" and training.optimizer == "adamw"
+    shares = ["zero2", "zero3"] if can_share and recipe.parallel in ("ddp", "zero2") else []
+    for kind in shares:
+        if kind != recipe.parallel and (kind == "zero2" or recipe.quantize is None):
+            what = "gradients and optimiser" if kind == "zero2" else "weights too"
+            yield {"parallel": kind}, f"the devices share {what}; more traffic between them"
+    if not memory.activation_checkpointing:
+        yield {"memory.activation_checkpointing": "keep_attention"}, "layers but their attention computed twice"
+    if not memory.mlp_tile:
+        yield {"memory.mlp_tile": 2048}, "MLPs in tiles, computed once more"
+    if memory.activation_checkpointing is not True:
+        yield {"memory.activation_checkpointing": True}, "layers computed twice"
+    if device.kind != "cpu" and not memory.offload_activations:
+        smallest = {"activation_checkpointing": True, "mlp_tile": memory.mlp_tile or 2048, "offload_activations": True}
+        changed = {f"memory.{key}": value for key, value in smallest.items() if getattr(memory, key) != value}
+        yield changed, "layers' inputs wait in CPU memory"
+    plain = training.optimizer == "adamw"
+    if device.kind == "cuda" and plain and recipe.parallel == "ddp":
+        yield {"training.optimizer": "paged_adamw_32bit"}, "the optimiser's states move to CPU memory when needed"
+    if device.kind == "cuda" and devices > 1 and plain and not recipe.parallel.endswith("_offload"):
+        if recipe.quantize:
+            yield {"parallel": "zero2_offload"}, "the optimiser on the CPU: slow steps"
+        else:
+            yield {"parallel": "zero3_offload"}, "weights and optimiser in CPU memory: slow steps"
+    if recipe.quantize is None and recipe.adapter.kind == "lora" and recipe.adapter.variant != "pissa":
+        unsharded = {} if recipe.parallel in ("ddp", "zero2", "zero2_offload") else {"parallel": "zero2"}
+        yield {"quantize": "nf4", **unsharded}, "the base in 4 bits: slower products, a little less exact"
+    if recipe.adapter.kind == "full":
+        yield {"adapter.kind": "lora"}, "LoRA, embeddings and norms instead of all weights"

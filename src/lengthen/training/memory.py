@@ -1,0 +1,116 @@
+"""What a step needs less memory by: recomputed activations, MLPs in tiles, saved activations in CPU memory.
+
+Each leaves loss and gradients as they are. They compose with each other, with LoRA, 4-bit bases and S2.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from lengthen.errors import ModelError
+
+__all__ = ["enable_checkpointing", "offload_saved", "tile_mlps"]
+
+_LEAST_OFFLOADED = 2**20
+"""Bytes; moving smaller tensors costs more than it saves."""
+
+
+def enable_checkpointing(model: Any, keep_attention: bool) -> None:
+    """Recompute the activations of each layer in the backward pass.
+
+    Attention is most of the work at long context, but its output is small: per layer T x hidden size. Keeping it
+    saves the second attention forward for as much memory again as the layers' inputs take.
+
+    Args:
+        model: a transformers model.
+        keep_attention: keep the outputs of torch's attention kernels.
+    """
+    arguments: dict[str, Any] = {"use_reentrant": False}
+    if keep_attention:
+        aten = torch.ops.aten
+        kept = [
+            aten._scaled_dot_product_flash_attention_for_cpu.default,
+            aten._scaled_dot_product_flash_attention.default,
+            aten._scaled_dot_product_efficient_attention.default,
+            aten._scaled_dot_product_cudnn_attention.default,
+        ]
+        arguments["context_fn"] = partial(create_selective_checkpoint_contexts, kept)
+    model.activation_checkpointing_enable(arguments)
+
+
+def tile_mlps(model: nn.Module, tokens: int) -> None:
+    """Let every MLP compute `tokens` tokens at a time while training, and recompute each tile in the backward pass.
+
+    An MLP looks at each token alone. Its inner activations are several times as wide as the hidden states, and with
+    checkpointing most of what a layer holds in its backward pass (ALST, arXiv 2506.13996).
+
+    Args:
+        model: a transformers model without adapters.
+        tokens: of a tile, at least 1.
+
+    Raises:
+        ModelError: there are no MLPs beside the attention layers; in training, an MLP that returns more than states.
+    """
+    mlps = [
+        module
+        for layer in model.modules()
+        if any(hasattr(child, "is_causal") for child in layer.children())
+        for module in layer.children()
+        if not hasattr(module, "is_causal") and any(parameter.ndim > 1 for parameter in module.parameters())
+    ]
+    if not mlps:
+        raise ModelError(f"{type(model).__name__} has no MLPs beside its attention layers; set memory.mlp_tile=0")
+    for mlp in mlps:
+        mlp.forward = _tiled(mlp.forward, mlp, tokens)
+
+
+def _tiled(forward: Callable[..., Any], mlp: nn.Module, tokens: int) -> Callable[..., Any]:
+    def tiled(hidden_BTE: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+        if not torch.is_grad_enabled() or hidden_BTE.ndim != 3 or hidden_BTE.shape[1] <= tokens:
+            return forward(hidden_BTE, *more, **options)
+        parts = [  # some take a view of their input
+            checkpoint(forward, part.contiguous(), *more, use_reentrant=False, **options)
+            for part in hidden_BTE.split(tokens, dim=1)
+        ]
+        if not isinstance(parts[0], torch.Tensor):
+            raise ModelError(f"{type(mlp).__name__} returns more than hidden states; set memory.mlp_tile=0")
+        return torch.cat(parts, dim=1)
+
+    return tiled
+
+
+def offload_saved(model: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which tensors that a forward pass on an accelerator saves for its backward pass wait in CPU memory.
+
+    With checkpointing these are the layers' inputs. Weights stay where they are; on CPU it changes nothing.
+
+    Args:
+        model: whose forward pass it is.
+    """
+    # Shards (DTensor) have no storage of their own, and are gathered where they are used.
+    whole = (parameter for parameter in model.parameters() if not isinstance(parameter, DTensor))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in whole}
+
+    def pack(tensor: torch.Tensor) -> tuple[torch.device, torch.Tensor]:
+        stays = (
+            tensor.device.type == "cpu"
+            or tensor.nbytes < _LEAST_OFFLOADED
+            or tensor.untyped_storage().data_ptr() in weights
+        )
+        if stays:
+            return tensor.device, tensor
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+        return tensor.device, copy.copy_(tensor, non_blocking=True)
+
+    def unpack(saved: tuple[torch.device, torch.Tensor]) -> torch.Tensor:
+        device, tensor = saved
+        return tensor.to(device, non_blocking=True)
+
+    return saved_tensors_hooks(pack, unpack)

@@ -1,0 +1,81 @@
+"""`lengthen plan` through the real command line."""
+
+import json
+import sys
+
+import pytest
+from transformers import GPT2Config
+
+from lengthen import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line as its entry point does; returns exit code, standard output and error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lengthen", "plan", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exit_.value.code or 0, out, err
+
+    return call
+
+
+def test_a_recipe_that_fits(run, tmp_path):
+    code, out, _ = run("llama2-7b-8k-qlora", "--device", "v100-32gb", "--json", tmp_path / "plan.json")
+    assert code == 0
+    assert out.startswith("fits: ")
+    assert "at 30% of the peak" in out
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert content["fits"] is True
+    assert sum(content["breakdown"].values()) == content["peak_bytes"] < content["device_bytes"]
+    assert content["max_context"] > 8192
+    assert content["seconds_per_step"] > 0
+
+
+def test_a_recipe_that_does_not_fit_says_what_to_change(run):
+    code, out, _ = run("llama2-13b-32k", "--device", "v100-32gb", "--devices", 8)
+    assert code == 0
+    assert out.startswith("does not fit: ")
+    assert "it would fit with\n  parallel=zero3\n" in out
+
+
+def test_only_the_longest_context(run):
+    code, out, _ = run("llama2-7b-8k", "--device", "a100-80gb", "--max-context")
+    assert code == 0
+    assert int(out) % 1024 == 0
+    assert run("llama2-7b-8k", "--device", "a100-80gb", "--quiet")[1] == ""
+
+
+def test_this_machine_and_an_efficiency(run):
+    code, out, _ = run("quickstart", "--efficiency", "0.25")
+    assert code == 0
+    assert "at 25% of the peak" in out
+
+
+def test_another_model_is_not_planned_with_the_recipes_config(run, make_base, tmp_path):
+    run("llama2-7b-8k", f"model={make_base('other')}", "--device", "a100-80gb", "--json", tmp_path / "plan.json")
+    assert json.loads((tmp_path / "plan.json").read_text())["parameters"] < 1e6
+
+
+def test_input_that_can_not_be_used_is_one_line(run, make_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "gpt2").mkdir()
+    GPT2Config(n_embd=32, n_layer=1, n_head=2).save_pretrained(tmp_path / "gpt2")
+    (tmp_path / "gpt2" / "model.safetensors").write_bytes(b"")
+    refused = {
+        ("llama2-7b-8k", "--device", "a100"): "a100-40gb, a100-80gb",
+        ("llama2-7b-8k", "--devices", "0"): "--devices is 0",
+        ("llama2-7b-8k", "--device", "b200", "--efficiency", "0"): "--efficiency is 0",
+        ("llama2-7b-8k", "--device", "b200", "base_config="): "base_config",
+        ("llama2-7b-8k", "--device", "b200", f"model={tmp_path / 'gpt2'}"): "gpt2 has no RoPE",
+        ("llama2-7b-8k", "--device", "b200", f"model={tmp_path / 'none'}"): "does not exist",
+        ("llama2-7b-9k",): "llama2-7b-8k",
+    }
+    for arguments, part in refused.items():
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, ""), arguments
+        assert part in err
+        assert len(err.splitlines()) == 1

@@ -1,0 +1,104 @@
+"""Memory savers change no loss and no gradient."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from lengthen import quantization
+from lengthen.adapters.build import add_adapter
+from lengthen.attention import set_group_size
+from lengthen.errors import ModelError
+from lengthen.recipe import AdapterRecipe, MemoryRecipe
+from lengthen.training.memory import enable_checkpointing, offload_saved, tile_mlps
+from lengthen.training.objective import CausalLMObjective
+
+SIZES = {
+    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "attn_implementation": "s2",
+}  # fmt: skip
+SAVERS = [
+    {"preset": "fast"},
+    {"preset": "balanced"},
+    {"preset": "smallest", "mlp_tile": 7},
+    {"preset": "fast", "mlp_tile": 16},
+    {"preset": "balanced", "mlp_tile": 1},
+    {"preset": "balanced", "offload_activations": True},
+]
+
+
+def loss_and_gradients(savers, nf4=False, kind=LlamaForCausalLM, config=LlamaConfig):
+    torch.manual_seed(0)
+    model = kind(config(**SIZES)).train()
+    if nf4:
+        model = quantization.quantize(model, torch.float32, torch.device("cpu"))
+        quantization.prepare_for_training(model)
+    set_group_size(model, 8)
+    memory = MemoryRecipe(**savers)
+    if memory.activation_checkpointing:
+        enable_checkpointing(model, memory.activation_checkpointing == "keep_attention")
+    if memory.mlp_tile:
+        tile_mlps(model, memory.mlp_tile)
+    model = add_adapter(model, AdapterRecipe(rank=4, targets="all" if config is LlamaConfig else "attention"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zero at the start, which would hide lora_A's gradients
+            torch.nn.init.normal_(parameter, std=0.02)
+    objective = CausalLMObjective(model, memory.offload_activations).train()
+    ids = torch.randint(0, 97, (2, 33), generator=torch.Generator().manual_seed(1))
+    positions = torch.cat([torch.arange(13), torch.arange(20)]).repeat(2, 1)
+    loss = objective(input_ids=ids, labels=ids, position_ids=positions)
+    loss.backward()
+    return {"loss": loss.detach()} | {n: p.grad for n, p in objective.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("savers", SAVERS)
+@pytest.mark.parametrize("nf4", [False, True])
+def test_loss_and_gradients_stay(savers, nf4):
+    plain = {"activation_checkpointing": False}
+    torch.testing.assert_close(loss_and_gradients(savers, nf4), loss_and_gradients(plain, nf4), atol=1e-5, rtol=1e-5)
+
+
+def test_experts_are_tiled_too():
+    kinds = {"kind": MixtralForCausalLM, "config": MixtralConfig}
+    ours, plain = (loss_and_gradients(savers, **kinds) for savers in (SAVERS[2], {"preset": "fast"}))
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_mlps_see_one_tile_at_a_time_in_training_only():
+    model = LlamaForCausalLM(LlamaConfig(**SIZES)).train()
+    set_group_size(model, 8)
+    lengths = []
+    for layer in model.model.layers:
+        layer.mlp.up_proj.register_forward_hook(lambda _module, inputs, _output: lengths.append(inputs[0].shape[1]))
+    tile_mlps(model, 10)
+    ids = torch.randint(0, 97, (1, 33))
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert sorted(set(lengths)) == [3, 10]
+    lengths.clear()
+    with torch.no_grad():
+        model.eval()(input_ids=ids)
+    assert set(lengths) == {33}
+
+
+def test_a_model_without_mlps_is_refused():
+    with pytest.raises(ModelError, match="mlp_tile=0"):
+        tile_mlps(torch.nn.Sequential(torch.nn.Linear(2, 2)), 4)
+
+
+def test_presets_fill_what_is_not_given():
+    assert MemoryRecipe().activation_checkpointing == "keep_attention"
+    smallest = MemoryRecipe(preset="smallest", mlp_tile=0)
+    assert (smallest.activation_checkpointing, smallest.mlp_tile, smallest.offload_activations) == (True, 0, True)
+    assert MemoryRecipe(**smallest.model_dump()) == smallest
+
+
+@pytest.mark.gpu
+def test_saved_tensors_wait_in_cpu_memory():
+    layer = torch.nn.Linear(1024, 1024, device="cuda")
+    x = torch.randn(1024, 1024, device="cuda", requires_grad=True)
+    expected = torch.autograd.grad(layer(layer(x).relu()).sum(), x)
+    with offload_saved(layer):
+        before = torch.cuda.memory_allocated()
+        out = layer(layer(x).relu()).sum()
+        held = torch.cuda.memory_allocated() - before
+    assert held < 2**21
+    torch.testing.assert_close(torch.autograd.grad(out, x), expected)

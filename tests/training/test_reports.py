@@ -1,0 +1,43 @@
+"""Loggers by name: their files are in the run folder, and only the first process writes."""
+
+import importlib.util
+
+import pytest
+
+from lengthen.errors import RecipeError
+from lengthen.training.reports import LOGGERS, check_reports, report_callbacks
+from lengthen.training.run import read_metrics
+
+
+def test_what_is_not_there_is_refused(monkeypatch):
+    with pytest.raises(RecipeError, match="unknown logger 'tensorbord'; did you mean 'tensorboard'"):
+        check_reports(["tensorbord"])
+    with pytest.raises(RecipeError, match="unknown logger 'mlflow'; choose from tensorboard, wandb, trackio"):
+        check_reports(["mlflow"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name in LOGGERS:
+        with pytest.raises(RecipeError, match=f"report_to={name} needs the package {name}: pip install {name}"):
+            check_reports([name])
+    check_reports([])
+
+
+def test_tensorboard_in_the_run_folder(make_run, base, monkeypatch, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    run = make_run(base, "reported", report_to=["tensorboard", "tensorboard"])
+    (file,) = (run / "tensorboard").iterdir()
+    events = EventAccumulator(str(file)).Reload()
+    losses = [event.value for event in events.Scalars("train/loss")]
+    assert losses == pytest.approx([record["loss"] for record in read_metrics(run)])
+    assert [event.step for event in events.Scalars("train/learning_rate")] == [1, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_where_the_user_says(monkeypatch, tmp_path):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "mine"))
+    (callback,) = report_callbacks(["tensorboard"], tmp_path / "run")
+    assert callback.logging_dir == str(tmp_path / "mine")
