@@ -271,7 +271,8 @@ def _nf4_config(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
 def _round_unquantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for tensor in model.parameters():
         if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)
+            # A copy: what is left of a mapped file would keep all of it in memory, 16-bit weights included.
+            tensor.data = tensor.data.to(dtype, copy=True)
     model.config.dtype = dtype
 
 
