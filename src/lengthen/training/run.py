@@ -23,7 +23,16 @@ from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError, ModelError, OutputError, RecipeError
 from lengthen.files import write_json, write_text, writing
 from lengthen.head import check_head
-from lengthen.models import default_device, find, load_base, load_config, load_tokenizer, pick_dtype, weight_hashes
+from lengthen.models import (
+    default_device,
+    find,
+    lasting_name,
+    load_base,
+    load_config,
+    load_tokenizer,
+    pick_dtype,
+    weight_hashes,
+)
 from lengthen.quantization import check_nf4, count_quantized
 from lengthen.recipe import Recipe, load_recipe
 from lengthen.training.callbacks import MetricsLog, StopOnSignal, TrainingProgress, keep_metrics_until
@@ -112,7 +121,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         )
     base = {
         "id": source.id,
-        "model": str(Path(recipe.model).resolve()) if Path(recipe.model).exists() else recipe.model,
+        "model": lasting_name(recipe.model),
         **weight_hashes(model),
         "quantize": recipe.quantize,
         "context": base_context(base_config),
