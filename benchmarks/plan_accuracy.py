@@ -139,6 +139,7 @@ def main() -> None:
     if arguments.case:
         print(json.dumps(measure(arguments.case, arguments.base)))
         return
+    from lengthen.files import write_json
     from record import record
 
     results = []
@@ -160,8 +161,7 @@ def main() -> None:
             planned, measured = result["planned_bytes"] / 1e9, result["measured_bytes"] / 1e9
             print(f"{case:<40}{planned:>12.2f}{measured:>14.2f}{result['deviation']:>11.1%}", flush=True)
             if arguments.json:
-                content = {**record(), "mmap": arguments.mmap, "results": results}
-                arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                write_json(arguments.json, {**record(), "mmap": arguments.mmap, "results": results})
 
 
 if __name__ == "__main__":

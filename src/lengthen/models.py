@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from lengthen._compat import bf16_is_fast, gguf_dequantized
 from lengthen.errors import ModelError
-from lengthen.quantization import check_nf4, is_quantized, nf4_config, prepare_for_training, quantize
+from lengthen.quantization import check_nf4, is_packed, is_quantized, nf4_config, prepare_for_training, quantize
 
 __all__ = [
     "Source",
@@ -301,7 +301,7 @@ def weight_hashes(model: nn.Module) -> dict[str, str | None]:
     whole, kept = hashlib.sha256(), hashlib.sha256()
     embeddings = model.get_input_embeddings().weight  # type: ignore[operator]
     for name, parameter in sorted(model.named_parameters()):
-        if type(parameter).__name__ == "Params4bit":
+        if is_packed(parameter):
             continue
         values = parameter.detach().flatten()
         sample = values[:: max(1, values.numel() // 4096)].to(torch.bfloat16).cpu().contiguous()

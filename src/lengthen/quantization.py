@@ -19,6 +19,7 @@ __all__ = [
     "count_quantized",
     "count_weights",
     "dequantize",
+    "is_packed",
     "is_quantized",
     "nf4_config",
     "prepare_for_training",
@@ -152,18 +153,22 @@ def prepare_for_training(model: nn.Module) -> None:
 
 def count_quantized(model: PreTrainedModel) -> str:
     """How many linear layers and weights are in 4 bits, for people."""
-    from bitsandbytes.nn import Linear4bit
-
-    linear: list[Any] = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    packed = [module for module in linear if isinstance(module, Linear4bit)]
+    packed = [module for _, module in _packed_layers(model)]
+    linear = sum(isinstance(module, nn.Linear) for module in model.modules())
     weights = sum(count_weights(module.weight) for module in packed)
     total = sum(map(count_weights, model.parameters()))
-    return f"{len(packed)} of {len(linear)} linear layers, {weights / total:.0%} of the weights"
+    return f"{len(packed)} of {linear} linear layers, {weights / total:.0%} of the weights"
+
+
+def is_packed(tensor: object) -> bool:
+    """Whether a parameter holds 4-bit weights."""
+    # By its class's name: bitsandbytes need not be installed for models that don't use it.
+    return type(tensor).__name__ == "Params4bit"
 
 
 def count_weights(parameter: torch.Tensor) -> int:
     """How many weights a parameter holds; in 4 bits two share a byte."""
-    return parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
+    return parameter.numel() * (2 if is_packed(parameter) else 1)
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -172,7 +177,6 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def _packed_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    # By the weight's class name: bitsandbytes need not be installed for models that don't use it.
     for name, module in model.named_modules():
-        if type(getattr(module, "weight", None)).__name__ == "Params4bit":
+        if is_packed(getattr(module, "weight", None)):
             yield name, module

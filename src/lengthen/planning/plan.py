@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from lengthen.context import base_context, extend
 from lengthen.errors import LengthenError, ModelError, RecipeError
-from lengthen.models import find, load_config, quiet_transformers, shortened
+from lengthen.models import find, load_config, pick_dtype, quiet_transformers, shortened
 from lengthen.planning.devices import Device, find_device
 from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
@@ -24,8 +24,6 @@ STEP = 1024
 """Tokens; the longest context is found to this."""
 
 _LONGEST = 1 << 24
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -287,7 +285,7 @@ class _Planner:
     def _dtype(self, recipe: Recipe) -> torch.dtype:
         if recipe.training.dtype == "auto":
             return self._device.nf4_dtype if recipe.quantize else self._device.auto_dtype
-        return _DTYPES[recipe.training.dtype]
+        return pick_dtype(recipe.training.dtype, torch.device("meta"))
 
 
 def _with_context(recipe: Recipe, tokens: int) -> Recipe:
