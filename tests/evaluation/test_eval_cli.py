@@ -83,7 +83,7 @@ def test_a_token_file_a_published_protocol_and_positions(tiny, book, tmp_path):
 
 def test_positions_can_be_scaled_untrained(book, tmp_path):
     losses = []
-    for method in ([], ["--method", "yarn", "--target", 1024]):
+    for method in (["--beyond"], ["--method", "yarn", "--target", 1024]):
         out = tmp_path / "out.json"
         ran = invoke("tiny", "--data", book, "--context", 1024, "--min-tokens", 1025, "--json", out, "--quiet", *method)
         assert ran.exit_code == 0, ran.output
@@ -139,3 +139,14 @@ def test_what_can_not_be_measured_is_the_user_s_error(book, arguments, message):
     ran = invoke("tiny", "--data", book, "--context", 64, *arguments)
     assert isinstance(ran.exception, LengthenError)
     assert message in str(ran.exception)
+
+
+def test_a_context_beyond_the_model_s_is_refused_or_warned_about_once(book, tmp_path):
+    with pytest.raises(LengthenError, match=r"1024 tokens are beyond the 256 .* --beyond"):
+        CliRunner().invoke(
+            app, ["perplexity", "tiny", "--data", str(book), "--context", "1024,512"], catch_exceptions=False
+        )
+    out = tmp_path / "out.json"
+    ran = invoke("tiny", "--data", book, "--context", "1024,512", "--beyond", "--json", out, "--quiet")
+    assert ran.exit_code == 0, ran.output
+    assert ran.stderr.count("warning:") == 1

@@ -1,0 +1,19 @@
+"""``lengthen eval``: measure a model, one command a file."""
+
+from importlib import import_module
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Measure a model, and what of its context is usable.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    # With a callback, typer keeps the command's name also while there is only one.
+    pass
+
+
+for _name in ("perplexity",):
+    app.command(_name)(getattr(import_module(f"lengthen.cli.eval.{_name}"), _name))

@@ -1,0 +1,90 @@
+"""``lengthen eval perplexity``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lengthen.cli.eval import subject as common
+from lengthen.cli.eval.subject import load_subject, parse_lengths, print_table, write_result
+
+__all__ = ["perplexity"]
+
+
+def perplexity(
+    model: common.Model,
+    data: Annotated[list[Path], typer.Option(help="Token file, document or folder of documents; repeatable.")],
+    context: Annotated[str, typer.Option(help="Window lengths in tokens, such as 2048,4096.")],
+    stride: Annotated[int | None, typer.Option(help="Tokens between windows; default: half the context.")] = None,
+    protocol: Annotated[str, typer.Option(help="strided, longlora or longqlora.")] = "strided",
+    max_tokens: Annotated[int | None, typer.Option(min=2, help="Use the first N tokens of each document.")] = None,
+    min_tokens: Annotated[int, typer.Option(min=0, help="Skip documents of fewer tokens.")] = 0,
+    score_from: Annotated[int, typer.Option(min=0, help="Score only from this position of a document on.")] = 0,
+    bucket: Annotated[int | None, typer.Option(min=1, help="Width of the position buckets in tokens.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows that are run together.")] = 1,
+    beyond: common.Beyond = False,
+    adapter: common.Adapter = None,
+    quantize: common.Quantize = None,
+    dtype: common.Dtype = "auto",
+    method: common.Method = None,
+    target: common.Target = None,
+    json_file: common.JsonFile = None,
+    quiet: common.Quiet = False,
+) -> None:
+    """Measure perplexity on long documents, once for each context length."""
+    contexts = parse_lengths(context, "--context")
+    if stride is not None and not 1 <= stride <= min(contexts):
+        raise typer.BadParameter(
+            f"{stride} is not from 1 to the shortest context, {min(contexts)}", param_hint="--stride"
+        )
+
+    from lengthen.data.tokens import default_cache, load_tokens
+    from lengthen.errors import DataError
+    from lengthen.evaluation import perplexity as measure
+
+    subject = load_subject(model, adapter, quantize, dtype, method, target)
+    subject.check_lengths(contexts, beyond)
+    vocabulary = subject.model.get_input_embeddings().weight.shape[0]
+    store, warnings = load_tokens(data, subject.tokenizer, vocabulary, default_cache(), quiet=quiet)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    chosen = [i for i in range(len(store)) if len(store[i]) >= min_tokens]
+    if not chosen:
+        raise DataError(f"none of the {len(store)} documents has {min_tokens} tokens; lower --min-tokens")
+    documents = [store[i][:max_tokens] for i in chosen]
+
+    # The longest context first: what is too long for the data or the memory fails before any time is spent.
+    measured = {
+        size: measure(
+            subject.model,
+            documents,
+            size,
+            stride,
+            protocol,
+            score_from=score_from,
+            batch_size=batch_size,
+            bucket=bucket,
+            quiet=quiet,
+        )
+        for size in sorted(contexts, reverse=True)
+    }
+    results = [measured[size] for size in contexts]
+    print_table(
+        f"Perplexity ({protocol})",
+        ["context", "stride", "perplexity", "loss", "tokens", "windows", "seconds"],
+        [[r.context, r.stride, r.perplexity, r.loss, r.tokens, r.windows, f"{r.seconds:.1f}"] for r in results],
+    )
+    place = "document" if protocol == "strided" else "window"
+    for r in () if quiet else results:
+        print_table(
+            f"Context {r.context}, by position in the {place}",
+            ["from", "to", "perplexity", "tokens"],
+            [[b["from"], b["to"], b["perplexity"], b["tokens"]] for b in r.by_position],
+        )
+    content: dict[str, Any] = {
+        "data": [str(path) for path in data],
+        "protocol": protocol,
+        "documents": [store.names[i] for i in chosen],
+        "results": [{k: v for k, v in r.to_json().items() if k != "protocol"} for r in results],
+    }
+    write_result(subject, f"perplexity-{protocol}", content, json_file)
