@@ -41,3 +41,12 @@ def test_tensorboard_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "mine"))
     (callback,) = report_callbacks(["tensorboard"], tmp_path / "run")
     assert callback.logging_dir == str(tmp_path / "mine")
+
+
+def test_wandb_without_a_key_says_what_to_set(make_run, base, monkeypatch, tmp_path):
+    pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    with pytest.raises(RecipeError, match=r"report_to=wandb: .* WANDB_MODE=offline"):
+        make_run(base, "unlogged", report_to=["wandb"])

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lengthen.errors import RecipeError
+from lengthen.models import shortened
 
 __all__ = ["LOGGERS", "PROJECT", "check_reports", "report_callbacks"]
 
@@ -67,7 +68,12 @@ def _wandb(run: Path) -> TrainerCallback:
         def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
             if state.is_world_process_zero and self._wandb.run is None:
                 project = os.environ.get("WANDB_PROJECT", PROJECT)
-                self._wandb.init(project=project, name=run.name, dir=str(run))
+                try:
+                    self._wandb.init(project=project, name=run.name, dir=str(run))
+                except self._wandb.Error as error:
+                    raise RecipeError(
+                        f"training.report_to=wandb: {shortened(error)}; set WANDB_API_KEY, or WANDB_MODE=offline"
+                    ) from error
             super().setup(args, state, model, **kwargs)
 
     return WandbInRun()
