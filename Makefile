@@ -29,8 +29,10 @@ quickstart: $(VENV)/.installed
 	$(if $(findstring --out,$(ARGS)),,rm -rf $(RUN))
 	$(BIN)/lengthen quickstart $(if $(findstring --out,$(ARGS)),,--out $(RUN)) $(ARGS)
 
+# A process per core with one thread each: the models of the tests are too small for more.
+test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow $(ARGS)

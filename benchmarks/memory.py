@@ -1,7 +1,7 @@
 """Peak memory and time of one training step at growing lengths: trl's SFTTrainer, and ours with each memory saver.
 
     python benchmarks/memory.py --json docs/results/memory.json --lengths 4096 8192 16384
-    python benchmarks/memory.py --json docs/results/memory.json --lengths 65536 --ways "s2, tiles"   # adds to the file
+    python benchmarks/memory.py --json docs/results/memory.json --lengths 65536 --ways "s2, smallest"  # adds to it
 
 SmolLM2-135M in bfloat16, one sequence of Python's standard library; LoRA r=8 on attention, embeddings and norms are
 trained; S2 groups of 4,096 tokens; activations are recomputed everywhere. Needs trl. Each case is a process of its own:
@@ -28,6 +28,7 @@ from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
 from lengthen.models import find, load_base, load_config, load_tokenizer
 from lengthen.recipe import parse_recipe
+from lengthen.training.memory import release_freed
 from lengthen.training.run import read_metrics
 from record import PeakMemory, record
 
@@ -37,10 +38,13 @@ OURS: dict[str, dict[str, Any]] = {
     "s2": {},
     "s2, keep attention": {"memory": {"activation_checkpointing": "keep_attention"}},
     "s2, tiles": {"memory": {"activation_checkpointing": True, "mlp_tile": 2048}},
+    "s2, released": {"memory": {"activation_checkpointing": True, "release_freed": True}},
+    "s2, smallest": {"memory": {"preset": "smallest"}},
     "s2, nf4": {"quantize": "nf4"},
-    "s2, nf4, tiles": {"quantize": "nf4", "memory": {"activation_checkpointing": True, "mlp_tile": 2048}},
+    "s2, nf4, smallest": {"quantize": "nf4", "memory": {"preset": "smallest"}},
 }
-WAYS = ["SFTTrainer", *OURS]
+# Released: glibc gives freed memory back, in SFTTrainer's process too.
+WAYS = ["SFTTrainer", "SFTTrainer, released", *OURS]
 
 
 def prepare(folder: Path, length: int) -> None:
@@ -125,10 +129,12 @@ def sft(folder: Path, length: int, scratch: Path) -> dict[str, float]:
 
 def case(way: str, length: int, folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
-        if way == "SFTTrainer":
+        if way not in OURS:
             import trl.trainer.sft_trainer  # noqa: F401 - its imports are not its memory
+        if way == "SFTTrainer, released":
+            release_freed()
         peak = PeakMemory()
-        result = sft(folder, length, Path(scratch)) if way == "SFTTrainer" else ours(way, folder, length, Path(scratch))
+        result = ours(way, folder, length, Path(scratch)) if way in OURS else sft(folder, length, Path(scratch))
         return result | {"peak_bytes": peak.bytes}
 
 

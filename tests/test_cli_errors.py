@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, FalconConfig, Gemma2Config, GPT2C
 from lengthen import cli
 from lengthen.files import write_json
 
-COMMANDS = ["", "quickstart", "train", "plan", "export", "generate", "recipes", "eval", "eval perplexity", "data",
-            "data tokenize", "data inspect"]  # fmt: skip
+COMMANDS = ["", "quickstart", "train", "plan", "export", "import", "report", "generate", "recipes", "eval",
+            "eval perplexity", "eval passkey", "eval needle", "eval ruler", "eval tasks", "data", "data tokenize",
+            "data inspect"]  # fmt: skip
 
 
 def tree(folder):

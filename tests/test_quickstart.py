@@ -9,6 +9,7 @@ from safetensors import safe_open
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.models import find
 from lengthen.quickstart import CONTEXTS, quickstart
+from lengthen.report.numbers import as_perplexity
 
 
 def test_train_and_validation_files_are_apart_and_without_tests():
@@ -29,7 +30,7 @@ def test_the_shipped_base_is_small_bfloat16_and_untied():
 
 def test_one_step_writes_table_plot_and_json(tmp_path):
     result = quickstart(tmp_path / "run", overrides=["training.steps=1"])
-    assert set(result) == {"seconds", "documents", "base", "scaled", "extended", "run"}
+    assert set(result) == {"seconds", "documents", "base", "scaled", "extended", "by_position", "run"}
     assert result["documents"] == 16
     for name in ("base", "scaled", "extended"):
         assert list(result[name]) == [str(context) for context in CONTEXTS]
@@ -37,6 +38,8 @@ def test_one_step_writes_table_plot_and_json(tmp_path):
     assert result["scaled"]["2048"] < result["base"]["2048"]
     assert json.loads((tmp_path / "run" / "evals" / "quickstart.json").read_text()) == result
     assert (tmp_path / "run" / "perplexity.png").read_bytes().startswith(b"\x89PNG")
+    report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert f"{as_perplexity(result['base']['2048'])} \u2192 {as_perplexity(result['extended']['2048'])}" in report
 
 
 @pytest.mark.slow

@@ -5,12 +5,14 @@
     |-- ModelError           a base, adapter or run folder can't be loaded or does not fit
     |-- ContextError         the asked position scaling can't be applied
     |-- DataError            a document, token file or data folder can't be used
-    `-- OutputError          an output folder can't be written
+    |-- OutputError          an output folder can't be written
+    `-- BusyError            the engine has as many requests as it takes
 
 Each message says what was wrong, which value, and what to do. Our own invariants are ``assert``s.
 """
 
 __all__ = [
+    "BusyError",
     "ContextError",
     "DataError",
     "LengthenError",
@@ -42,3 +44,7 @@ class DataError(LengthenError):
 
 class OutputError(LengthenError):
     """An output file or folder can't be written."""
+
+
+class BusyError(LengthenError):
+    """The engine has as many requests as it takes, or is closing."""

@@ -11,11 +11,12 @@ import lengthen
 from lengthen.data.stdlib import STDLIB
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError
-from lengthen.evaluation import perplexity
+from lengthen.evaluation import PerplexityResult, perplexity
 from lengthen.evaluation.plot import plot_by_context
 from lengthen.files import write_json
 from lengthen.models import load_tokenizer
 from lengthen.recipe import load_recipe
+from lengthen.report import write_report
 from lengthen.training.run import train
 
 __all__ = ["CONTEXTS", "held_out_documents", "quickstart"]
@@ -35,8 +36,9 @@ def quickstart(out: Path, quiet: bool = True, overrides: Sequence[str] = ()) -> 
         overrides: of the recipe "quickstart", `section.key=value` each.
 
     Returns:
-        {"seconds", "documents", "base", "scaled", "extended", "run"}; the three hold perplexity by context. The run
-        folder also gets it, as evals/quickstart.json and perplexity.png.
+        {"seconds", "documents", "base", "scaled", "extended", "by_position", "run"}; the three hold perplexity by
+        context, and by_position holds it for each of them by position at the longest one. The run folder also gets
+        it, as evals/quickstart.json, perplexity.png and report.html.
 
     Raises:
         LengthenError: the folder can't be used, or this Python has no standard library sources.
@@ -50,16 +52,23 @@ def quickstart(out: Path, quiet: bool = True, overrides: Sequence[str] = ()) -> 
     scaled = _measure(lengthen.load(recipe.model, **scaling)[0], documents, quiet)
     train(recipe, quiet=quiet)
     extended = _measure(lengthen.load(str(run))[0], documents, quiet)
-    curves = {"base": base, "scaled, untrained": scaled, "extended": extended}
-    plot_by_context(curves, run / "perplexity.png", "A 256-token model extended to 2,048 tokens", CONTEXTS[0])
+    measured = {"base": base, "scaled": scaled, "extended": extended}
+    curves = {
+        name: {context: round(result.perplexity, 3) for context, result in results.items()}
+        for name, results in measured.items()
+    }
+    labels = {"base": "base", "scaled": "scaled, untrained", "extended": "extended"}
+    plotted = {labels[name]: curve for name, curve in curves.items()}
+    plot_by_context(plotted, run / "perplexity.png", "A 256-token model extended to 2,048 tokens", CONTEXTS[0])
     result = {
         "seconds": round(time.perf_counter() - started, 1),
         "documents": len(documents),
-        **{name: {str(context): value for context, value in curve.items()} for name, curve in
-           (("base", base), ("scaled", scaled), ("extended", extended))},
+        **{name: {str(context): value for context, value in curve.items()} for name, curve in curves.items()},
+        "by_position": {name: results[CONTEXTS[-1]].to_json()["by_position"] for name, results in measured.items()},
         "run": str(run),
-    }  # fmt: skip
+    }
     write_json(run / "evals" / "quickstart.json", result)
+    write_report(run)
     return result
 
 
@@ -77,10 +86,8 @@ def held_out_documents(model: str) -> list[np.ndarray]:
     return [long_enough[i * len(long_enough) // DOCUMENTS] for i in range(DOCUMENTS)]
 
 
-def _measure(model: Any, documents: list[np.ndarray], quiet: bool) -> dict[int, float]:
+def _measure(model: Any, documents: list[np.ndarray], quiet: bool) -> dict[int, PerplexityResult]:
     return {
-        context: round(
-            perplexity(model, documents, context, batch_size=16 * 256 // context or 1, quiet=quiet).perplexity, 3
-        )
+        context: perplexity(model, documents, context, batch_size=16 * 256 // context or 1, quiet=quiet)
         for context in CONTEXTS
     }

@@ -68,6 +68,9 @@ class AttentionRecipe(_Section):
     pattern: str = Field("s2", description="s2; for ablation plain, alternate, full; or a registered one")
     group_size: int | None = Field(None, ge=2, description="S2 group, tokens; default target / 4")
     sinks: int = Field(0, ge=0, description="first tokens of each document that all its groups see; the papers have 0")
+    full_last: float = Field(
+        0.0, ge=0, lt=1, description="share of the optimiser steps, the last ones, that are taken at full attention"
+    )
     backend: BackendName = Field("auto", description="what computes the groups; auto: by device and what is installed")
 
 
@@ -90,9 +93,15 @@ class AdapterRecipe(_Section):
 class DataRecipe(_Section):
     """Documents and how they become sequences."""
 
-    kind: Literal["text"] = Field("text", description="plain long documents")
+    kind: Literal["text", "instruct"] = Field("text", description="plain long documents, or questions with answers")
+    template: Literal["tokenizer", "llama2", "vicuna", "alpaca", "chatml"] = Field(
+        "tokenizer", description="prompt around questions and answers; tokenizer: its own chat template"
+    )
     train: Paths = Field(
         [], description="files, folders, token files, python-stdlib:train, or datasets as hf:OWNER/NAME:SPLIT"
+    )
+    weights: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="for kind instruct: how often a pass sees each source of train; default once"
     )
     validation: Paths = Field([], description="the same, measured after the run at the target context")
     max_documents: int | None = Field(
@@ -101,8 +110,15 @@ class DataRecipe(_Section):
     sequence_length: int | None = Field(None, ge=2, description="tokens per sequence; default the target context")
     min_tokens: int = Field(1, ge=1, description="shorter documents are left out")
     max_tokens: int | None = Field(None, ge=2, description="longer documents are left out")
-    packing: Literal["documents", "concatenate"] = Field(
-        "documents", description="keep documents apart, or one stream as in the papers"
+    packing: Literal["documents", "concatenate", "none"] = Field(
+        "documents",
+        description="keep documents (or examples) apart, or one stream as in the papers; none, for kind instruct: one "
+        "example per sequence",
+    )
+    skip_wise: bool = Field(
+        False,
+        description="PoSE: short sequences whose positions jump once, so that they cover the target context; needs "
+        "sequence_length and attention.kind=full",
     )
 
 
@@ -132,10 +148,11 @@ class TrainingRecipe(_Section):
     log_every: int = Field(1, ge=1, description="optimiser steps between lines of metrics.jsonl")
 
 
+_SAVERS = ("activation_checkpointing", "mlp_tile", "offload_activations", "release_freed")
 _PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"activation_checkpointing": False, "mlp_tile": 0, "offload_activations": False},
-    "balanced": {"activation_checkpointing": "keep_attention", "mlp_tile": 0, "offload_activations": False},
-    "smallest": {"activation_checkpointing": True, "mlp_tile": 2048, "offload_activations": True},
+    "fast": dict(zip(_SAVERS, (False, 0, False, False), strict=True)),
+    "balanced": dict(zip(_SAVERS, ("keep_attention", 0, False, False), strict=True)),
+    "smallest": dict(zip(_SAVERS, (True, 2048, True, True), strict=True)),
 }
 
 
@@ -149,6 +166,9 @@ class MemoryRecipe(_Section):
     )
     mlp_tile: int = Field(0, ge=0, description="tokens that an MLP computes at a time; 0: all at once")
     offload_activations: bool = Field(False, description="keep what checkpointing saves in CPU memory (accelerators)")
+    release_freed: bool = Field(
+        False, description="give freed tensors back to the system at once, which glibc keeps below 32 MiB (CPU)"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -185,16 +205,24 @@ class Recipe(_Section):
             raise ValueError(
                 f"data.sequence_length {self.data.sequence_length} is above context.target {self.context.target}"
             )
+        if self.attention.full_last and (self.attention.kind == "full" or self.attention.pattern == "full"):
+            raise ValueError(
+                "attention.full_last ends a run of S2 at full attention, and all of this one is; leave it out"
+            )
+        if self.data.skip_wise:
+            self._check_skip_wise()
+        self._check_data_kind()
         if self.adapter.kind != "lora":
             defaults = AdapterRecipe()  # type: ignore[call-arg]
             for key in AdapterRecipe.model_fields:
                 if key not in ("kind", "options") and getattr(self.adapter, key) != getattr(defaults, key):
                     raise ValueError(f"adapter.{key} is for adapter.kind=lora; the kind is {self.adapter.kind}")
-        is_stream = self.attention.kind == "full" and self.data.packing == "concatenate"
+        is_stream = self.attention.kind == "full" and self.data.packing != "documents"
         if self.adapter.kind in PROMPT_KINDS and not is_stream:
             raise ValueError(
                 f"adapter.kind={self.adapter.kind} puts virtual tokens before the text, for which S2 and packed "
-                "documents are not defined; set attention.kind=full and data.packing=concatenate"
+                "documents are not defined; set attention.kind=full, data.packing=concatenate (for data.kind=instruct: "
+                "none)"
             )
         if self.quantize and (self.adapter.kind != "lora" or self.adapter.variant == "pissa"):
             what = "variant=pissa" if self.adapter.kind == "lora" else f"kind={self.adapter.kind}"
@@ -202,6 +230,40 @@ class Recipe(_Section):
         if self.adapter.kind in ("lora", "full") and self.adapter.options:
             raise ValueError(f"adapter.options is for other PEFT methods; the kind is {self.adapter.kind}")
         return self
+
+    def _check_data_kind(self) -> None:
+        data = self.data
+        if data.kind == "text":
+            for key, default in (("template", "tokenizer"), ("weights", None)):
+                if getattr(data, key) != default:
+                    raise ValueError(f"data.{key} is for data.kind=instruct; the kind is text")
+            if data.packing == "none":
+                raise ValueError("data.packing=none is for data.kind=instruct; take documents or concatenate")
+            return
+        if data.packing == "concatenate":
+            raise ValueError(
+                "data.packing=concatenate would train examples that see each other; with data.kind=instruct take "
+                "documents or none"
+            )
+        if data.skip_wise:
+            raise ValueError("data.skip_wise cuts examples into pieces; with data.kind=instruct leave it out")
+        if data.weights is not None and len(data.weights) != len(data.train):
+            raise ValueError(
+                f"data.weights has {len(data.weights)} for {len(data.train)} sources of data.train; give one each"
+            )
+
+    def _check_skip_wise(self) -> None:
+        if self.sequence_length >= self.context.target:
+            raise ValueError(
+                f"data.skip_wise needs sequences below context.target {self.context.target}; set data.sequence_length, "
+                "as to the base's context"
+            )
+        if self.attention.kind != "full":
+            raise ValueError(
+                "data.skip_wise makes sequences short, which S2 has nothing to save in; set attention.kind=full"
+            )
+        if self.adapter.kind in PROMPT_KINDS:
+            raise ValueError(f"adapter.kind={self.adapter.kind} sets positions itself; set data.skip_wise=false")
 
     @property
     def sequence_length(self) -> int:

@@ -124,7 +124,7 @@ def test_missing_path(tmp_path):
     refused(tmp_path / "none.txt", "none.txt", "does not exist")
 
 
-@pytest.mark.parametrize("name", ["a.pdf", "a.bin", "noextension"])
+@pytest.mark.parametrize("name", ["a.doc", "a.bin", "noextension"])
 def test_other_extension_names_the_supported_ones(tmp_path, name):
     (tmp_path / name).write_text("x")
     refused(tmp_path / name, name, *SUPPORTED)

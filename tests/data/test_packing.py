@@ -172,7 +172,7 @@ def test_collate(data, pad_id):
 
 def test_descriptions():
     store = store_of(1, 2, 3, 3, 9)
-    described = describe_lengths(store)
+    described = describe_lengths(store.lengths)
     assert (described["documents"], described["tokens"]) == (5, 18)
     assert described["lengths"]["min"] == 1
     assert described["lengths"]["median"] == 3
@@ -184,7 +184,7 @@ def test_descriptions():
         (4, 8, 0, 0),
         (8, 16, 1, 9),
     ]
-    assert describe_lengths(store_of(0, 0))["histogram"] == [{"from": 0, "to": 1, "documents": 2, "tokens": 0}]
+    assert describe_lengths(store_of(0, 0).lengths)["histogram"] == [{"from": 0, "to": 1, "documents": 2, "tokens": 0}]
     blocks = pack(store, 10)
     assert describe_blocks(blocks, 10, context=4) == {
         "sequence_length": 10,

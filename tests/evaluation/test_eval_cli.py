@@ -8,12 +8,16 @@ import pytest
 from typer.testing import CliRunner
 
 import lengthen
+from lengthen.cli.data import app as data_app
 from lengthen.cli.eval import app
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.errors import LengthenError
 from lengthen.evaluation import perplexity
 
-RESULT_KEYS = ["context", "stride", "perplexity", "loss", "tokens", "windows", "seconds", "by_position", "per_document"]
+RESULT_KEYS = [
+    *("context", "stride", "perplexity", "loss", "tokens", "windows", "seconds", "tokens_per_second", "chunk"),
+    *("by_position", "per_document", "interval", "gain"),
+]
 
 
 def invoke(*arguments):
@@ -63,6 +67,9 @@ def test_writes_the_contract_s_json_and_prints_tables(tiny, book, tmp_path):
         assert result["tokens"] == 599
         assert result["loss"] == pytest.approx(perplexity(model.float(), ids, result["context"]).loss, abs=1e-4)
         assert f"{result['perplexity']:.3f}" in ran.stdout
+        assert f"{result['interval']['low']:.4g} to {result['interval']['high']:.4g}" in ran.stdout
+        assert result["tokens_per_second"] > 0
+        assert result["gain"] is None
     assert content["results"][0]["perplexity"] < 100, "the shipped base knows Python"
 
 
@@ -79,6 +86,76 @@ def test_a_token_file_a_published_protocol_and_positions(tiny, book, tmp_path):
     assert [(entry["from"], entry["to"]) for entry in result["by_position"]] == [(0, 32), (32, 64)]
     assert "by position in the window" in ran.stdout
     assert "wrote" not in ran.stdout, "results on standard output, the rest on standard error"
+
+
+@pytest.mark.parametrize("protocol", ["strided", "longlora", "longqlora"])
+def test_a_written_token_file_measures_as_its_text(tiny, book, tmp_path, protocol):
+    """The published .bin files are flat rows of uint16 ids; `data tokenize` writes the same."""
+    data = tmp_path / "tokens.bin"
+    made = CliRunner().invoke(data_app, ["tokenize", str(book / "long.txt"), "--model", "tiny", "--out", str(data)])
+    assert made.exit_code == 0, made.output
+    _, tokenizer = tiny
+    ids = tokenizer((book / "long.txt").read_text(encoding="utf-8"), verbose=False)["input_ids"]
+    assert np.fromfile(data, "<u2").tolist() == ids, "no header, two bytes a token"
+    results = []
+    for source in (book / "long.txt", data):
+        out = tmp_path / "out.json"
+        ran = invoke(
+            *("tiny", "--data", source, "--context", 128, "--protocol", protocol, "--max-tokens", 1000),
+            *("--batch-size", 4, "--dtype", "float32", "--json", out, "--quiet"),
+        )
+        assert ran.exit_code == 0, ran.output
+        result = json.loads(out.read_text(encoding="utf-8"))["results"][0]
+        results.append({key: value for key, value in result.items() if "second" not in key})
+    assert results[0] == results[1]
+
+
+def test_a_published_token_file_of_a_llama_vocabulary(make_base, tmp_path):
+    """32,000 ids take two bytes each, also where the tokenizer beside the model knows fewer."""
+    base = make_base("wide", vocab_size=32_000)
+    ids = np.random.default_rng(0).integers(0, 32_000, 300)
+    ids[7] = 31_999
+    ids.astype("<u2").tofile(tmp_path / "test.bin")
+    out = tmp_path / "out.json"
+    ran = invoke(
+        *(base, "--data", tmp_path / "test.bin", "--context", 32, "--protocol", "longlora", "--dtype", "float32"),
+        *("--json", out, "--quiet"),
+    )
+    assert ran.exit_code == 0, ran.output
+    result = json.loads(out.read_text(encoding="utf-8"))["results"][0]
+    expected = perplexity(lengthen.load(base, "float32")[0], ids, 32, protocol="longlora")
+    assert result["windows"] == 1
+    assert result["loss"] == pytest.approx(expected.loss, abs=1e-6)
+
+
+def test_chunks_and_the_gain_over_a_short_context(book, tmp_path):
+    results = []
+    for chunk in ([], ["--chunk", 100]):
+        out = tmp_path / "out.json"
+        ran = invoke(
+            *("tiny", "--data", book, "--context", 256, "--max-tokens", 600, "--min-tokens", 50, "--dtype", "float32"),
+            *("--short-context", 32, "--json", out, *chunk),
+        )
+        assert ran.exit_code == 0, ran.output
+        results.append(json.loads(out.read_text(encoding="utf-8"))["results"][0])
+    whole, chunked = results
+    assert (whole["chunk"], chunked["chunk"]) == (256, 100)
+    assert chunked["loss"] == pytest.approx(whole["loss"], abs=1e-4)
+    assert chunked["gain"]["gain"] == pytest.approx(whole["gain"]["gain"], abs=1e-4)
+    assert "Gain over a short context" in ran.stdout
+    assert f"{chunked['gain']['gain']:.3f}" in ran.stdout
+
+
+def test_tables_fit_a_terminal_of_80_columns(book):
+    """rich would cut the columns' heads."""
+    ran = CliRunner().invoke(
+        app,
+        ["perplexity", "tiny", "--data", str(book), "--context", "256", "--max-tokens", "300", "--short-context", "32"],
+        env={"COLUMNS": "80"},
+    )
+    assert ran.exit_code == 0, ran.output
+    assert "tokens/s" in ran.stdout
+    assert "\u2026" not in ran.stdout
 
 
 def test_positions_can_be_scaled_untrained(book, tmp_path):
@@ -119,6 +196,12 @@ def test_a_stride_beyond_the_shortest_context_is_refused():
     ran = invoke("no-such-model", "--data", "nothing.txt", "--context", "64,128", "--stride", 65)
     assert ran.exit_code == 2
     assert "--stride" in ran.stderr
+
+
+def test_a_short_context_that_is_not_shorter_is_refused():
+    ran = invoke("no-such-model", "--data", "nothing.txt", "--context", "64,128", "--short-context", 64)
+    assert ran.exit_code == 2
+    assert "--short-context" in ran.stderr
 
 
 def test_a_method_without_a_target_is_refused():

@@ -20,11 +20,16 @@ from transformers import (
     GraniteConfig,
     HyperCLOVAXConfig,
     LlamaConfig,
+    MambaConfig,
+    MistralConfig,
 )
 
 import lengthen.evaluation
-from lengthen.errors import DataError, LengthenError, ModelError
+from lengthen.data.stdlib import stdlib_documents
+from lengthen.errors import ContextError, DataError, LengthenError, ModelError
 from lengthen.evaluation import perplexity, token_losses
+from lengthen.evaluation.bootstrap import bootstrap_interval
+from lengthen.inference.prefill import default_chunk, hidden_chunks, new_cache, prefill
 
 # peft 0.21.2 asks transformers 5.23 for a property that is on its way out; remove once peft has followed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -137,7 +142,7 @@ def recorded_windows(tokens, context, *args, **kwargs):
     """Every window as (tokens read, tokens scored), from a document that is 0, 1, 2, ..."""
     seen = []
 
-    def record(model, input_ids, score_from):
+    def record(model, input_ids, score_from, chunk, on_chunk):
         seen.extend((row.tolist(), row[score_from:].tolist()) for row in input_ids)
         return torch.zeros(input_ids.shape[0], input_ids.shape[1] - score_from)
 
@@ -242,7 +247,7 @@ def test_all_kinds_of_token_containers_are_read_alike(llama):
 
 
 def test_no_tensor_of_all_logits_is_made(llama, monkeypatch):
-    monkeypatch.setattr(LOSSES, "_CHUNK_ROWS", 32)
+    monkeypatch.setattr(LOSSES, "_ROWS", 32)
     rows, reads = [], []
     handles = [
         llama.lm_head.register_forward_hook(lambda m, i, output: rows.append(output.numel() // VOCABULARY)),
@@ -261,11 +266,152 @@ def test_no_tensor_of_all_logits_is_made(llama, monkeypatch):
 def test_chunks_are_small_for_a_large_vocabulary(llama, monkeypatch):
     ids = torch.from_numpy(random_tokens(40).astype(np.int64))[None]
     whole = token_losses(llama, ids, 5)
-    monkeypatch.setattr(LOSSES, "_CHUNK_NUMBERS", 3 * VOCABULARY)
+    monkeypatch.setattr(LOSSES, "_NUMBERS_ON_CPU", 3 * VOCABULARY)
     assert whole.shape == (1, 35)
     assert whole.dtype == torch.float32
     torch.testing.assert_close(token_losses(llama, ids, 5), whole)
     np.testing.assert_allclose(whole[0].numpy(), full_losses(llama, ids[0])[4:], atol=5e-5)
+
+
+CHUNKED = {
+    **CONFIGS,
+    # A window shorter than a chunk and one longer, both shorter than the input.
+    "mistral": MistralConfig(**COMMON, num_key_value_heads=2, sliding_window=11),
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 49])
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_change_no_loss(name, chunk):
+    model = build(CHUNKED[name])
+    ids = torch.from_numpy(np.stack([random_tokens(50, 1), random_tokens(50, 2)]).astype(np.int64))
+    told = []
+    for score_from in (1, 20):
+        told.clear()
+        chunked = token_losses(model, ids, score_from, chunk, told.append)
+        torch.testing.assert_close(chunked, token_losses(model, ids, score_from), rtol=0, atol=5e-5)
+        assert sum(told) == 2 * 49
+        assert len(told) == math.ceil(49 / chunk)
+
+
+@pytest.mark.parametrize("protocol", ["strided", "longlora", "longqlora"])
+def test_perplexity_in_chunks_is_the_same(llama, protocol):
+    documents = [random_tokens(350, 1), random_tokens(400, 2)]
+    whole = perplexity(llama, documents, 48, protocol=protocol)
+    chunked = perplexity(llama, documents, 48, protocol=protocol, chunk=13, batch_size=3)
+    assert (whole.chunk, chunked.chunk) == (48, 13)
+    assert chunked.loss == pytest.approx(whole.loss, abs=1e-5)
+    assert [entry["perplexity"] for entry in chunked.by_position] == pytest.approx(
+        [entry["perplexity"] for entry in whole.by_position], rel=1e-4
+    )
+
+
+def test_the_decoder_never_reads_more_than_a_chunk(llama):
+    reads = []
+    handle = llama.model.register_forward_hook(lambda m, i, output: reads.append(output[0].shape[1]))
+    try:
+        token_losses(llama, torch.from_numpy(random_tokens(200).astype(np.int64))[None], 1, 60)
+    finally:
+        handle.remove()
+    assert reads[-4:] == [60, 60, 60, 19]
+    assert sum(reads[:-4]) == 32, "the check reads 16 tokens whole and in two chunks"
+
+
+def test_the_default_chunk_is_whole_for_short_inputs_and_bounded_for_long_ones(llama):
+    assert [default_chunk(llama, length) for length in (1, 8192)] == [1, 8192]
+    assert default_chunk(llama, 8193) == default_chunk(llama, 32768) == 4096
+    for length in (65536, 131072, 10**6, 10**9):
+        assert 1 <= default_chunk(llama, length) <= max(1, 2**27 // length)
+
+
+def test_a_cache_continues_what_was_read(llama):
+    ids = torch.from_numpy(random_tokens(60).astype(np.int64))[None]
+    told = []
+    cache = prefill(llama, ids[:, :35], 10, on_chunk=told.append)
+    assert told == [10, 20, 30, 35]
+    assert prefill(llama, ids[:, 35:-1], 10, cache, told.append) is cache
+    assert told[4:] == [10, 20, 24]
+    assert cache.get_seq_length() == 59
+    out = llama.generate(ids, past_key_values=cache, max_new_tokens=4, do_sample=False)
+    assert out.tolist() == llama.generate(ids, max_new_tokens=4, do_sample=False).tolist()
+
+
+def test_chunks_of_what_can_not_be_read_in_chunks_are_refused(llama):
+    ids = random_tokens(60)
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    dynamic = build(LlamaConfig(**COMMON, num_key_value_heads=2, rope_parameters=rope))
+    assert default_chunk(dynamic, 131072) == 131072
+    assert perplexity(dynamic, ids, 32).tokens == 59
+    with pytest.raises(ContextError, match="changes with the length"):
+        perplexity(dynamic, ids, 32, chunk=16)
+    mamba = build(MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2))
+    assert perplexity(mamba, ids, 32).tokens == 59
+    with pytest.raises(ModelError, match="in chunks"):
+        perplexity(mamba, ids, 32, chunk=16)
+    with pytest.raises(LengthenError, match="chunk is 0"):
+        next(hidden_chunks(llama, torch.zeros(1, 4), 0, new_cache(llama)))
+
+
+def test_an_interval_is_over_documents_and_repeats(llama):
+    documents = [random_tokens(length, length) for length in (90, 60, 100, 80, 1)]
+    result = perplexity(llama, documents, 16)
+    assert result.interval == perplexity(llama, documents, 16).interval
+    assert result.interval["over"] == "documents"
+    assert result.interval["units"] == 4, "a document without a scored token is no unit"
+    losses = [entry["perplexity"] for entry in result.per_document]
+    assert min(losses) <= result.interval["low"] < result.perplexity < result.interval["high"] <= max(losses)
+
+
+@pytest.mark.parametrize(("protocol", "units"), [("strided", 25), ("longlora", 2), ("longqlora", 23)])
+def test_a_single_document_s_interval_is_over_its_stretches(llama, protocol, units):
+    result = perplexity(llama, random_tokens(800), 32, protocol=protocol, batch_size=8)
+    assert result.interval["over"] == "stretches"
+    assert result.interval["units"] == units
+    assert result.interval["low"] <= result.perplexity <= result.interval["high"]
+
+
+def test_a_single_stretch_has_no_interval(llama):
+    assert perplexity(llama, random_tokens(30), 32).interval is None
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    """60 samples of 60 documents of different lengths, whose true mean is known."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(60):
+        counts = generator.integers(50, 150, 60)
+        sums = counts * generator.normal(3.0, 0.5, 60)
+        low, high = bootstrap_interval(sums, counts)
+        covered += low <= 3.0 <= high
+    assert 51 <= covered <= 60
+
+
+@settings(deadline=None, max_examples=20)
+@given(length=st.integers(3, 60), data=st.data())
+def test_the_gain_is_what_the_same_tokens_lose_in_a_short_context(llama, length, data):
+    context = data.draw(st.integers(3, 40))
+    short = data.draw(st.integers(2, context - 1))
+    score_from = data.draw(st.integers(0, length - 1))
+    ids = random_tokens(length, seed=length)
+    result = perplexity(llama, ids, context, score_from=score_from, short_context=short)
+    alone = perplexity(llama, ids, short, score_from=score_from)
+    assert alone.tokens == result.tokens
+    assert result.gain["short_context"] == short
+    assert result.gain["loss_short"] == pytest.approx(alone.loss, abs=1e-6)
+    assert result.gain["gain"] == pytest.approx(alone.loss - result.loss, abs=1e-6)
+    for ours, before, after in zip(result.gain["by_position"], alone.by_position, result.by_position, strict=True):
+        assert ours["tokens"] == before["tokens"]
+        assert ours["gain"] == pytest.approx(math.log(before["perplexity"] / after["perplexity"]), abs=1e-6)
+
+
+def test_the_shipped_base_gains_from_its_context():
+    """Real text: a longer context helps, and more than by chance."""
+    model, tokenizer = lengthen.load("tiny", "float32")
+    texts = [path.read_text(encoding="utf-8") for path in list(stdlib_documents("validation"))[:6]]
+    documents = [tokenizer(text, verbose=False)["input_ids"][:600] for text in texts]
+    gain = perplexity(model, documents, 256, short_context=16, batch_size=4).gain
+    assert 0 < gain["low"] < gain["gain"] < gain["high"]
+    assert json.loads(json.dumps(gain)) == gain
 
 
 @pytest.mark.parametrize("save", [None, ["embed_tokens", "lm_head"]])
@@ -341,6 +487,10 @@ def test_losses_that_are_not_finite_are_refused():
         ({"context": 8, "score_from": -1}, "score_from"),
         ({"context": 8, "batch_size": 0}, "batch size"),
         ({"context": 8, "bucket": 0}, "bucket"),
+        ({"context": 8, "chunk": 0}, "chunk"),
+        ({"context": 8, "short_context": 1}, "short context is 1 "),
+        ({"context": 8, "short_context": 8}, "below the context, 8"),
+        ({"context": 8, "short_context": 4, "protocol": "longlora"}, "strided only"),
     ],
 )
 def test_settings_out_of_range_are_refused(llama, arguments, message):

@@ -2,15 +2,19 @@
 
 import json
 import random
+from contextlib import contextmanager
+from itertools import islice
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 import lengthen
 from lengthen.errors import DataError, LengthenError
-from lengthen.inference.generation import _Stream, generate
+from lengthen.inference.generation import Reader, TextStream, generate
 
 PROMPT = "abc abc abc"
 
@@ -78,13 +82,9 @@ def test_what_makes_no_sense_is_refused(loaded):
 
 
 def stream(tokenizer, prompt, new):
-    pieces = []
-    streamer = _Stream(tokenizer, prompt, pieces.append)
-    streamer.put(torch.tensor([prompt]))
-    for token in new:
-        streamer.put(torch.tensor([token]))
-    streamer.end()
-    assert "".join(pieces) == streamer.text
+    texts = TextStream(tokenizer, prompt)
+    pieces = [piece for piece in [*map(texts.push, new), texts.end()] if piece]
+    assert "".join(pieces) == texts.text
     return pieces
 
 
@@ -126,3 +126,69 @@ def test_any_tokens_stream_to_their_text(llama2_like, tokenizer):
             whole = each.decode(prompt + new, skip_special_tokens=True)
             start = each.decode(prompt, skip_special_tokens=True)
             assert start + "".join(stream(each, prompt, new)) == whole
+
+
+@contextmanager
+def tokens_fed(model):
+    """Counts the tokens that go through the model."""
+    fed = []
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _module, inputs: fed.append(inputs[0].numel()))
+    yield fed
+    hook.remove()
+
+
+@settings(max_examples=15, deadline=None)
+@given(texts=st.lists(st.text("ab", min_size=1, max_size=12), min_size=2, max_size=4))
+def test_only_what_differs_from_the_last_text_is_read(loaded, texts):
+    model, tokenizer = loaded
+    reader, before = Reader(model), []
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        common = next((i for i, (a, b) in enumerate(zip(before, ids[:-1], strict=False)) if a != b), None)
+        common = min(len(before), len(ids) - 1) if common is None else common
+        with tokens_fed(model) as fed:
+            assert reader.read(ids)
+            new = list(islice(reader.write(ids[-1]), 3))
+        assert sum(fed) == len(ids) - common - 1 + 3
+        fresh = Reader(model)
+        fresh.read(ids)
+        assert new == list(islice(fresh.write(ids[-1]), 3))
+        before = ids + new[:-1]
+        assert reader.tokens == before
+
+
+def test_a_forward_pass_that_breaks_off_leaves_no_torn_cache(loaded):
+    model, _ = loaded
+    reader, ids = Reader(model), list(range(1, 40))
+    reader.read(ids[:20])
+
+    def break_off(*_arguments):
+        raise KeyboardInterrupt
+
+    hook = model.get_base_model().model.layers[1].register_forward_pre_hook(break_off)
+    with pytest.raises(KeyboardInterrupt):
+        reader.read(ids)
+    hook.remove()
+    assert (reader.tokens, reader.cached) == ([], 0)
+    fresh = Reader(model)
+    assert reader.read(ids)
+    assert fresh.read(ids)
+    assert next(reader.write(ids[-1])) == next(fresh.write(ids[-1]))
+
+
+def test_frequencies_that_change_with_the_length_change_for_all_tokens(make_base):
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 32}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, **factors}
+    folder = make_base(
+        "longrope", max_position_embeddings=128, original_max_position_embeddings=32, rope_parameters=rope
+    )
+    model, _ = lengthen.load(str(folder), "float32")
+    expected = list(range(1, 21))
+    reader = Reader(model)
+    reader.read(expected)
+    new = list(islice(reader.write(expected[-1]), 24))  # from 20 tokens to 44
+    with torch.no_grad():
+        for token in new:
+            assert token == int(model(torch.tensor([expected]), use_cache=False).logits[0, -1].argmax())
+            expected.append(token)
+    assert reader.shared(expected) == 0

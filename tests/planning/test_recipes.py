@@ -40,6 +40,13 @@ def test_a_dry_run(name, tokenizer, documents, tmp_path, monkeypatch):
     content["context"]["target"] = TARGET
     content["attention"]["group_size"] = None
     content["data"] |= {"train": [str(documents)], "min_tokens": 1}
+    if shipped.data.kind == "instruct":
+        said = {"system": "Be brief.", "user": "Read.\n" + "word " * 30 + "\nWhich word?", "assistant": "word"}
+        messages = [{"role": role, "content": text} for role, text in said.items()]
+        (tmp_path / "questions.json").write_text(json.dumps([{"messages": messages}] * 3))
+        content["data"]["train"] = [str(tmp_path / "questions.json")]
+    if content["training"]["epochs"]:
+        content["training"]["epochs"] = None
     content["training"] |= {"steps": 2, "accumulation": 1, "dtype": "float32"}
     if content["memory"]["mlp_tile"]:
         content["memory"]["mlp_tile"] = TARGET // 4
@@ -61,5 +68,5 @@ def test_its_base_is_extended_as_it_says(name):
     assert config.max_position_embeddings < recipe.context.target
     if recipe.model.startswith("meta-llama/Llama-2"):
         size = recipe.model.split("-")[3]
-        assert name.startswith(f"llama2-{size}")
+        assert name.startswith((f"llama2-{size}", f"longalpaca-{size}"))
         assert config.max_position_embeddings == 4096

@@ -1,5 +1,9 @@
 """Memory savers change no loss and no gradient."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
@@ -102,3 +106,23 @@ def test_saved_tensors_wait_in_cpu_memory():
         held = torch.cuda.memory_allocated() - before
     assert held < 2**21
     torch.testing.assert_close(torch.autograd.grad(out, x), expected)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")
+@pytest.mark.parametrize("released", [False, True])
+def test_freed_tensors_go_back_to_the_system(released):
+    """In a process of its own: the setting is the whole process's."""
+    code = f"""
+import psutil, torch
+from lengthen.training.memory import release_freed
+if {released}:
+    release_freed()
+for _ in range(3):  # glibc learns from what is freed
+    torch.ones(2**22)
+before = psutil.Process().memory_info().rss
+many = [torch.ones(2**21) for _ in range(33)]
+del many[:32]  # the last one is above them
+print((psutil.Process().memory_info().rss - before) >> 23)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 4) == released

@@ -19,7 +19,7 @@ from lengthen.head import embedding_parameters
 from lengthen.quantization import count_weights
 from lengthen.recipe import AdapterRecipe
 
-__all__ = ["TrainableCount", "add_adapter", "count_trainable", "has_tied_embeddings"]
+__all__ = ["TrainableCount", "add_adapter", "count_trainable", "has_tied_embeddings", "quiet_peft_model"]
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,11 @@ def _add_lora(model: Any, recipe: AdapterRecipe) -> PeftModel:
         use_dora=recipe.variant == "dora",
         init_lora_weights="pissa" if recipe.variant == "pissa" else True,
     )
-    return _quiet_peft_model(model, config)
+    return quiet_peft_model(model, config)
 
 
-def _quiet_peft_model(model: Any, config: Any) -> PeftModel:
+def quiet_peft_model(model: Any, config: Any) -> PeftModel:
+    """`get_peft_model` without the warnings that say nothing here."""
     with warnings.catch_warnings():
         # peft warns about tied embeddings that it then ties, and reads a name that transformers deprecated.
         warnings.filterwarnings("ignore", message=".*(tie|is_gradient_checkpointing).*")
@@ -125,7 +126,7 @@ def _add_other(model: Any, recipe: AdapterRecipe) -> PeftModel:
             f"adapter.kind: unknown {recipe.kind!r}; choose lora, full or one of peft's {', '.join(sorted(kinds))}"
         )
     try:
-        model = _quiet_peft_model(model, kinds[recipe.kind](task_type="CAUSAL_LM", **recipe.options))
+        model = quiet_peft_model(model, kinds[recipe.kind](task_type="CAUSAL_LM", **recipe.options))
     # peft checks little of what it is given: some wrong or missing options only fail where they are used.
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise RecipeError(

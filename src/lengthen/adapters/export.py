@@ -11,7 +11,7 @@ from lengthen.errors import ModelError, OutputError
 from lengthen.files import atomic_folder
 from lengthen.models import pick_dtype, quiet_transformers
 
-__all__ = ["MERGE_INTO", "export", "merge"]
+__all__ = ["MERGE_INTO", "check_is_new", "export", "load_for_export", "merge", "save_model"]
 
 MERGE_INTO = ("original", "dequantized")
 
@@ -56,20 +56,50 @@ def export(
         ModelError: the model or adapter can't be loaded or merged.
         OutputError: `out` has content or can't be written.
     """
+    check_is_new(out)
+    written = pick_dtype(dtype, torch.device("cpu"))
+    loaded, tokenizer = load_for_export(model, adapter, merge_into)
+    with atomic_folder(out) as temporary:
+        save_model(merge(loaded), tokenizer, temporary, written)
+    return out
+
+
+def check_is_new(out: Path) -> None:
+    """Refuse a place that has content, before any work is done.
+
+    Raises:
+        OutputError: `out` is a file, or a folder that is not empty.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} has content already; choose another folder")
-    written = pick_dtype(dtype, torch.device("cpu"))
+
+
+def load_for_export(model: str | Path, adapter: str | Path | None, merge_into: str) -> tuple[Any, Any]:
+    """The model in float32 on the CPU, over 16-bit or dequantised weights, and its tokenizer.
+
+    Raises:
+        ModelError: it can't be loaded so.
+    """
     if merge_into not in MERGE_INTO:
         raise ModelError(f"unknown merge_into={merge_into}; choose {' or '.join(MERGE_INTO)}")
     cpu = torch.device("cpu")
     if merge_into == "original":
-        loaded, tokenizer = load(model, "float32", adapter, quantize="none", device=cpu)
-    else:
-        loaded, tokenizer = load_dequantized(model, "float32", adapter, cpu)
-    merged = merge(loaded).to(written)
-    merged.config.dtype = written
-    tokenizer.model_max_length = merged.config.get_text_config().max_position_embeddings
-    with atomic_folder(out) as temporary, quiet_transformers():
-        merged.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-    return out
+        return load(model, "float32", adapter, quantize="none", device=cpu)
+    return load_dequantized(model, "float32", adapter, cpu)
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Write an ordinary model folder, whose tokenizer knows the model's context.
+
+    Args:
+        model: without adapters; cast to `dtype` in place.
+        tokenizer: written beside it.
+        folder: there already.
+        dtype: of the written weights.
+    """
+    model.to(dtype)
+    model.config.dtype = dtype
+    tokenizer.model_max_length = model.config.get_text_config().max_position_embeddings
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,7 +28,24 @@ from lengthen.models import (
 )
 from lengthen.quantization import dequantize
 
-__all__ = ["base_record", "load", "load_dequantized"]
+__all__ = ["BaseApart", "base_record", "check_base", "load", "load_apart", "load_dequantized"]
+
+
+@dataclass(frozen=True)
+class BaseApart:
+    """A base as an adapter expects it, and the adapter, not yet put over it.
+
+    Attributes:
+        model: the base, in evaluation mode, with the positions that the adapter was trained with.
+        tokenizer: of MODEL.
+        source: where the base's files are.
+        adapter: the PEFT folder; None where MODEL names no adapter.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    source: Source
+    adapter: Path | None
 
 
 def load(
@@ -61,6 +79,11 @@ def load(
     return _load(str(model), dtype, adapter, quantize, method, target, device or default_device())
 
 
+def load_apart(model: str | Path, dtype: str | None, quantize: str | None, device: torch.device) -> BaseApart:
+    """As `load` of a base or run folder, but with its adapter still apart."""
+    return _load_apart(str(model), dtype, None, quantize, None, None, device)
+
+
 def load_dequantized(model: str | Path, dtype: str | None, adapter: str | Path | None, device: torch.device) -> Any:
     """As `load` with quantize="nf4", then with ordinary weights that are exactly those the 4-bit layers compute with.
 
@@ -79,6 +102,22 @@ def _load(
     device: torch.device,
     dequantized: bool = False,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
+    apart = _load_apart(model, dtype, adapter, quantize, method, target, device)
+    loaded = dequantize(apart.model) if dequantized else apart.model
+    if apart.adapter is not None:
+        loaded = _with_adapter(loaded, apart.adapter, apart.source)
+    return loaded.eval(), apart.tokenizer
+
+
+def _load_apart(
+    model: str,
+    dtype: str | None,
+    adapter: str | Path | None,
+    quantize: str | None,
+    method: str | None,
+    target: int | None,
+    device: torch.device,
+) -> BaseApart:
     if quantize not in (None, "none", "nf4"):
         raise ModelError(f"unknown quantize={quantize}; choose nf4 or none")
     if (method is None) != (target is None):
@@ -102,12 +141,8 @@ def _load(
         nf4=nf4,
     )
     if folder is not None and record is not None:
-        _check_weights(loaded, folder, record, source)
-    if dequantized:
-        loaded = dequantize(loaded)
-    if folder is not None:
-        loaded = _with_adapter(loaded, folder, source)
-    return loaded.eval(), tokenizer
+        check_base(weight_hashes(loaded), folder, record, source)
+    return BaseApart(loaded.eval(), tokenizer, source, folder)
 
 
 def _scaled_config(
@@ -168,9 +203,19 @@ def _base_of(run: Path) -> Source:
     return source
 
 
-def _check_weights(base: PreTrainedModel, folder: Path, record: dict[str, str], source: Source) -> None:
-    """Refuse another base than the adapter's, by what can be compared: a 4-bit base has no hash of all weights."""
-    for key, own in weight_hashes(base).items():
+def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, str], source: Source) -> None:
+    """Refuse another base than the adapter's, by what can be compared: a 4-bit base has no hash of all weights.
+
+    Args:
+        hashes: `weight_hashes` of the base.
+        folder: the adapter's.
+        record: its `base_record`.
+        source: where the base's files are.
+
+    Raises:
+        ModelError: the weights are not those that the adapter was trained over.
+    """
+    for key, own in hashes.items():
         if own is not None and key in record:
             if own != record[key]:
                 raise ModelError(

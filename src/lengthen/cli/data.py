@@ -8,13 +8,16 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["app"]
+__all__ = ["app", "print_histogram", "print_packing", "print_warnings"]
 
 app = typer.Typer(help="Turn documents into token files, and look at what is in them.", no_args_is_help=True)
 
 Inputs = Annotated[
     list[Path],
-    typer.Argument(metavar="INPUT...", help="Documents (.txt .md .py .jsonl .json), folders of these, token files."),
+    typer.Argument(
+        metavar="INPUT...",
+        help="Documents (.txt .md .py .json(l) .parquet .pdf .epub .html .docx), folders of these, token files.",
+    ),
 ]
 Model = Annotated[str, typer.Option("--model", help="Whose tokenizer: a hub id, folder, GGUF file, run or alias.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here as JSON.")]
@@ -63,7 +66,7 @@ def tokenize_command(
         "bytes": out.stat().st_size,
         "warnings": warnings,
     }
-    _print_warnings(warnings)
+    print_warnings(warnings)
     if not quiet:
         print(f"{out}: {result['documents']:,} documents, {result['tokens']:,} tokens, {result['bytes']:,} bytes")
     if json_file is not None:
@@ -79,7 +82,17 @@ def inspect_command(
     ] = None,
     min_tokens: Annotated[int, typer.Option(min=1, help="Leave out documents with fewer tokens.")] = 1,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Leave out documents with more tokens.")] = None,
-    packing: Annotated[str, typer.Option(metavar="documents|concatenate", help="How blocks are made.")] = "documents",
+    packing: Annotated[
+        str, typer.Option(metavar="documents|concatenate|none", help="How blocks are made; none: for --kind instruct.")
+    ] = "documents",
+    kind: Annotated[
+        str,
+        typer.Option(metavar="text|instruct", help="Plain documents, or questions with answers (.json(l) .parquet)."),
+    ] = "text",
+    template: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="For --kind instruct: tokenizer (its own), llama2, vicuna, alpaca, chatml."),
+    ] = "tokenizer",
     context: Annotated[
         int | None,
         typer.Option(min=1, help="The base's context in tokens: say what share of the tokens lies beyond it."),
@@ -88,7 +101,10 @@ def inspect_command(
     json_file: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Show how many documents and tokens there are, how long they are, and what packing makes of them."""
+    """Show how many documents and tokens there are, how long they are, and what packing makes of them.
+
+    With --kind instruct also what is cut to --sequence-length, what is trained, and the first example.
+    """
     from rich.console import Console
 
     from lengthen.data.packing import choose_documents, describe_blocks, describe_lengths, pack
@@ -98,12 +114,22 @@ def inspect_command(
 
     if context is not None and sequence_length is None:
         raise typer.BadParameter("--context needs --sequence-length, as it counts positions in blocks")
+    if kind not in ("text", "instruct"):
+        raise typer.BadParameter(f"--kind {kind} is not text or instruct")
     tokenizer = load_tokenizer(model)
+    if kind == "instruct":
+        from lengthen.cli.instructions import inspect_instructions
+
+        limits = (min_tokens, max_tokens)
+        inspect_instructions(
+            inputs, model, tokenizer, template, sequence_length, limits, packing, context, json_file, quiet
+        )
+        return
     store, warnings = load_tokens(inputs, tokenizer, vocabulary_size(tokenizer), default_cache(), quiet, dtype)
     chosen = choose_documents(store, min_tokens, max_tokens)
     result: dict[str, Any] = {
         "model": model,
-        **describe_lengths(store),
+        **describe_lengths(store.lengths),
         "limits": {"min_tokens": min_tokens, "max_tokens": max_tokens},
         "chosen": {"documents": len(chosen), "tokens": int(store.lengths[chosen].sum())},
         "packing": None,
@@ -112,14 +138,63 @@ def inspect_command(
     if sequence_length is not None:
         blocks = pack(store, sequence_length, packing, min_tokens, max_tokens)
         result["packing"] = {"kind": packing, **describe_blocks(blocks, sequence_length, context)}
-    _print_warnings(warnings)
+    print_warnings(warnings)
     if not quiet:
         _print_inspection(Console(highlight=False, soft_wrap=True), result)
     if json_file is not None:
         write_json(json_file, result)
 
 
-def _print_warnings(warnings: list[str]) -> None:
+@app.command("qa")
+def qa_command(
+    inputs: Inputs,
+    endpoint: Annotated[
+        str, typer.Option(metavar="URL", help="An OpenAI-compatible server: http://localhost:8000/v1.")
+    ],
+    model: Annotated[str, typer.Option(help="The model's name at the endpoint.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="The pairs; those in it already are not made again.")],
+    kinds: Annotated[str, typer.Option(help="What is asked for.")] = "summary,detail,comparison,style,short",
+    passage_chars: Annotated[int, typer.Option(min=200, help="Characters of a passage, at most.")] = 16_000,
+    max_passages: Annotated[int | None, typer.Option(min=1, help="Of each document, spread evenly.")] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Passages that are asked about at a time.")] = 4,
+    key_variable: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable that holds the endpoint's key.")
+    ] = None,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Have a model write questions with answers about documents, as data for instruction tuning.
+
+    Stopped or failed, it goes on where it was when it is called again.
+    """
+    import os
+
+    from lengthen.data.documents import read_documents
+    from lengthen.data.endpoint import Endpoint
+    from lengthen.data.qa import make_pairs
+    from lengthen.errors import LengthenError
+    from lengthen.files import write_json
+
+    if out.suffix.lower() != ".jsonl":
+        raise typer.BadParameter(f"{out} must end in .jsonl, by which instruction data are known", param_hint="--out")
+    key = os.environ.get(key_variable) if key_variable else None
+    if key_variable and not key:
+        raise LengthenError(f"the environment variable {key_variable} is not set; put the endpoint's key into it")
+    server = Endpoint(endpoint, model, key)
+    documents, warnings = read_documents(inputs)
+    print_warnings(warnings)
+    names = [name.strip() for name in kinds.split(",")]
+    made = make_pairs(documents, server, out, names, passage_chars, max_passages, parallel, quiet)
+    missing = [f"{count} pairs missing, as the reply {reason}" for reason, count in made["missing"].items()]
+    print_warnings(missing)
+    if not quiet:
+        print(f"{out}: {made['pairs']:,} pairs about {made['passages']:,} passages, {made['before']:,} from before")
+    if json_file is not None:
+        write_json(json_file, {"model": model, "endpoint": server.url, "out": str(out), **made, "warnings": warnings})
+
+
+def print_warnings(warnings: list[str]) -> None:
+    """Print each warning as a line on standard error."""
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
 
@@ -132,14 +207,23 @@ def _print_inspection(console: "Console", result: dict[str, Any]) -> None:
         console.print(f"in limits  {chosen['documents']:,} documents, {chosen['tokens']:,} tokens")
     lengths = (f"{name} {length:,.0f}" for name, length in result["lengths"].items())
     console.print(f"lengths    {', '.join(lengths)} (tokens per document)")
+    print_histogram(console, result["histogram"])
+    if packed is not None:
+        print_packing(console, packed)
+
+
+def print_histogram(console: "Console", histogram: list[dict[str, Any]]) -> None:
+    """Print how many documents there are of which lengths, from `describe_lengths`."""
     console.print()
-    most = max(bucket["documents"] for bucket in result["histogram"])
-    for bucket in result["histogram"]:
+    most = max(bucket["documents"] for bucket in histogram)
+    for bucket in histogram:
         # A bucket with a single document still shows.
         bar = "#" * -(-bucket["documents"] * _BAR_WIDTH // most)
         console.print(f"{bucket['from']:>12,} - {bucket['to'] - 1:<12,} {bucket['documents']:>9,}  {bar}")
-    if packed is None:
-        return
+
+
+def print_packing(console: "Console", packed: dict[str, Any]) -> None:
+    """Print the blocks of `describe_blocks`, with the packing as "kind"."""
     console.print()
     console.print(f"packing    {packed['kind']}, sequence length {packed['sequence_length']:,}")
     console.print(f"blocks     {packed['blocks']:,} with {packed['segments']:,} segments, {packed['tokens']:,} tokens")

@@ -17,6 +17,10 @@ def export(
         str,
         typer.Option(help="for 4-bit runs: the original base, or dequantized, which is exactly what was trained"),
     ] = "original",
+    for_: Annotated[
+        str | None,
+        typer.Option("--for", help="vllm: a base with embeddings and norms merged, a LoRA adapter beside it"),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="for 4-bit runs: measure the merge on these documents; default the run's own"),
@@ -24,23 +28,35 @@ def export(
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing")] = False,
 ) -> None:
-    """Merge a run into one ordinary Hugging Face folder.
+    """Merge a run into one ordinary Hugging Face folder, or write what vLLM serves and print the line that does.
 
     For a run over a 4-bit base, the perplexity of what was trained and of the merge are measured and shown.
     """
+    if for_ not in (None, "vllm"):
+        raise typer.BadParameter(f"unknown target {for_!r}; choose vllm, or leave it out", param_hint="--for")
+    if for_ is not None and data:
+        raise typer.BadParameter("documents are measured for merges only; leave it out", param_hint="--data")
     from lengthen.adapters.export import export as run_export
+    from lengthen.adapters.vllm import export_for_vllm
     from lengthen.evaluation.merged import perplexities
     from lengthen.files import write_json
 
-    run_export(run, out, dtype, adapter, merge_into)
-    measured = perplexities(run, out, adapter, data, quiet)
-    if json_file is not None:
-        content: dict[str, Any] = {"model": run, "out": str(out), "dtype": dtype, "merge_into": merge_into}
-        write_json(json_file, content | {"perplexity": measured})
-    if not quiet:
+    content: dict[str, Any] = {"model": run, "out": str(out), "dtype": dtype, "merge_into": merge_into}
+    lines = [str(out)]
+    if for_ == "vllm":
+        written = export_for_vllm(run, out, dtype, adapter, merge_into)
+        content |= {"base": str(written.base), "adapter": str(written.adapter), "command": written.command}
+        lines.append(written.command)
+    else:
+        run_export(run, out, dtype, adapter, merge_into)
+        measured = content["perplexity"] = perplexities(run, out, adapter, data, quiet)
         if measured is not None:
-            print(
+            lines.insert(
+                0,
                 f"perplexity as trained (4-bit base) {measured['trained']:.2f}, merged into the {merge_into} base "
-                f"{measured['merged']:.2f}, on {measured['tokens']:,} tokens"
+                f"{measured['merged']:.2f}, on {measured['tokens']:,} tokens",
             )
-        print(out)
+    if json_file is not None:
+        write_json(json_file, content)
+    if not quiet:
+        print("\n".join(lines))

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from lengthen.cli.reading import ReadingBar, Recent, Sinks, StreamingFlag, pick_streaming
+
 __all__ = ["generate"]
 
 
@@ -15,6 +17,9 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="at most this many")] = 128,
     temperature: Annotated[float, typer.Option(help="0: the likeliest token; above: sample")] = 0.0,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    streaming: StreamingFlag = False,
+    sinks: Sinks = None,
+    recent: Recent = None,
     adapter: Annotated[str | None, typer.Option(help="a PEFT folder to put over the base")] = None,
     quantize: Annotated[str | None, typer.Option(help="nf4 or none; default as trained")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
@@ -25,6 +30,7 @@ def generate(
     import sys
 
     import lengthen
+    from lengthen.context import base_context
     from lengthen.data.documents import read_documents
     from lengthen.errors import LengthenError
     from lengthen.files import write_json
@@ -39,13 +45,19 @@ def generate(
         prompt = documents[0].text
     assert prompt is not None
     loaded, tokenizer = lengthen.load(model, dtype=dtype, adapter=adapter, quantize=quantize)
+    kept = pick_streaming(streaming, sinks, recent, base_context(loaded.config))
+    bar = ReadingBar(quiet)
 
     def show(text: str) -> None:
-        print(text, end="", flush=True)
+        if not quiet:
+            print(text, end="", flush=True)
 
-    result = run_generation(
-        loaded, tokenizer, prompt, max_new_tokens, temperature, seed, on_text=(lambda _text: None) if quiet else show
-    )
+    try:
+        result = run_generation(
+            loaded, tokenizer, prompt, max_new_tokens, temperature, seed, show, streaming=kept, on_read=bar
+        )
+    finally:
+        bar.close()
     if quiet:
         print(result.text)
     else:

@@ -1,5 +1,6 @@
 """`lengthen plan`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,8 +43,9 @@ def plan(
     keys = {each.split("=")[0] for each in given}
     if "model" in keys and "base_config" not in keys:  # the recipe's is that of another base
         given.append("base_config=null")
+    chosen = load_recipe(recipe, given)
     result = make_plan(
-        load_recipe(recipe, given),
+        chosen,
         device if device is not None else this_device(),
         devices,
         efficiency=efficiency,
@@ -53,6 +55,12 @@ def plan(
         write_json(json_file, result.to_json())
     if not quiet:
         print(result.max_context if max_context else _report(result))
+    if result.device.kind == "cpu" and not chosen.memory.release_freed:
+        print(
+            "warning: on a CPU, freed tensors below 32 MiB stay with the process beside these; "
+            "memory.release_freed=true gives them back, for slower steps",
+            file=sys.stderr,
+        )
 
 
 def _report(plan: "Plan") -> str:

@@ -39,4 +39,4 @@ def quickstart(
         table.add_row(label, *(f"{result[key][str(context)]:.2f}" for context in CONTEXTS))
     console = Console()
     console.print(table)
-    console.print(f"{result['seconds']:.0f} s. Plot: {result['run']}/perplexity.png", highlight=False, soft_wrap=True)
+    console.print(f"{result['seconds']:.0f} s. Report: {result['run']}/report.html", highlight=False, soft_wrap=True)

@@ -1,21 +1,36 @@
 """Documents from files and folders: plain text, Markdown, Python, JSON and JSON lines, all in UTF-8, and Parquet.
 
-Text is taken as it is (line ends stay, only a byte order mark goes); nothing is decoded "as well as possible",
-since a book with wrong letters trains a model on wrong letters.
+PDF, EPUB, HTML and Word files come as text through `lengthen.data.extract`. Other text is taken as it is (line ends
+stay, only a byte order mark goes); nothing is decoded "as well as possible", since a book with wrong letters trains a
+model on wrong letters.
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from lengthen.data.extract import EXTRACTED, extract_text
 from lengthen.errors import DataError
 
-__all__ = ["SUPPORTED", "BrokenRecordError", "Document", "read_documents", "report_broken", "text_of"]
+__all__ = [
+    "RECORDS",
+    "SUPPORTED",
+    "BrokenRecordError",
+    "Document",
+    "files_in",
+    "read_documents",
+    "read_records",
+    "report_broken",
+    "text_of",
+]
 
-SUPPORTED = (".txt", ".md", ".py", ".jsonl", ".json", ".parquet")
+RECORDS = (".jsonl", ".json", ".parquet")
+SUPPORTED = (".txt", ".md", ".py", *RECORDS, *EXTRACTED)
+
+T = TypeVar("T")
 
 _BOM = "\ufeff"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -74,7 +89,7 @@ def _read_folder(folder: Path, limit: int | None) -> tuple[list[Document], list[
     documents: list[Document] = []
     warnings: list[str] = []
     empty: list[Path] = []
-    for path in _files_in(folder):
+    for path in files_in(folder, SUPPORTED):
         if limit is not None and len(documents) >= limit:
             break
         found, said = _read_file(path, limit)
@@ -93,8 +108,12 @@ def _read_folder(folder: Path, limit: int | None) -> tuple[list[Document], list[
     return documents, warnings
 
 
-def _files_in(folder: Path) -> list[Path]:
-    """All visible files of a folder that can hold documents, sorted by path; links to folders are not followed."""
+def files_in(folder: Path, extensions: Sequence[str]) -> list[Path]:
+    """All visible files of a folder with these extensions, sorted by path; links to folders are not followed.
+
+    Raises:
+        DataError: a folder in it can't be listed.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(f"can't list {error.filename}: {error.strerror}; check its permissions") from error
@@ -103,24 +122,59 @@ def _files_in(folder: Path) -> list[Path]:
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted((file for file in files if file.suffix.lower() in SUPPORTED), key=lambda file: file.parts)
+    return sorted((file for file in files if file.suffix.lower() in extensions), key=lambda file: file.parts)
 
 
 def _read_file(path: Path, limit: int | None) -> tuple[list[Document], list[str]]:
-    """Read one file, of a Parquet file no more than `limit` documents; no documents means that it is empty."""
+    """Read at most `limit` documents of one file; no documents means that it is empty."""
     suffix = path.suffix.lower()
     if suffix not in SUPPORTED:
         raise DataError(f"{path} has extension {suffix or '(none)'}; documents are {', '.join(SUPPORTED)}")
-    if suffix == ".parquet":
-        return _read_parquet(path, limit)
+    if suffix in EXTRACTED:
+        text, warnings = extract_text(path)
+        return [Document(str(path), text)], warnings
+    if suffix in RECORDS:
+        column = "text" if suffix == ".parquet" else None
+        found, warnings = read_records(path, text_of, _WANTED, limit, column)
+        return [Document(name, text) for name, text in found], warnings
     text = _read_text(path)
-    if not text.strip():
-        return [], []
-    if suffix == ".jsonl":
-        return _read_json_lines(path, text)
-    if suffix == ".json":
-        return _read_json(path, text)
-    return [Document(str(path), text)], []
+    return ([Document(str(path), text)] if text.strip() else []), []
+
+
+def read_records(
+    path: Path, take: Callable[[Any], T], wanted: str, limit: int | None = None, column: str | None = None
+) -> tuple[list[tuple[str, T]], list[str]]:
+    """Read the records of a JSON, JSON lines or Parquet file.
+
+    Args:
+        path: the file, which ends in one of `RECORDS`.
+        take: makes of a record what is wanted of it, or raises BrokenRecordError; such records are left out.
+        wanted: what each record should be, for messages: "each document is ...".
+        limit: records that are taken, at most; None for all.
+        column: the only one that is read of a Parquet file; None for all.
+
+    Returns:
+        Name (file and line or entry) and content of each record, none where the file is empty; and a warning where
+        records were left out.
+
+    Raises:
+        DataError: the file can't be read, or no record is usable.
+    """
+    good: list[tuple[str, T]] = []
+    broken: list[tuple[str, str]] = []
+    suffix = path.suffix.lower()
+    unit = {".jsonl": "lines", ".json": "entries", ".parquet": "rows"}[suffix]
+    records = {".jsonl": _json_lines, ".json": _json_entries}.get(suffix)
+    for name, record in records(path) if records else _parquet_rows(path, column):
+        if limit is not None and len(good) >= limit:
+            break
+        try:
+            if isinstance(record, BrokenRecordError):
+                raise record
+            good.append((name, take(record)))
+        except BrokenRecordError as error:
+            broken.append((name, str(error)))
+    return good, report_broken(path, unit, len(good), broken, wanted)
 
 
 def _read_text(path: Path) -> str:
@@ -142,62 +196,48 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _read_json_lines(path: Path, content: str) -> tuple[list[Document], list[str]]:
-    documents = []
-    broken = []
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Name and content of each line; where it is not JSON, the error in place of the content."""
     # Not splitlines(): JSON strings may hold U+2028 and other line ends of Unicode as they are.
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            documents.append(Document(f"{path}:{number}", text_of(_parse(line))))
-        except BrokenRecordError as error:
-            broken.append((f"{path}:{number}", str(error)))
-    return documents, report_broken(path, "lines", len(documents), broken)
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                yield f"{path}:{number}", _parse(line)
+            except BrokenRecordError as error:
+                yield f"{path}:{number}", error
 
 
-def _read_json(path: Path, content: str) -> tuple[list[Document], list[str]]:
+def _json_entries(path: Path) -> Iterator[tuple[str, Any]]:
+    content = _read_text(path)
+    if not content.strip():
+        return
     try:
         parsed = _parse(content)
     except BrokenRecordError as error:
         raise DataError(f"{path} is {error}; one object per line belongs into a .jsonl file") from error
-    if not isinstance(parsed, list):
-        try:
-            return [Document(str(path), text_of(parsed))], []
-        except BrokenRecordError as error:
-            raise DataError(f"{path} {error}; {_WANTED}") from error
-    documents = []
-    broken = []
-    for number, record in enumerate(parsed):
-        try:
-            documents.append(Document(f"{path}[{number}]", text_of(record)))
-        except BrokenRecordError as error:
-            broken.append((f"{path}[{number}]", str(error)))
-    return documents, report_broken(path, "entries", len(documents), broken)
+    if isinstance(parsed, list):
+        yield from ((f"{path}[{number}]", record) for number, record in enumerate(parsed))
+    else:
+        yield str(path), parsed
 
 
-def _read_parquet(path: Path, limit: int | None) -> tuple[list[Document], list[str]]:
+def _parquet_rows(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    documents: list[Document] = []
-    broken = []
     try:
         with ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if "text" not in names:
-                raise DataError(f'{path} has no column "text" (it has {", ".join(names[:5]) or "none"}); rename one')
-            values = (value.as_py() for batch in file.iter_batches(64, columns=["text"]) for value in batch["text"])
-            for number, value in enumerate(values):
-                if limit is not None and len(documents) >= limit:
-                    break
-                try:
-                    documents.append(Document(f"{path}[{number}]", text_of(value)))
-                except BrokenRecordError as error:
-                    broken.append((f"{path}[{number}]", str(error)))
+            if column is not None and column not in names:
+                raise DataError(
+                    f'{path} has no column "{column}" (it has {", ".join(names[:5]) or "none"}); rename one'
+                )
+            batches = file.iter_batches(64, columns=None if column is None else [column])
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows):
+                yield f"{path}[{number}]", row if column is None else row[column]
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"can't read {path} as Parquet: {' '.join(str(error).split())[:300]}") from error
-    return documents, report_broken(path, "rows", len(documents), broken)
 
 
 _WANTED = 'each document is an object with "text" or a string'
@@ -241,7 +281,9 @@ def text_of(record: Any, key: str = "text") -> str:
     return record
 
 
-def report_broken(source: object, unit: str, good: int, broken: list[tuple[str, str]]) -> list[str]:
+def report_broken(
+    source: object, unit: str, good: int, broken: list[tuple[str, str]], wanted: str = _WANTED
+) -> list[str]:
     """One warning for all broken records of a source; an error where nothing else is in it.
 
     Args:
@@ -249,6 +291,7 @@ def report_broken(source: object, unit: str, good: int, broken: list[tuple[str, 
         unit: what a record is there, in the plural.
         good: how many were taken.
         broken: name of each other one, and what is wrong with it.
+        wanted: what a record should be.
 
     Raises:
         DataError: none was taken.
@@ -257,7 +300,7 @@ def report_broken(source: object, unit: str, good: int, broken: list[tuple[str, 
         return []
     where, reason = broken[0]
     if not good:
-        raise DataError(f"{source}: no usable {unit} of {len(broken)}: {where} {_sentence(reason)}; {_WANTED}")
+        raise DataError(f"{source}: no usable {unit} of {len(broken)}: {where} {_sentence(reason)}; {wanted}")
     return [f"{source}: left out {len(broken)} of {good + len(broken)} {unit}; the first, {where}, {_sentence(reason)}"]
 
 

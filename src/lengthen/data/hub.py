@@ -3,16 +3,18 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from lengthen.data.documents import BrokenRecordError, Document, report_broken, text_of
 from lengthen.errors import DataError
 
-__all__ = ["PREFIX", "HubSource", "HubStream", "is_hub_source", "parse_hub_source"]
+__all__ = ["PREFIX", "HubSource", "HubStream", "is_hub_source", "parse_hub_source", "read_hub_records"]
+
+T = TypeVar("T")
 
 PREFIX = "hf:"
 _FORM = "hf:NAME[@REVISION][:CONFIG][:SPLIT][?COLUMN]"
@@ -31,6 +33,7 @@ class HubSource:
         config: of datasets that have several.
         split: such as "train".
         column: which one holds the text.
+        data_files: the file of the dataset that is meant, where it has several of different kinds.
     """
 
     name: str
@@ -38,6 +41,7 @@ class HubSource:
     config: str | None = None
     split: str = "train"
     column: str = "text"
+    data_files: str | None = None
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.name}:{self.split}"
@@ -60,6 +64,47 @@ def parse_hub_source(text: str) -> HubSource:
     return HubSource(**{key: value for key, value in match.groupdict().items() if value is not None})
 
 
+def read_hub_records(
+    source: HubSource, take: Callable[[Any], T], wanted: str, limit: int | None = None
+) -> tuple[list[tuple[str, T]], list[str]]:
+    """Read the rows of a dataset; the same as `lengthen.data.documents.read_records` for files.
+
+    Args:
+        source: which dataset; its column is not looked at, as rows are taken whole.
+        take: makes of a row what is wanted of it, or raises BrokenRecordError; such rows are left out.
+        wanted: what each row should be, for messages.
+        limit: rows that are taken, at most; None for all.
+
+    Raises:
+        DataError: the dataset can't be reached, or no row is usable.
+    """
+    good: list[tuple[str, T]] = []
+    broken: list[tuple[str, str]] = []
+    with _one_line(source):
+        _, rows = _open(source)
+        for number, row in enumerate(rows):
+            if limit is not None and len(good) >= limit:
+                break
+            try:
+                # Where files of a dataset have different columns, each row gets all of them, most without a value.
+                good.append((f"{source}[{number}]", take({key: row[key] for key in row if row[key] is not None})))
+            except BrokenRecordError as error:
+                broken.append((f"{source}[{number}]", str(error)))
+    if not good and not broken:
+        raise DataError(f"{source} is empty; name another split")
+    return good, report_broken(source, "rows", len(good), broken, wanted)
+
+
+def _open(source: HubSource) -> tuple[Any, Any]:
+    """The builder, which knows the files and their versions, and what load_dataset(streaming=True) returns."""
+    from datasets import load_dataset_builder
+
+    builder: Any = load_dataset_builder(
+        source.name, source.config, revision=source.revision, data_files=source.data_files
+    )
+    return builder, builder.as_streaming_dataset(split=source.split)
+
+
 class HubStream:
     """The documents of a dataset, in its order.
 
@@ -76,12 +121,8 @@ class HubStream:
         self.warnings: list[str] = []
         """What was left out; complete when the documents are read."""
         self._limit = limit
-        from datasets import load_dataset_builder
-
         with _one_line(source):
-            self._builder: Any = load_dataset_builder(source.name, source.config, revision=source.revision)
-            # What load_dataset(streaming=True) returns; the builder also knows the files and their versions.
-            self._rows = self._builder.as_streaming_dataset(split=source.split)
+            self._builder, self._rows = _open(source)
         columns = self._rows.column_names
         if columns is not None and source.column not in columns:
             raise DataError(

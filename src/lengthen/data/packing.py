@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PACKINGS",
     "Block",
+    "best_fit",
     "choose_documents",
     "collate",
     "describe_blocks",
@@ -46,13 +47,19 @@ class Block:
     Attributes:
         input_ids: token ids, int64, (T,).
         segments: tokens in each document (or piece of one) in the block, in order; their sum is T.
+        positions: of each token, int64, (T,), in a block of one segment; None: from 0 on in each segment.
+        trained: bool, (T,): which tokens are predicted; None: all but the first of each segment.
     """
 
     input_ids: np.ndarray
     segments: tuple[int, ...]
+    positions: np.ndarray | None = None
+    trained: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         assert sum(self.segments) == len(self.input_ids)
+        assert self.positions is None or len(self.positions) == self.segments[0] == len(self)
+        assert self.trained is None or len(self.trained) == len(self)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -120,14 +127,16 @@ def choose_documents(store: TokenStore, min_tokens: int = 1, max_tokens: int | N
     return np.flatnonzero(inside)
 
 
-def describe_lengths(store: TokenStore) -> dict[str, Any]:
+def describe_lengths(lengths: np.ndarray) -> dict[str, Any]:
     """Count documents and tokens, and describe how long the documents are.
+
+    Args:
+        lengths: tokens in each document, at least one.
 
     Returns:
         "documents", "tokens", "lengths" (min, quantiles, max and mean, in tokens) and "histogram" (a list of
         {"from", "to", "documents", "tokens"}: lengths from `from` up to but not including `to`, powers of two).
     """
-    lengths = store.lengths
     assert len(lengths) > 0
     shares = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
     # "lower" names the length of a document that exists.
@@ -139,8 +148,8 @@ def describe_lengths(store: TokenStore) -> dict[str, Any]:
         start = 1 << (bit - 1) if bit else 0
         histogram.append({"from": start, "to": 1 << bit, "documents": len(inside), "tokens": int(inside.sum())})
     return {
-        "documents": len(store),
-        "tokens": len(store.tokens),
+        "documents": len(lengths),
+        "tokens": int(lengths.sum()),
         "lengths": {**quantiles, "mean": float(lengths.mean())},
         "histogram": histogram,
     }
@@ -149,8 +158,14 @@ def describe_lengths(store: TokenStore) -> dict[str, Any]:
 def positions_beyond(blocks: Sequence[Block], context: int) -> float:
     """Share of all tokens whose position in their segment is `context` or later: what a longer context is for."""
     total = sum(len(block) for block in blocks)
-    beyond = sum(max(0, length - context) for block in blocks for length in block.segments)
+    beyond = sum(_count_beyond(block, context) for block in blocks)
     return beyond / total if total else 0.0
+
+
+def _count_beyond(block: Block, context: int) -> int:
+    if block.positions is not None:
+        return int((block.positions >= context).sum())
+    return sum(max(0, length - context) for length in block.segments)
 
 
 def describe_blocks(blocks: Sequence[Block], sequence_length: int, context: int | None = None) -> dict[str, Any]:
@@ -177,15 +192,18 @@ def collate(blocks: Sequence[Block], pad_id: int) -> "dict[str, torch.Tensor]":
     """Make a batch of blocks.
 
     Shorter blocks are padded on the right. The padding is a segment of its own: positions start again at 0, which
-    is how attention finds every boundary, so a mask is neither needed nor made.
+    is how attention finds every boundary, so a mask is neither needed nor made. Only positions that jump inside a
+    segment need one, to say that they are no boundaries; such blocks are not padded.
 
     Args:
-        blocks: B blocks, at least one.
+        blocks: B blocks, at least one; with positions of their own all or none, and then of one length.
         pad_id: the id that stands in the padding; it is never a label there.
 
     Returns:
         "input_ids", "labels" and "position_ids", int64, (B, T). Labels are aligned with the ids (the model shifts
-        them) and -100 in the padding and at each segment's first token, which nothing before it may predict.
+        them) and -100 in the padding, at each segment's first token, which nothing before it may predict, and where
+        the block says that a token is not trained. For blocks with positions of their own also "attention_mask", all
+        ones.
     """
     import torch
 
@@ -196,20 +214,27 @@ def collate(blocks: Sequence[Block], pad_id: int) -> "dict[str, torch.Tensor]":
     for row, block in enumerate(blocks):
         input_ids[row, : len(block)] = block.input_ids
         labels[row, : len(block)] = block.input_ids
+        if block.trained is not None:
+            labels[row, : len(block)][~block.trained] = _IGNORED_LABEL
         start = 0
         for length in (*block.segments, shape[1] - len(block)):
             position_ids[row, start : start + length] = np.arange(length)
             labels[row, start : start + min(length, 1)] = _IGNORED_LABEL
             start += length
-    return {
+        if block.positions is not None:
+            assert len(block) == shape[1]
+            position_ids[row] = block.positions
+    batch = {
         "input_ids": torch.from_numpy(input_ids),
         "labels": torch.from_numpy(labels),
         "position_ids": torch.from_numpy(position_ids),
     }
+    if blocks[0].positions is not None:
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    return batch
 
 
 def _pack_documents(store: TokenStore, chosen: np.ndarray, sequence_length: int) -> list[Block]:
-    """Best-fit decreasing: the longest piece first, each into the fullest bin that still has room for it."""
     pieces = []  # (document, start, stop), in the order of the store
     for index in chosen.tolist():
         length = int(store.offsets[index + 1] - store.offsets[index])
@@ -217,26 +242,37 @@ def _pack_documents(store: TokenStore, chosen: np.ndarray, sequence_length: int)
             stop = min(start + sequence_length, length)
             if stop - start >= _SHORTEST_SEGMENT:
                 pieces.append((index, start, stop))
-
-    bins: list[list[tuple[int, int, int]]] = []
-    room: list[tuple[int, int]] = []  # (free tokens, bin), sorted, of the bins that can take another piece
-    for piece in sorted(pieces, key=lambda piece: piece[1] - piece[2]):  # stable: equals stay in order
-        length = piece[2] - piece[1]
-        place = bisect_left(room, (length, -1))
-        if place < len(room):
-            free, which = room.pop(place)
-        else:
-            free, which = sequence_length, len(bins)
-            bins.append([])
-        bins[which].append(piece)
-        if free - length >= _SHORTEST_SEGMENT:
-            insort(room, (free - length, which))
-
     blocks = []
-    for content in sorted(map(sorted, bins)):
+    for bin_ in best_fit([stop - start for _, start, stop in pieces], sequence_length):
+        content = [pieces[which] for which in bin_]
         ids = np.concatenate([store[index][start:stop] for index, start, stop in content])
         blocks.append(Block(ids.astype(np.int64), tuple(stop - start for _, start, stop in content)))
     return blocks
+
+
+def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Put pieces into bins, best-fit decreasing: the longest first, each into the fullest bin that has room for it.
+
+    Args:
+        lengths: of the pieces, at most `room` each.
+        room: of a bin.
+
+    Returns:
+        The pieces' indices in each bin, ascending; the bins in the order of their first piece.
+    """
+    bins: list[list[int]] = []
+    spare: list[tuple[int, int]] = []  # (free, bin), sorted, of the bins that can take another piece
+    for piece in sorted(range(len(lengths)), key=lambda piece: -lengths[piece]):  # stable: equals stay in order
+        place = bisect_left(spare, (lengths[piece], -1))
+        if place < len(spare):
+            free, which = spare.pop(place)
+        else:
+            free, which = room, len(bins)
+            bins.append([])
+        bins[which].append(piece)
+        if free - lengths[piece] >= _SHORTEST_SEGMENT:
+            insort(spare, (free - lengths[piece], which))
+    return sorted(map(sorted, bins))
 
 
 def _concatenate(store: TokenStore, chosen: np.ndarray, sequence_length: int) -> list[Block]:

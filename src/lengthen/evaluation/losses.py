@@ -1,49 +1,83 @@
 """Each token's loss without the logits of a whole window.
 
-Shapes: B windows in a batch, T tokens, S scored tokens, H hidden size, V vocabulary, R rows of one chunk.
+Shapes: B windows in a batch, T tokens, S scored tokens, c tokens of one chunk, H hidden size, V vocabulary, R rows that
+go through the head together.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from lengthen.head import causal_lm, hidden_states, logits_from
+from lengthen.inference.prefill import default_chunk, hidden_chunks
 
 __all__ = ["token_losses"]
 
-# The logits of one chunk hold at most this many tokens, and at most this many numbers (256 MiB in float32).
-_CHUNK_ROWS = 1024
-_CHUNK_NUMBERS = 2**26
+# The logits that are held at once: at most this many tokens, and at most this many numbers.
+_ROWS = 1024
+_NUMBERS, _NUMBERS_ON_CPU = 2**26, 2**24  # GPUs need more rows to be busy
 
 
 @torch.inference_mode()
-def token_losses(model: Any, input_ids: torch.Tensor, score_from: int = 1) -> torch.Tensor:
+def token_losses(
+    model: Any,
+    input_ids: torch.Tensor,
+    score_from: int = 1,
+    chunk: int | None = None,
+    on_chunk: Callable[[int], None] = lambda _tokens: None,
+) -> torch.Tensor:
     """Compute each token's negative log-likelihood without ever holding the logits of a whole window.
 
-    The decoder runs once; the output head and the cross entropy follow on at most 1024 tokens at a time. The head
-    works in the model's dtype, all after it in float32.
+    The decoder reads the window once, long ones chunk by chunk with a key/value cache; the output head and the cross
+    entropy follow on at most 1024 scored tokens at a time. The head works in the model's dtype, all after it in
+    float32.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in the mode it is to be run in.
         input_ids: (B, T) token ids, full windows without padding.
         score_from: the first scored token's place in the window, at least 1: the first token is predicted by nothing.
+        chunk: tokens that the decoder reads at once; default all up to 8,192, fewer for longer windows.
+        on_chunk: called after each chunk with its tokens, over all B.
 
     Returns:
         (B, T - score_from) losses in nats, float32, on the device of the logits.
 
     Raises:
-        ModelError: the model has no decoder or no output head.
+        LengthenError: `chunk` is below 1.
+        ModelError: the model has no decoder or no output head, or can't be read in chunks.
     """
     assert 1 <= score_from < input_ids.shape[1], (score_from, input_ids.shape)
     input_ids_BT = input_ids.long()
     # The last token is a target only. Not reading it also keeps a model that is not causal from seeing it.
-    hidden_BTH = hidden_states(model, input_ids_BT[:, :-1])
-    hidden_RH = hidden_BTH[:, score_from - 1 :].flatten(0, 1)
-    targets_R = input_ids_BT[:, score_from:].flatten()
-    rows = max(1, min(_CHUNK_ROWS, _CHUNK_NUMBERS // causal_lm(model).get_input_embeddings().weight.shape[0]))
+    read_BT = input_ids_BT[:, :-1]
+    losses, begin = [], 0
+    chunk = default_chunk(model, read_BT.shape[1]) if chunk is None else chunk
+    for hidden_BcH in _hidden(model, read_BT, chunk):
+        end = begin + hidden_BcH.shape[1]
+        scored = max(score_from - 1, begin)
+        if scored < end:
+            losses.append(_losses(model, hidden_BcH[:, scored - begin :], input_ids_BT[:, scored + 1 : end + 1]))
+        on_chunk(hidden_BcH.shape[:2].numel())
+        begin = end
+    return torch.cat(losses, dim=1)
+
+
+def _hidden(model: Any, read_BT: torch.Tensor, chunk: int) -> Iterator[torch.Tensor]:
+    if chunk >= read_BT.shape[1]:
+        yield hidden_states(model, read_BT)  # without a cache
+    else:
+        yield from hidden_chunks(model, read_BT, chunk)
+
+
+def _losses(model: Any, hidden_BSH: torch.Tensor, targets_BS: torch.Tensor) -> torch.Tensor:
+    """The losses of predicting `targets_BS` from `hidden_BSH`, (B, S)."""
+    numbers = _NUMBERS_ON_CPU if hidden_BSH.device.type == "cpu" else _NUMBERS
+    rows = max(1, min(_ROWS, numbers // causal_lm(model).get_input_embeddings().weight.shape[0]))
     losses = []
+    hidden_RH, targets_R = hidden_BSH.flatten(0, 1), targets_BS.flatten()
     for hidden, targets in zip(hidden_RH.split(rows), targets_R.split(rows), strict=True):
         logits_RV = logits_from(model, hidden)
         losses.append(functional.cross_entropy(logits_RV, targets.to(logits_RV.device), reduction="none"))
-    return torch.cat(losses).view(input_ids.shape[0], -1)
+    return torch.cat(losses).view(targets_BS.shape)

@@ -1,22 +1,248 @@
-"""Pictures of measurements."""
+"""Pictures of measurements.
+
+A `*_figure` draws one; `plot_*` draw and save. The report takes the same figures as SVG (`lengthen.report.svg`), where
+each colour of `COLOURS` becomes a variable of the page, so that one picture serves a light and a dark page.
+
+Figures are about as wide as a phone's screen, in points: text stays readable where a page shrinks them to that.
+Series differ by marker as well as by colour, and the colours are told apart by the colour-blind. The last of several
+is blue: it is what was made of the others.
+"""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from lengthen.files import write_bytes
 
-__all__ = ["plot_by_context"]
+__all__ = [
+    "COLOURS",
+    "bars_figure",
+    "context_figure",
+    "heatmap_figure",
+    "plot_bars",
+    "plot_by_context",
+    "plot_heatmap",
+    "position_figure",
+    "training_figure",
+]
 
-_COLOURS = ("#9a5b13", "#8a8a8a", "#1f6feb", "#2a7f4f")
+COLOURS = {
+    "ink": "#22272e",
+    "muted": "#6a727c",
+    "line": "#e3e6ea",
+    "series-1": "#b5510e",
+    "series-2": "#858d97",
+    "series-3": "#7a4db8",
+    "series-4": "#0f7f74",
+    "last": "#1f66d1",
+}
+"""What the pictures are drawn with, by what it is for; on a light ground."""
+
+_SERIES = [(COLOURS[f"series-{number}"], marker) for number, marker in ((1, "s"), (2, "o"), (3, "^"), (4, "v"))]
+_LAST = (COLOURS["last"], "D")
+
+_WIDTH, _HEIGHT = 5.2, 3.5  # inches
+
+# Failure stands out from success without red against green. The cells look the same on a light and on a dark page.
+_SCORES = LinearSegmentedColormap.from_list("scores", ["#c4560f", "#f0b884", "#f2efe6", "#93b9e6", "#1d5cb8"])
+
+_style = matplotlib.rc_context(
+    {
+        "axes.axisbelow": True,
+        "axes.edgecolor": COLOURS["muted"],
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.labelcolor": COLOURS["muted"],
+        "axes.labelsize": 9,
+        "axes.linewidth": 0.8,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 200,
+        "font.size": 9,
+        "grid.color": COLOURS["line"],
+        "grid.linewidth": 0.8,
+        "legend.frameon": False,
+        "lines.linewidth": 2,
+        "lines.markersize": 5,
+        "text.color": COLOURS["ink"],
+        "text.parse_math": False,  # a label is what a user called a file
+        "xtick.color": COLOURS["muted"],
+        "ytick.color": COLOURS["muted"],
+    }
+)
+
+
+@_style
+def context_figure(
+    curves: Mapping[str, Mapping[int, float]], title: str | None = None, base_context: int | None = None
+) -> Figure:
+    """Perplexity against context, one line per model.
+
+    Args:
+        curves: for each label, perplexity by context (tokens).
+        title: above the picture.
+        base_context: where the base's own context ends; drawn as a line.
+    """
+    figure, axes = _figure(title)
+    contexts = sorted({context for curve in curves.values() for context in curve})
+    for (label, curve), (colour, marker) in _with_style(curves):
+        xs = sorted(curve)
+        axes.plot(xs, [curve[x] for x in xs], color=colour, marker=marker, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
+    axes.minorticks_off()
+    _perplexity_axis(axes)
+    axes.margins(x=0.09)
+    _mark_base_context(axes, base_context)
+    axes.set_xlabel("context the model is given (tokens)")
+    axes.set_ylabel("perplexity (lower is better)")
+    _legend(axes, curves)
+    _label_ends(figure, axes, curves)
+    return figure
+
+
+@_style
+def position_figure(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = None, base_context: int | None = None
+) -> Figure:
+    """Perplexity against the position in the document, one line per model.
+
+    Args:
+        curves: for each label {"from", "to", "perplexity"} by bucket of positions, in tokens; a perplexity of None
+            (too large for a float) is left out.
+        title: above the picture.
+        base_context: where the base's own context ends; drawn as a line.
+    """
+    figure, axes = _figure(title)
+    for (label, buckets), (colour, marker) in _with_style(curves):
+        drawn = [bucket for bucket in buckets if bucket["perplexity"] is not None]
+        middles = [(bucket["from"] + bucket["to"]) / 2 for bucket in drawn]
+        axes.plot(middles, [bucket["perplexity"] for bucket in drawn], color=colour, marker=marker, label=label)
+    edges = sorted({bucket[end] for buckets in curves.values() for bucket in buckets for end in ("from", "to")})
+    step = -(-(len(edges) - 1) // 4) or 1
+    axes.set_xticks(edges[::step], [f"{edge:,}" for edge in edges[::step]])
+    axes.set_xlim(0, edges[-1] if edges else None)
+    _perplexity_axis(axes)
+    _mark_base_context(axes, base_context)
+    axes.set_xlabel("position of the predicted token")
+    axes.set_ylabel("perplexity (lower is better)")
+    _legend(axes, curves)
+    return figure
+
+
+@_style
+def heatmap_figure(results: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
+    """Share of right answers by length (across) and depth (down).
+
+    Args:
+        results: {"tokens", "depth", "correct", "trials"} for each cell; depth is the share of the text, 0 to 1, that
+            comes before what is looked for. Cells without a result stay empty.
+        title: above the picture.
+    """
+    lengths = sorted({result["tokens"] for result in results})
+    depths = sorted({result["depth"] for result in results})
+    figure, axes = _figure(title, height=1.1 + 0.34 * len(depths))
+    shares = [[float("nan")] * len(lengths) for _ in depths]
+    for result in results:
+        row, column = depths.index(result["depth"]), lengths.index(result["tokens"])
+        share = result["correct"] / result["trials"]
+        shares[row][column] = share
+        axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=_readable_on(_SCORES(share)))
+    edges = [[index - 0.5 for index in range(len(ticks) + 1)] for ticks in (lengths, depths)]
+    axes.pcolormesh(*edges, shares, cmap=_SCORES, vmin=0, vmax=1, edgecolors="face", linewidth=0.5)
+    axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
+    axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
+    axes.set_ylim(len(depths) - 0.5, -0.5)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("length (tokens)")
+    axes.set_ylabel("depth")
+    return figure
+
+
+@_style
+def bars_figure(
+    series: Mapping[str, Mapping[int, float]],
+    title: str | None = None,
+    threshold: float | None = None,
+    score: str = "score (higher is better)",
+) -> Figure:
+    """Scores by length, one bar per length and model.
+
+    Args:
+        series: for each label, the score by length (tokens).
+        title: above the picture.
+        threshold: drawn as a line.
+        score: what the scores are, with their unit.
+    """
+    figure, axes = _figure(title)
+    lengths = sorted({length for scores in series.values() for length in scores})
+    width = 0.76 / len(series)
+    for index, ((label, scores), (colour, _)) in enumerate(_with_style(series)):
+        places = [lengths.index(length) + (index - (len(series) - 1) / 2) * width for length in scores]
+        bars = axes.bar(places, list(scores.values()), width * 0.92, color=colour, label=label)
+        axes.bar_label(bars, [f"{value:.0f}" for value in scores.values()], padding=2, color=colour, fontsize=8)
+    if threshold is not None:
+        axes.axhline(threshold, color=COLOURS["ink"], linestyle="--", linewidth=1)
+        axes.annotate(
+            f"threshold {threshold:.1f}", (1, threshold), xycoords=("axes fraction", "data"), ha="right",
+            textcoords="offset points", xytext=(0, 3), fontsize=8,
+        )  # fmt: skip
+    axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
+    axes.set_xlim(-0.6, len(lengths) - 0.4)
+    axes.margins(y=0.12)
+    axes.set_ylim(0, max(1, axes.get_ylim()[1]))  # also where all scores are 0
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlabel("length (tokens)")
+    axes.set_ylabel(score)
+    _legend(axes, series)
+    return figure
+
+
+@_style
+def training_figure(metrics: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
+    """Loss and learning rate against the optimiser step.
+
+    Args:
+        metrics: lines of metrics.jsonl: {"step", "loss", "learning_rate"}.
+        title: above the picture.
+    """
+    figure = Figure(figsize=(_WIDTH, _HEIGHT))
+    above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    steps = [record["step"] for record in metrics]
+    losses = [record["loss"] for record in metrics]
+    smooth = _smoothed(losses)
+    above.plot(steps, losses, color=COLOURS["series-2"], marker=".", linewidth=1, label="each logged step")
+    above.plot(steps, smooth, color=COLOURS["last"], label="mean of the nearest 9")
+    above.annotate(
+        f"{smooth[-1]:.2f}", (steps[-1], smooth[-1]), textcoords="offset points", xytext=(6, -3), color=COLOURS["last"]
+    )
+    below.plot(steps, [record["learning_rate"] for record in metrics], color=COLOURS["series-3"], linewidth=1.5)
+    below.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=False)
+    below.yaxis.get_offset_text().set_fontsize(8)
+    below.set_ylim(bottom=0)
+    below.locator_params(axis="y", nbins=2)
+    below.xaxis.get_major_locator().set_params(integer=True)
+    above.margins(x=0.07)
+    above.set_ylabel("loss (nats per token)")
+    below.set_ylabel("learning rate")
+    below.set_xlabel("optimiser step")
+    _set_title(figure, title)
+    _legend(above, ["each logged step", "mean of the nearest 9"])
+    return figure
 
 
 def plot_by_context(
     curves: Mapping[str, Mapping[int, float]], path: Path, title: str, base_context: int | None = None
 ) -> None:
-    """Draw perplexity against context, one line per model.
+    """Save a `context_figure`.
 
     Args:
         curves: for each label, perplexity by context (tokens).
@@ -27,34 +253,121 @@ def plot_by_context(
     Raises:
         OutputError: the picture can't be written.
     """
-    figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
+    _save(context_figure(curves, title, base_context), path)
+
+
+def plot_heatmap(results: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Save a `heatmap_figure`.
+
+    Args:
+        results: {"tokens", "depth", "correct", "trials"} for each cell; depth from 0 to 1.
+        path: of the picture; .png or .svg.
+        title: above the picture.
+
+    Raises:
+        OutputError: the picture can't be written.
+    """
+    _save(heatmap_figure(results, title), path)
+
+
+def plot_bars(
+    series: Mapping[str, Mapping[int, float]],
+    path: Path,
+    title: str,
+    threshold: float | None = None,
+    score: str = "score (higher is better)",
+) -> None:
+    """Save a `bars_figure`.
+
+    Args:
+        series: for each label, the score by length (tokens).
+        path: of the picture; .png or .svg.
+        title: above the picture.
+        threshold: drawn as a line.
+        score: what the scores are, with their unit.
+
+    Raises:
+        OutputError: the picture can't be written.
+    """
+    _save(bars_figure(series, title, threshold, score), path)
+
+
+def _figure(title: str | None, height: float = _HEIGHT) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(_WIDTH, height))
     axes = figure.add_subplot()
-    contexts = sorted({context for curve in curves.values() for context in curve})
-    for (label, curve), colour in zip(curves.items(), _COLOURS, strict=False):
-        xs = sorted(curve)
-        ys = [curve[x] for x in xs]
-        axes.plot(xs, ys, marker="o", color=colour, label=label, linewidth=2)
-        axes.annotate(f"{ys[-1]:.1f}", (xs[-1], ys[-1]), textcoords="offset points", xytext=(8, -3), color=colour)
-    if base_context is not None:
-        axes.axvline(base_context, color="#bbbbbb", linestyle="--", linewidth=1, zorder=0)
-        axes.annotate(
-            f"base context {base_context:,}", (base_context, 1), xycoords=("data", "axes fraction"),
-            textcoords="offset points", xytext=(5, -12), fontsize=8, color="#777777",
-        )  # fmt: skip
-    axes.set_xscale("log", base=2)
+    _set_title(figure, title)
+    return figure, axes
+
+
+def _set_title(figure: Figure, title: str | None) -> None:
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+
+
+def _with_style(curves: Mapping[str, Any]) -> list[tuple[tuple[str, Any], tuple[str, str]]]:
+    """Each label and curve with a colour and a marker."""
+    others = [_SERIES[index % len(_SERIES)] for index in range(len(curves) - 1)]
+    return list(zip(curves.items(), [*others, _LAST], strict=True))
+
+
+def _label_ends(figure: Figure, axes: Any, curves: Mapping[str, Mapping[int, float]]) -> None:
+    """Write each curve's last value beside it, moved up where it would cover the one below."""
+    figure.draw_without_rendering()  # places are known once the axes have their final size
+    below = float("-inf")
+    ends = [(curve[max(curve)], max(curve), colour) for (_, curve), (colour, _) in _with_style(curves)]
+    for value, context, colour in sorted(ends):
+        place = axes.transData.transform((context, value))[1] * 72 / figure.dpi
+        below = max(place, below + 10)
+        offset = (6, below - place - 3)
+        axes.annotate(f"{value:.1f}", (context, value), textcoords="offset points", xytext=offset, color=colour)
+
+
+def _perplexity_axis(axes: Any) -> None:
+    """Logarithmic, with round numbers."""
     axes.set_yscale("log")
-    axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
-    axes.minorticks_off()
     low, high = axes.get_ylim()
-    ticks = [tick for tick in (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000) if low <= tick <= high]
-    axes.set_yticks(ticks, [str(tick) for tick in ticks])
-    axes.set_xlabel("context the model is given (tokens)")
-    axes.set_ylabel("perplexity on the same tokens (lower is better)")
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.08)
-    axes.legend(frameon=False)
+    rounded = [digits * 10**power for power in range(6) for digits in (1, 1.5, 2, 3, 5, 7)]
+    ticks = [tick for tick in rounded if low <= tick <= high]
+    if len(ticks) < 2:  # a nearly flat line
+        axes.set_yscale("linear")
+        return
+    axes.set_yticks(ticks[:: -(-len(ticks) // 9)], [f"{tick:,g}" for tick in ticks[:: -(-len(ticks) // 9)]])
+    axes.minorticks_off()
+
+
+def _mark_base_context(axes: Any, base_context: int | None) -> None:
+    left, right = axes.get_xlim()
+    if base_context is None or not left <= base_context <= right:
+        return
+    axes.axvline(base_context, color=COLOURS["muted"], linestyle="--", linewidth=1, zorder=0)
+    axes.annotate(
+        f"base context {base_context:,}", (base_context, 1), xycoords=("data", "axes fraction"),
+        textcoords="offset points", xytext=(5, -9), fontsize=8, color=COLOURS["muted"],
+    )  # fmt: skip
+
+
+def _legend(axes: Any, labels: Sequence[str] | Mapping[str, Any]) -> None:
+    """Above the axes, where it can't cover a line; in one row where the labels are short."""
+    if len(labels) > 1:
+        in_a_row = sum(len(label) + 5 for label in labels) <= 56
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, ncols=len(labels) if in_a_row else 1)
+
+
+def _smoothed(values: Sequence[float], reach: int = 4) -> list[float]:
+    """The mean of each value and of up to `reach` on either side."""
+    windows = [values[max(0, index - reach) : index + reach + 1] for index in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def _readable_on(ground: tuple[float, ...]) -> str:
+    """White or nearly black, whichever contrasts more with a colour (luminance as WCAG 2 defines it)."""
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in ground[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.06 else "#1b1b1b"
+
+
+@_style
+def _save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.removeprefix("."))
     write_bytes(path, buffer.getvalue())

@@ -8,24 +8,31 @@ Shapes: B windows in a batch, T tokens, S scored tokens.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
-from lengthen.errors import DataError, LengthenError, ModelError
+from lengthen.errors import LengthenError, ModelError
 from lengthen.evaluation.losses import token_losses
-from lengthen.head import causal_lm, check_head
+from lengthen.evaluation.tally import Tally, gain_over
+from lengthen.evaluation.windows import (
+    PROTOCOLS,
+    Window,
+    as_documents,
+    batches,
+    check_ids,
+    pick_stride,
+    pick_windows,
+    stack,
+)
+from lengthen.head import check_head
+from lengthen.inference.prefill import default_chunk
 from lengthen.progress import progress_bar
 
 __all__ = ["PROTOCOLS", "PerplexityResult", "perplexity"]
-
-PROTOCOLS = ("strided", "longlora", "longqlora")
-
-_LONGLORA_STEP = 256
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,20 @@ class PerplexityResult:
         loss: mean negative log-likelihood, in nats per token.
         tokens: scored tokens; a token in several windows counts once for each.
         windows: how many windows were read.
-        seconds: wall-clock time of the measurement.
+        seconds: wall-clock time of the measurement, without that of `gain`.
+        tokens_per_second: tokens that the model read in `seconds`, those that only are context too.
+        chunk: tokens that were read at once; below `context`, a window was read in chunks.
         by_position: {"from", "to", "perplexity", "tokens"} for positions from <= p < to: in the document for
             ``strided``, in the window for the others. Buckets without a scored token are left out.
         per_document: {"document" (its index), "perplexity", "loss", "tokens"}; documents without a scored token
             are left out.
+        interval: {"low", "high", "over", "units"}: perplexity with 95% confidence, by a bootstrap over documents
+            ("over"), of which there are "units"; for a single document over its stretches of `context` tokens
+            ("stretches"). None for a single stretch. Few units give a rough interval, and an interval over
+            stretches only speaks for its document.
+        gain: {"short_context", "loss_short", "gain", "low", "high", "by_position"}: the mean loss of the same tokens
+            with a context of `short_context` tokens, what the longer context gains over it in nats per token, that
+            gain's interval (as above, or None), and {"from", "to", "gain", "tokens"}. None if not asked for.
     """
 
     context: int
@@ -55,8 +71,12 @@ class PerplexityResult:
     tokens: int
     windows: int
     seconds: float
+    tokens_per_second: float
+    chunk: int
     by_position: list[dict[str, Any]]
     per_document: list[dict[str, Any]]
+    interval: dict[str, Any] | None
+    gain: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for a JSON file, with None for a perplexity too large for a float: JSON has no infinity."""
@@ -64,16 +84,10 @@ class PerplexityResult:
         for entry in (content, *content["by_position"], *content["per_document"]):
             if math.isinf(entry["perplexity"]):
                 entry["perplexity"] = None
+        for end in ("low", "high"):
+            if content["interval"] and math.isinf(content["interval"][end]):
+                content["interval"][end] = None
         return content
-
-
-class _Window(NamedTuple):
-    """Tokens begin <= t < end of a document, of which score <= t < end are scored."""
-
-    document: int
-    begin: int
-    end: int
-    score: int
 
 
 def perplexity(
@@ -86,6 +100,8 @@ def perplexity(
     score_from: int = 0,
     batch_size: int = 1,
     bucket: int | None = None,
+    chunk: int | None = None,
+    short_context: int | None = None,
     quiet: bool = True,
 ) -> PerplexityResult:
     """Measure a causal model's perplexity on one or several documents.
@@ -116,166 +132,98 @@ def perplexity(
         score_from: leave tokens before this position of their document unscored. ``strided`` only.
         batch_size: windows of equal length that are run together.
         bucket: width of the `by_position` buckets in tokens; default: the power of two that makes at most 8 of them.
+        chunk: tokens of a window that are read at once, the ones before them from a key/value cache; default whole
+            windows up to 8,192 tokens, chunks of at most 4,096 beyond.
+        short_context: measure the long-range gain too: the same tokens once more, ``strided`` with this `context`
+            and its default stride. 2 to ``context - 1``; ``strided`` only.
         quiet: show no progress bar.
 
     Raises:
         LengthenError: a setting is out of range.
         DataError: no token can be scored, or the ids are not this model's.
-        ModelError: the model's logits can't be computed from its decoder and output head, or are not finite.
+        ModelError: the model's logits can't be computed from its decoder and output head, or are not finite; or
+            windows are to be read in chunks, and the model can't be.
+        ContextError: `chunk` is below `context`, and the model's RoPE depends on the length of the input.
 
     Source: arXiv 2309.12307 (LongLoRA), section 4.1, and eval.py of its repository; arXiv 2311.04879 (LongQLoRA);
         the strided layout is that of transformers' guide "Perplexity of fixed-length models", which, other than
         here, leaves each later window's first token out when ``stride == context``.
     """
-    stride = _checked_stride(context, stride, protocol, score_from, batch_size, bucket)
-    documents = _documents(tokens)
-    windows = [window for i, ids in enumerate(documents) for window in _windows(i, len(ids), context, stride, protocol)]
-    # Windows keep their places and only lose what is not asked for: a token's loss is the same with any score_from.
-    windows = [w._replace(score=max(w.score, score_from)) for w in windows if w.end > score_from]
-    if not windows:
-        raise DataError(_no_window(documents, context, stride, protocol, score_from))
-    _check_ids(model, documents)
-    # Positions are those in the document, or for windows that are means of their own those in the window.
-    in_document = protocol == "strided"
-    longest = max(len(documents[w.document]) for w in windows) if in_document else context
-    if bucket is None:
-        bucket = 2 ** math.ceil(math.log2(max(longest / 8, 1)))
+    stride = pick_stride(context, stride, protocol, score_from)
+    _check_settings(context, protocol, batch_size, bucket, chunk, short_context)
+    documents = as_documents(tokens)
+    windows = pick_windows(documents, context, stride, protocol, score_from)
+    check_ids(model, documents)
+    chunk = min(default_chunk(model, context) if chunk is None else chunk, context)
 
-    began = time.perf_counter()
-    by_document, by_bucket = _Sums(len(documents)), _Sums(longest // bucket + 1)
-    with (
-        _evaluating(model),
-        progress_bar(f"perplexity at {context}", sum(w.end - w.score for w in windows), "tokens", quiet) as advance,
-    ):
-        check_head(model, _stack(documents, windows[:1]))
-        for batch in _batches(windows, batch_size):
-            losses_BS = token_losses(model, _stack(documents, batch), batch[0].score - batch[0].begin)
-            for window, losses_S in zip(batch, losses_BS.double().cpu().numpy(), strict=True):
-                origin = 0 if in_document else window.begin
-                by_document.add(np.array([window.document]).repeat(len(losses_S)), losses_S)
-                by_bucket.add(np.arange(window.score - origin, window.end - origin) // bucket, losses_S)
-            advance(losses_BS.numel())
+    def read(windows: list[Window], label: int, tally: Tally) -> Tally:
+        reads = sum(w.end - w.begin - 1 for w in windows)
+        with progress_bar(f"perplexity at {label}", reads, "tokens", quiet) as advance:
+            for batch in batches(windows, batch_size):
+                score = batch[0].score - batch[0].begin
+                losses_BS = token_losses(model, stack(documents, batch), score, chunk, advance)
+                for window, losses_S in zip(batch, losses_BS.double().cpu().numpy(), strict=True):
+                    tally.add(window, losses_S)
+        return tally
 
-    # Equally long windows: the mean over all their tokens is the mean of their means.
-    count, loss = int(by_document.counts.sum()), float(by_document.sums.sum() / by_document.counts.sum())
-    if not math.isfinite(loss):
-        raise ModelError(
-            f"the model's losses at context {context} are not finite (dtype {getattr(model, 'dtype', 'unknown')}); "
-            "load it in bfloat16 or float32"
-        )
+    with _evaluating(model):
+        check_head(model, stack(documents, windows[:1]))
+        began = time.perf_counter()
+        full = read(windows, context, Tally(documents, windows, context, protocol, bucket))
+        seconds = time.perf_counter() - began
+        loss = full.documents.mean()
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"the model's losses at context {context} are not finite (dtype {getattr(model, 'dtype', 'unknown')}); "
+                "load it in bfloat16 or float32"
+            )
+        gain = None
+        if short_context is not None:
+            again = pick_windows(documents, short_context, short_context // 2, protocol, score_from)
+            short = read(again, short_context, Tally(documents, windows, context, protocol, bucket))
+            gain = {"short_context": short_context, **gain_over(short, full)}
+
     return PerplexityResult(
         context=context,
         stride=stride,
         protocol=protocol,
         perplexity=_exp(loss),
         loss=loss,
-        tokens=count,
+        tokens=int(full.documents.counts.sum()),
         windows=len(windows),
-        seconds=time.perf_counter() - began,
-        by_position=[
-            {"from": i * bucket, "to": min((i + 1) * bucket, longest), "perplexity": _exp(mean), "tokens": n}
-            for i, n, mean in by_bucket.means()
-        ],
+        seconds=seconds,
+        tokens_per_second=sum(w.end - w.begin - 1 for w in windows) / seconds,
+        chunk=chunk,
+        by_position=[{**place, "perplexity": _exp(mean), "tokens": n} for place, n, mean in full.by_position()],
         per_document=[
-            {"document": i, "perplexity": _exp(mean), "loss": mean, "tokens": n} for i, n, mean in by_document.means()
+            {"document": i, "perplexity": _exp(mean), "loss": mean, "tokens": n}
+            for i, n, mean in full.documents.means()
         ],
+        interval=_interval(full),
+        gain=gain,
     )
 
 
-def _checked_stride(
-    context: int, stride: int | None, protocol: str, score_from: int, batch_size: int, bucket: int | None
-) -> int:
-    """Check all settings and return the stride in tokens."""
-    if protocol not in PROTOCOLS:
-        raise LengthenError(f"protocol {protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
-    if context < 2:
-        raise LengthenError(f"context is {context} tokens; it has to be at least 2, one to predict the other from")
+def _check_settings(
+    context: int, protocol: str, batch_size: int, bucket: int | None, chunk: int | None, short_context: int | None
+) -> None:
+    """Refuse what is out of range, but for what the windows are made by."""
     if batch_size < 1:
         raise LengthenError(f"batch size is {batch_size}; it has to be at least 1")
     if bucket is not None and bucket < 1:
         raise LengthenError(f"bucket is {bucket} tokens; it has to be at least 1")
-    if score_from < 0:
-        raise LengthenError(f"score_from is {score_from}; it is a position in the document, 0 or more")
-    if protocol != "strided":
-        fixed = _LONGLORA_STEP if protocol == "longlora" else context
-        if stride not in (None, fixed) or score_from:
-            raise LengthenError(
-                f"protocol {protocol} fixes its windows (stride {fixed}, all scored) but got stride {stride}, "
-                f"score_from {score_from}; leave both out, or use protocol strided"
-            )
-        return fixed
-    if stride is None:
-        return context // 2
-    if not 1 <= stride <= context:
-        raise LengthenError(f"stride is {stride} tokens; with context {context} it has to be from 1 to {context}")
-    return stride
-
-
-def _documents(tokens: Any) -> list[np.ndarray]:
-    """Return one array of ids a document, without copying arrays (they may be memory-mapped)."""
-    if isinstance(tokens, np.ndarray | torch.Tensor):
-        single = tokens.ndim == 1
-    else:
-        single = len(tokens) > 0 and np.ndim(tokens[0]) == 0
-    documents = [
-        item.detach().cpu().numpy() if isinstance(item, torch.Tensor) else np.asarray(item)
-        for item in ([tokens] if single else [tokens[i] for i in range(len(tokens))])
-    ]
-    for i, ids in enumerate(documents):
-        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-            raise DataError(
-                f"document {i} is not a row of token ids (shape {ids.shape}, {ids.dtype}); tokenise it first"
-            )
-    return documents
-
-
-def _check_ids(model: Any, documents: Sequence[np.ndarray]) -> None:
-    vocabulary = causal_lm(model).get_input_embeddings().weight.shape[0]
-    for i, ids in enumerate(documents):
-        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
-            raise DataError(
-                f"document {i} has token ids from {ids.min()} to {ids.max()}, but the model knows 0 to "
-                f"{vocabulary - 1}; tokenise it with this model's tokenizer"
-            )
-
-
-def _windows(document: int, length: int, context: int, stride: int, protocol: str) -> Iterator[_Window]:
-    if protocol != "strided":
-        for begin in list(range(0, length - context, stride))[:-1]:
-            yield _Window(document, begin, begin + context, begin + 1)
+    if chunk is not None and chunk < 1:
+        raise LengthenError(f"chunk is {chunk} tokens; it has to be at least 1")
+    if short_context is None:
         return
-    lead = max(context - stride, 1)
-    score, end = 1, min(context, length)
-    while score < length:
-        yield _Window(document, max(score - lead, 0), end, score)
-        score, end = end, min(end + stride, length)
-
-
-def _no_window(documents: Sequence[np.ndarray], context: int, stride: int, protocol: str, score_from: int) -> str:
-    longest = max((len(ids) for ids in documents), default=0)
-    have = f"{len(documents)} documents, the longest of {longest} tokens"
-    if protocol == "strided":
-        return f"no token to score from position {max(score_from, 1)} on in {have}; give a longer document"
-    need = context + stride + 1
-    return (
-        f"protocol {protocol} finds no window of {context} tokens in {have}: it needs {need} in one document, for it "
-        "drops the last window; give a longer document, a smaller context or protocol strided"
-    )
-
-
-def _batches(windows: Sequence[_Window], batch_size: int) -> Iterator[list[_Window]]:
-    """Group windows of equal length and equal scored part, the longest first: what does not fit fails at once."""
-    groups: dict[tuple[int, int], list[_Window]] = {}
-    for window in windows:
-        groups.setdefault((window.end - window.begin, window.score - window.begin), []).append(window)
-    for _, group in sorted(groups.items(), reverse=True):
-        for start in range(0, len(group), batch_size):
-            yield group[start : start + batch_size]
-
-
-def _stack(documents: Sequence[np.ndarray], windows: Sequence[_Window]) -> torch.Tensor:
-    rows = [documents[w.document][w.begin : w.end].astype(np.int64) for w in windows]
-    return torch.from_numpy(np.stack(rows))
+    if protocol != "strided":
+        raise LengthenError(
+            f"the gain over a short context is measured with protocol strided only, not with {protocol}"
+        )
+    if not 2 <= short_context < context:
+        raise LengthenError(
+            f"the short context is {short_context} tokens; it has to be at least 2 and below the context, {context}"
+        )
 
 
 @contextmanager
@@ -290,22 +238,11 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-class _Sums:
-    """Counts and float64 sums of losses for the keys 0 to size - 1."""
-
-    def __init__(self, size: int) -> None:
-        self.counts = np.zeros(size, np.int64)
-        self.sums = np.zeros(size, np.float64)
-
-    def add(self, keys: np.ndarray, losses: np.ndarray) -> None:
-        np.add.at(self.counts, keys, 1)
-        np.add.at(self.sums, keys, losses)
-
-    def means(self) -> list[tuple[int, int, float]]:
-        """Return (key, count, mean) for the keys that have a count."""
-        return [
-            (int(i), int(self.counts[i]), float(self.sums[i] / self.counts[i])) for i in np.flatnonzero(self.counts)
-        ]
+def _interval(tally: Tally) -> dict[str, Any] | None:
+    ends = tally.interval()
+    if ends is None:
+        return None
+    return {"low": _exp(ends[0]), "high": _exp(ends[1]), "over": tally.over, "units": len(tally.units.means())}
 
 
 def _exp(loss: float) -> float:

@@ -26,6 +26,8 @@ class Flops:
         linear: of products with weights, the head's included.
         attention: of attention as the recipe has it.
         full_attention: of full attention in its place.
+
+    With `attention.full_last`, a step is the mean over the run.
     """
 
     linear: float
@@ -71,6 +73,7 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
         seen = causal if patterns is None or layer.window else _mean_pairs(layer, patterns, length)
         attention += layer.count * products * seen * passes_over
         full_attention += layer.count * products * causal * passes_over
+    attention += recipe.attention.full_last * (full_attention - attention)
     return Flops(2 * per_token * length * sequences, attention * sequences, full_attention * sequences)
 
 

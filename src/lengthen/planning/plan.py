@@ -289,8 +289,8 @@ class _Planner:
 
 
 def _with_context(recipe: Recipe, tokens: int) -> Recipe:
-    """The recipe for another target; a sequence is as long as it, and a group that was given stays."""
-    data = recipe.data.model_copy(update={"sequence_length": None})
+    """The recipe for another target; sequences are as long as it, unless skip-wise, and a given group stays."""
+    data = recipe.data if recipe.data.skip_wise else recipe.data.model_copy(update={"sequence_length": None})
     context = recipe.context.model_copy(update={"target": tokens})
     return recipe.model_copy(update={"context": context, "data": data})
 

@@ -14,10 +14,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from lengthen.attention import set_group_size
 from lengthen.errors import OutputError
 from lengthen.files import write_text
+from lengthen.recipe import BackendName
 
-__all__ = ["MetricsLog", "StopOnSignal", "TrainingProgress", "keep_metrics_until", "peak_memory"]
+__all__ = [
+    "FullAttentionLast",
+    "MetricsLog",
+    "StopOnSignal",
+    "TrainingProgress",
+    "keep_metrics_until",
+    "peak_memory",
+]
 
 
 def peak_memory() -> int:
@@ -122,6 +131,31 @@ class TrainingProgress(TrainerCallback):
         """Take the bar away."""
         if state.is_world_process_zero:
             self._bar.stop()
+
+
+class FullAttentionLast(TrainerCallback):
+    """Take the last steps of a run with S2 at full attention; when is known from the step alone, resumed or not.
+
+    The groups become whole documents, so that packed ones stay apart without a mask.
+
+    Args:
+        model: with S2's groups set.
+        share: of all optimiser steps, rounded to whole ones, at least one.
+        group_size: S2's, tokens.
+        backend: what computes the groups.
+    """
+
+    def __init__(self, model: torch.nn.Module, share: float, group_size: int, backend: BackendName):
+        self._model, self._share = model, share
+        self._group_size, self._backend = group_size, backend
+        self._is_full = False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Change to full attention in the first step that is due."""
+        last = max(1, round(self._share * state.max_steps))
+        if not self._is_full and state.global_step >= state.max_steps - last:
+            set_group_size(self._model, self._group_size, pattern="full", backend=self._backend)
+            self._is_full = True
 
 
 class StopOnSignal(TrainerCallback):

@@ -1,8 +1,9 @@
-"""What a step needs less memory by: recomputed activations, MLPs in tiles, saved activations in CPU memory.
+"""What a step needs less memory by: recomputed activations, MLPs in tiles, activations elsewhere, nothing freed kept.
 
 Each leaves loss and gradients as they are. They compose with each other, with LoRA, 4-bit bases and S2.
 """
 
+import ctypes
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -16,10 +17,14 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from lengthen.errors import ModelError
 
-__all__ = ["enable_checkpointing", "offload_saved", "tile_mlps"]
+__all__ = ["enable_checkpointing", "offload_saved", "release_freed", "tile_mlps"]
 
 _LEAST_OFFLOADED = 2**20
 """Bytes; moving smaller tensors costs more than it saves."""
+
+_LEAST_RELEASED = 2**22
+"""Bytes; each release costs page faults when the memory is used again, and the large tensors are what counts."""
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 def enable_checkpointing(model: Any, keep_attention: bool) -> None:
@@ -114,3 +119,14 @@ def offload_saved(model: nn.Module) -> AbstractContextManager[Any]:
         return tensor.to(device, non_blocking=True)
 
     return saved_tensors_hooks(pack, unpack)
+
+
+def release_freed() -> None:
+    """Let tensors of 4 MiB and more go back to the system as soon as they are freed, in this process from now on.
+
+    glibc by itself learns to keep blocks up to 32 MiB for later use, and scattered ones add up to several times of what
+    is in use. Other C libraries have no such setting and are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LEAST_RELEASED)

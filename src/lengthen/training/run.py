@@ -1,11 +1,16 @@
 """A training run, top to bottom: base -> scaled positions -> documents -> adapter -> steps -> run folder."""
 
 import json
+import math
+import platform
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
@@ -18,7 +23,10 @@ from lengthen.adapters.save import save_adapter, save_full
 from lengthen.attention.backends import pick_backend
 from lengthen.attention.pattern import layer_patterns
 from lengthen.context import base_context, extend
+from lengthen.data.instruct.dataset import load_instructions, mix, pack_instructions
+from lengthen.data.instruct.templates import use_template
 from lengthen.data.packing import Block, collate, pack, positions_beyond
+from lengthen.data.skip_wise import skip_wise
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError, ModelError, OutputError, RecipeError
 from lengthen.files import write_json, write_text, writing
@@ -33,10 +41,17 @@ from lengthen.models import (
     pick_dtype,
     weight_hashes,
 )
+from lengthen.provenance import command_line, versions
 from lengthen.quantization import check_nf4, count_quantized
 from lengthen.recipe import Recipe, load_recipe
-from lengthen.training.callbacks import MetricsLog, StopOnSignal, TrainingProgress, keep_metrics_until
-from lengthen.training.memory import enable_checkpointing, tile_mlps
+from lengthen.training.callbacks import (
+    FullAttentionLast,
+    MetricsLog,
+    StopOnSignal,
+    TrainingProgress,
+    keep_metrics_until,
+)
+from lengthen.training.memory import enable_checkpointing, release_freed, tile_mlps
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.parallel import check_parallel, gather_trained, shard, zero_config
 from lengthen.training.reports import PROJECT, check_reports, report_callbacks
@@ -46,6 +61,7 @@ __all__ = ["Interrupted", "read_metrics", "train"]
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
+ABOUT = "run.json"
 
 
 class Interrupted(Exception):
@@ -72,8 +88,8 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         quiet: print nothing and show no progress.
 
     Returns:
-        The run folder: recipe.yaml, config.json (extended), tokenizer files, metrics.jsonl, checkpoints/, and
-        adapter/ (for full fine-tuning model/, an ordinary model folder), evals/.
+        The run folder: recipe.yaml, run.json, config.json (extended), tokenizer files, metrics.jsonl, checkpoints/,
+        and adapter/ (for full fine-tuning model/, an ordinary model folder), evals/.
 
     Raises:
         LengthenError: the recipe, base, documents or run folder can't be used. An earlier run's files are untouched.
@@ -103,10 +119,14 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     check_optimizer(recipe.training.optimizer, device)
     config = extend(base_config, **recipe.context.model_dump(exclude={"target"}), context=recipe.context.target)
     tokenizer = load_tokenizer(recipe.model)
+    if recipe.data.kind == "instruct":
+        use_template(tokenizer, recipe.data.template)
     # The tokens are cached: the first process makes them, the others read them.
     with process.main_process_first():
         blocks = _blocks(recipe, tokenizer, config, base_context(base_config), quiet, say)
 
+    if recipe.memory.release_freed:
+        release_freed()
     set_seed(recipe.seed)
     # What will be sharded need not fit on one device.
     place = torch.device("cpu") if recipe.parallel == "fsdp2" else device
@@ -117,7 +137,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     if any(len(block.segments) > 1 for block in blocks) and not attention.keeps_documents_apart(model):
         raise ModelError(
             f"documents packed into one sequence would see each other in {type(model).__name__}; leave the short ones "
-            f"out with data.min_tokens={recipe.sequence_length}, or set data.packing=concatenate to allow it"
+            f"out with data.min_tokens={recipe.sequence_length}, or set data.packing={_other_packing(recipe)}"
         )
     base = {
         "id": source.id,
@@ -139,7 +159,8 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     if recipe.memory.mlp_tile:
         tile_mlps(model, recipe.memory.mlp_tile)
     model = add_adapter(model, recipe.adapter)
-    say(f"training {count_trainable(model)}")
+    count = count_trainable(model)
+    say(f"training {count}")
 
     if process.is_main_process:
         write_text(run / RECIPE, recipe.to_yaml())  # first: it tells that the folder is a run's
@@ -147,6 +168,14 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         with writing(run):
             config.save_pretrained(run)
             tokenizer.save_pretrained(run)
+        facts = {
+            "base": base,
+            "trainable": asdict(count),
+            "data": {"sequences": len(blocks), "tokens": sum(len(block.input_ids) for block in blocks)},
+            "device": _name(device),
+            "processes": process.num_processes,
+        }
+        _write_about(run / ABOUT, facts)
     checkpoint = last_checkpoint(run) if resume else None
     metrics, stop = MetricsLog(run / METRICS), StopOnSignal()
     if process.is_main_process:
@@ -163,6 +192,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
             metrics,
             stop,
             *report_callbacks(recipe.training.report_to, run),
+            *_attention_callbacks(recipe, model),
             *([] if quiet else [TrainingProgress()]),
         ],
         optimizer=recipe.training.optimizer,
@@ -220,11 +250,25 @@ def _prepare_folder(run: Path, recipe: Recipe, resume: bool) -> str:
     return "finished" if finished else "begun"
 
 
+def _write_about(path: Path, facts: dict[str, Any]) -> None:
+    """Write what the recipe does not say of a run; the commands of a resumed one are added to the earlier ones."""
+    earlier = json.loads(path.read_text(encoding="utf-8"))["commands"] if path.is_file() else []
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    this = {"command": command_line(), "started": started, "versions": versions()}
+    write_json(path, {**facts, "commands": [*earlier, this]})
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
+
+
 def _blocks(
     recipe: Recipe, tokenizer: Any, config: Any, context: int, quiet: bool, say: Callable[[str], None]
 ) -> list[Block]:
     if not recipe.data.train:
         raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
+    if recipe.data.kind == "instruct":
+        return _instruction_blocks(recipe, tokenizer, context, quiet, say)
     vocabulary = config.get_text_config().vocab_size
     data = recipe.data
     store, warnings = load_tokens(
@@ -232,7 +276,10 @@ def _blocks(
     )
     for warning in warnings:
         say(f"warning: {warning}")
-    blocks = pack(store, recipe.sequence_length, data.packing, data.min_tokens, data.max_tokens)
+    length = recipe.context.target if data.skip_wise else recipe.sequence_length
+    blocks = pack(store, length, data.packing, data.min_tokens, data.max_tokens)
+    if data.skip_wise:
+        blocks = skip_wise(blocks, recipe.sequence_length, recipe.context.target, recipe.seed)
     beyond = positions_beyond(blocks, context)
     tokens = sum(len(block.input_ids) for block in blocks)
     say(
@@ -249,10 +296,41 @@ def _blocks(
     return blocks
 
 
+def _instruction_blocks(
+    recipe: Recipe, tokenizer: Any, context: int, quiet: bool, say: Callable[[str], None]
+) -> list[Block]:
+    data = recipe.data
+    loaded = load_instructions(
+        data.train,
+        tokenizer,
+        recipe.sequence_length,
+        data.template,
+        data.min_tokens,
+        data.max_tokens,
+        data.max_documents,
+        quiet,
+    )
+    for warning in (warning for source in loaded for warning in source.warnings):
+        say(f"warning: {warning}")
+    examples = mix(loaded, data.weights, recipe.seed)
+    blocks = pack_instructions(examples, recipe.sequence_length, data.packing)
+    tokens, trained = sum(map(len, examples)), sum(int(example.trained.sum()) for example in examples)
+    say(
+        f"{len(examples)} examples, {tokens:,} tokens in {len(blocks)} sequences, {trained:,} of them trained; "
+        f"{positions_beyond(blocks, context):.0%} lie beyond the base's {context}"
+    )
+    return blocks
+
+
 def _say_if_full(blocks: list[Block], group_size: int, say: Callable[[str], None]) -> None:
     longest = max(max(block.segments) for block in blocks)
     if longest <= group_size // 2:
         say(f"note: no document is longer than half a group ({group_size // 2} tokens), so S2 is full attention here")
+
+
+def _attention_callbacks(recipe: Recipe, model: Any) -> list[FullAttentionLast]:
+    wanted = recipe.attention
+    return [FullAttentionLast(model, wanted.full_last, recipe.group_size, wanted.backend)] if wanted.full_last else []
 
 
 def _validate(recipe: Recipe, run: Path, quiet: bool) -> None:
@@ -260,6 +338,9 @@ def _validate(recipe: Recipe, run: Path, quiet: bool) -> None:
     from lengthen.evaluation import perplexity
 
     model, tokenizer = load(run)
+    if recipe.data.kind == "instruct":
+        _validate_answers(recipe, run, model, tokenizer, quiet)
+        return
     vocabulary = model.config.get_text_config().vocab_size
     store, _ = load_tokens(
         recipe.data.validation, tokenizer, vocabulary, default_cache(), quiet, max_documents=recipe.data.max_documents
@@ -267,6 +348,31 @@ def _validate(recipe: Recipe, run: Path, quiet: bool) -> None:
     documents = [store[i][: recipe.context.target] for i in range(len(store)) if len(store[i]) > 1]
     result = perplexity(model, documents, recipe.context.target, quiet=quiet)
     write_json(run / "evals" / "validation.json", {"data": recipe.data.validation, "results": [result.to_json()]})
+
+
+def _other_packing(recipe: Recipe) -> str:
+    return "none" if recipe.data.kind == "instruct" else "concatenate to allow it"
+
+
+def _validate_answers(recipe: Recipe, run: Path, model: Any, tokenizer: Any, quiet: bool) -> None:
+    """Perplexity of the trained tokens (answers) of the validation examples, each read by itself."""
+    from lengthen.evaluation.losses import token_losses
+
+    data = recipe.data
+    loaded = load_instructions(
+        data.validation, tokenizer, recipe.sequence_length, data.template, max_examples=data.max_documents, quiet=quiet
+    )
+    examples = [example for source in loaded for example in source.examples]
+    total, count = 0.0, 0
+    model.eval()
+    for example in examples:
+        ids = torch.from_numpy(example.input_ids.astype(np.int64)).to(model.device)
+        trained = torch.from_numpy(example.trained[1:])
+        total += token_losses(model, ids[None])[0].cpu()[trained].double().sum().item()
+        count += int(trained.sum())
+    loss = total / count
+    result = {"perplexity": math.exp(loss), "loss": loss, "tokens": count, "examples": len(examples)}
+    write_json(run / "evals" / "validation.json", {"data": data.validation, "results": [result]})
 
 
 class _Blocks(Dataset):

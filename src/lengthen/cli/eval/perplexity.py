@@ -22,6 +22,12 @@ def perplexity(
     score_from: Annotated[int, typer.Option(min=0, help="Score only from this position of a document on.")] = 0,
     bucket: Annotated[int | None, typer.Option(min=1, help="Width of the position buckets in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows that are run together.")] = 1,
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a window read at once; default: all up to 8192.")
+    ] = None,
+    short_context: Annotated[
+        int | None, typer.Option(min=2, help="Also measure what is gained over a context of N tokens.")
+    ] = None,
     beyond: common.Beyond = False,
     adapter: common.Adapter = None,
     quantize: common.Quantize = None,
@@ -36,6 +42,10 @@ def perplexity(
     if stride is not None and not 1 <= stride <= min(contexts):
         raise typer.BadParameter(
             f"{stride} is not from 1 to the shortest context, {min(contexts)}", param_hint="--stride"
+        )
+    if short_context is not None and short_context >= min(contexts):
+        raise typer.BadParameter(
+            f"{short_context} is not below the shortest context, {min(contexts)}", param_hint="--short-context"
         )
 
     from lengthen.data.tokens import default_cache, load_tokens
@@ -64,6 +74,8 @@ def perplexity(
             score_from=score_from,
             batch_size=batch_size,
             bucket=bucket,
+            chunk=chunk,
+            short_context=short_context,
             quiet=quiet,
         )
         for size in sorted(contexts, reverse=True)
@@ -71,16 +83,27 @@ def perplexity(
     results = [measured[size] for size in contexts]
     print_table(
         f"Perplexity ({protocol})",
-        ["context", "stride", "perplexity", "loss", "tokens", "windows", "seconds"],
-        [[r.context, r.stride, r.perplexity, r.loss, r.tokens, r.windows, f"{r.seconds:.1f}"] for r in results],
+        ["context", "stride", "perplexity", "95%", "loss", "tokens", "tokens/s"],
+        [
+            [r.context, r.stride, r.perplexity, _interval(r.interval), r.loss, r.tokens, f"{r.tokens_per_second:.0f}"]
+            for r in results
+        ],
     )
+    gains = [(r.context, r.gain) for r in results if r.gain is not None]
+    if gains:
+        print_table(
+            "Gain over a short context, in nats per token",
+            ["context", "short", "loss short", "gain", "95%"],
+            [[size, g["short_context"], g["loss_short"], g["gain"], _interval(g)] for size, g in gains],
+        )
     place = "document" if protocol == "strided" else "window"
     for r in () if quiet else results:
-        print_table(
-            f"Context {r.context}, by position in the {place}",
-            ["from", "to", "perplexity", "tokens"],
-            [[b["from"], b["to"], b["perplexity"], b["tokens"]] for b in r.by_position],
-        )
+        rows = [[b["from"], b["to"], b["perplexity"], b["tokens"]] for b in r.by_position]
+        columns = ["from", "to", "perplexity", "tokens"]
+        if r.gain is not None:
+            columns.append("gain")
+            rows = [[*row, b["gain"]] for row, b in zip(rows, r.gain["by_position"], strict=True)]
+        print_table(f"Context {r.context}, by position in the {place}", columns, rows)
     content: dict[str, Any] = {
         "data": [str(path) for path in data],
         "protocol": protocol,
@@ -88,3 +111,7 @@ def perplexity(
         "results": [{k: v for k, v in r.to_json().items() if k != "protocol"} for r in results],
     }
     write_result(subject, f"perplexity-{protocol}", content, json_file)
+
+
+def _interval(ends: dict[str, Any] | None) -> str:
+    return "-" if ends is None or ends["low"] is None else f"{ends['low']:.4g} to {ends['high']:.4g}"

@@ -111,7 +111,7 @@ def parse_lengths(text: str, option: str, least: int = 2) -> list[int]:
 
 
 def write_result(subject: Subject, kind: str, content: dict[str, Any], json_file: Path | None) -> Path | None:
-    """Write header, content and versions to `json_file`, or else into the run folder's evals/, and say where.
+    """Write header, content, command and versions to `json_file`, or else into the run folder's evals/, and say where.
 
     A run folder's file is named by the kind and the time in UTC, so that no result is lost. Other models without
     `json_file` write nothing.
@@ -119,13 +119,14 @@ def write_result(subject: Subject, kind: str, content: dict[str, Any], json_file
     from datetime import datetime, timezone
 
     from lengthen.files import write_json
-    from lengthen.provenance import versions
+    from lengthen.provenance import command_line, versions
 
     if json_file is None:
         if not (Path(subject.name) / "recipe.yaml").is_file():
             return None
         json_file = Path(subject.name) / "evals" / f"{kind}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}.json"
-    write_json(json_file, {**subject.header, **content, "versions": versions()})
+    about = {"command": command_line(), "versions": versions()}
+    write_json(json_file, {**subject.header, "kind": kind, **content, **about})
     typer.echo(f"wrote {json_file}", err=True)
     return json_file
 

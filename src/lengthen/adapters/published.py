@@ -1,0 +1,322 @@
+"""Import adapters in the formats that LongLoRA and LongQLoRA published: their folders become run folders.
+
+Both write an ordinary PEFT folder. Embeddings and norms that were trained are in a second file beside it,
+`trainable_params.bin`, that their scripts load into the base with `strict=False`, so that a name that fits nowhere is
+dropped without a word. Here all of it becomes one PEFT adapter, and every tensor must have its place.
+
+Source of the formats: `get_trainable_weights.py`, `save_callback.py` and `merge_lora_weights_and_save_hf_model.py` of
+LongLoRA (arXiv 2309.12307), `script/merge_lora.py` of LongQLoRA (arXiv 2311.04879).
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from lengthen.adapters.build import TrainableCount, count_trainable, has_tied_embeddings, quiet_peft_model
+from lengthen.adapters.export import check_is_new
+from lengthen.adapters.save import save_adapter
+from lengthen.adapters.targets import shortest_suffixes
+from lengthen.context import base_context, extend
+from lengthen.errors import ModelError
+from lengthen.files import atomic_folder, write_json, write_text
+from lengthen.models import (
+    Source,
+    find,
+    lasting_name,
+    load_base,
+    load_config,
+    load_tokenizer,
+    quiet_transformers,
+    shortened,
+    weight_hashes,
+)
+from lengthen.provenance import command_line, versions
+from lengthen.recipe import Recipe, parse_recipe
+
+__all__ = ["Imported", "import_published"]
+
+_PREFIX = "base_model.model."
+
+_RECIPE_HEAD = """# Imported by lengthen from an adapter that was trained elsewhere.
+# model, context and adapter are that adapter's. Its data and training are not known: those keys stand at defaults.
+"""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of a published folder.
+
+    Attributes:
+        run: the run folder.
+        base: id, model, hashes and context (tokens) of the base.
+        trainable: what was trained, counted.
+        dropped_rows: rows of added tokens, such as LongLoRA's [PAD], that were left out of the embeddings.
+    """
+
+    run: Path
+    base: dict[str, Any]
+    trainable: TrainableCount
+    dropped_rows: int
+
+
+def import_published(folder: Path, out: Path, context: int, base: str | None = None) -> Imported:
+    """Turn a LongLoRA or LongQLoRA adapter folder into a run folder.
+
+    Positions are scaled as both do: linear interpolation by ceil(context / context of the base).
+
+    LongLoRA adds a [PAD] token to the base before it trains. Its row is left out, so that the adapter fits the base as
+    it is published; logits of all other tokens stay what they are.
+
+    Args:
+        folder: adapter_config.json, adapter_model.bin (or .safetensors), and trainable_params.bin where there is one.
+        out: becomes the run folder; new or empty.
+        context: that the adapter was trained for, tokens. The folders don't say it.
+        base: hub id, model folder, .gguf file or alias; default the name in adapter_config.json.
+
+    Raises:
+        ModelError: a file is missing, damaged or holds more than tensors; the base is not found; a tensor has no place
+            in the base, another shape, or is missing.
+        ContextError: the base can't be extended to `context` so.
+        OutputError: `out` has content or can't be written.
+    """
+    check_is_new(out)
+    settings = _read_settings(folder)
+    tensors = _read_tensors(folder)
+    name = base or _named_base(settings, folder)
+    settings.base_model_name_or_path = None  # peft warns where it is another than the base at hand
+    source = find(name)
+    if source.run is not None:
+        raise ModelError(f"{name} is a run folder with an adapter of its own; give the base that {folder} is for")
+    base_config = load_config(source)
+    config = extend(base_config, context, "linear")
+    _check_factor(folder, config)
+
+    model = load_base(source, config, torch.bfloat16, device=torch.device("cpu"))
+    about_base = {
+        "id": source.id,
+        "model": lasting_name(name),
+        **weight_hashes(model),
+        "quantize": None,
+        "context": base_context(base_config),
+    }
+    dropped = _drop_added_rows(tensors, model)
+    peft_model = _fill(model, settings, tensors, folder, source)
+    trainable = count_trainable(peft_model)
+    recipe = _recipe(settings, trainable, lasting_name(name), context, out)
+    tokenizer = load_tokenizer(name)
+    tokenizer.model_max_length = context
+    with atomic_folder(out) as temporary, quiet_transformers():
+        write_text(temporary / "recipe.yaml", _RECIPE_HEAD + recipe.to_yaml())
+        config.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        save_adapter(peft_model, temporary / "adapter", config, about_base)
+        this = {"command": command_line(), "started": _now(), "versions": versions()}
+        facts = {"imported_from": folder.resolve().name, "dropped_rows": dropped}
+        write_json(
+            temporary / "run.json", {"base": about_base, "trainable": asdict(trainable), **facts, "commands": [this]}
+        )
+    return Imported(out, about_base, trainable, dropped)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _read_settings(folder: Path) -> LoraConfig:
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no adapter_config.json, so it holds no adapter; give an adapter folder")
+    settings = _read_json(path)
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise ModelError(f"{path} is of kind {kind}; LongLoRA's and LongQLoRA's adapters are LORA")
+    known = LoraConfig.__dataclass_fields__
+    try:
+        # Old peft versions wrote keys that are gone since, without meaning for LoRA on linear layers.
+        config = LoraConfig(**{key: value for key, value in settings.items() if key in known})
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path} is not a LoRA config: {shortened(error)}; restore it") from error
+    # Freezing would keep peft from counting anything as trained; it is written as it should be when it is saved.
+    config.inference_mode = False
+    if not isinstance(config.r, int) or config.r < 1 or not config.target_modules:
+        raise ModelError(f"{path} lacks r or target_modules; restore it")
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not JSON: {shortened(error)}; restore it") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds no JSON object; restore it")
+    return content
+
+
+def _named_base(settings: LoraConfig, folder: Path) -> str:
+    """The base's name in adapter_config.json; published folders often hold a path of the machine they were made on."""
+    name = settings.base_model_name_or_path
+    if not name:
+        raise ModelError(f"{folder} does not name its base; give it with --base")
+    try:
+        find(name)
+    except ModelError as error:
+        raise ModelError(f"{folder} names its base as {name}, which is not here; give it with --base") from error
+    return name
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All trained tensors, named as in the base, LoRA matrices as `<layer>.lora_A.weight`.
+
+    peft may have put the embeddings into its own file too, where the vocabulary was changed.
+    """
+    paths = [folder / name for name in ("adapter_model.safetensors", "adapter_model.bin")]
+    adapter = next((path for path in paths if path.is_file()), None)
+    if adapter is None:
+        raise ModelError(f"{folder} has neither adapter_model.bin nor adapter_model.safetensors; complete the download")
+    tensors: dict[str, torch.Tensor] = {}
+    extra = folder / "trainable_params.bin"
+    for path in [adapter, extra] if extra.is_file() else [adapter]:
+        for key, tensor in _load_tensors(path).items():
+            name = key.removeprefix(_PREFIX).replace(".default.", ".").replace(".modules_to_save.", ".")
+            if name in tensors and not torch.equal(tensors[name], tensor):
+                raise ModelError(f"{name} is in {adapter.name} and in {extra.name} of {folder}, with other values")
+            tensors[name] = tensor
+    if not any(".lora_" in name for name in tensors):
+        # DeepSpeed stage 3 and some peft versions leave an empty file of 443 bytes.
+        raise ModelError(
+            f"{adapter} holds no LoRA weights; it was saved without them, so make it anew from the full checkpoint, as "
+            "with LongLoRA's get_trainable_weights.py"
+        )
+    return tensors
+
+
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ModelError(
+            f"{path} holds more than tensors, and loading it could run any code; take a file of tensors only"
+        ) from error
+    except (OSError, RuntimeError, EOFError, SafetensorError) as error:
+        raise ModelError(f"{path} is damaged ({shortened(error)}); is the download complete?") from error
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ModelError(f"{path} is not a state dict, a mapping of names to tensors; take the file that was published")
+    return content
+
+
+def _check_factor(folder: Path, config: Any) -> None:
+    """Where the folder has a config of its own that scales positions, its factor must be the one `context` gives."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    content = _read_json(path)
+    scaling = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    own, ours = scaling.get("factor"), config.get_text_config().rope_parameters["factor"]
+    if own is not None and own != ours:
+        raise ModelError(
+            f"{path} scales positions by {own:g}, a context of {config.max_position_embeddings} tokens by {ours:g}; "
+            "give the context that the adapter was trained for"
+        )
+
+
+def _ends(model: Any) -> list[str]:
+    """Names of the weights of the input embeddings and of the head."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [f"{name}.weight" for end in ends for name, module in model.named_modules() if module is end]
+
+
+def _drop_added_rows(tensors: dict[str, torch.Tensor], model: Any) -> int:
+    """Cut the row of one added token off the embeddings and the head; returns how many rows were cut."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    longer = [name for name in _ends(model) if name in tensors and tensors[name].shape[0] == rows + 1]
+    for name in longer:
+        tensors[name] = tensors[name][:rows]
+    return 1 if longer else 0
+
+
+def _fill(
+    model: PreTrainedModel, settings: LoraConfig, tensors: dict[str, torch.Tensor], folder: Path, source: Source
+) -> PeftModel:
+    """Put an adapter with places for exactly these tensors over the base, and the tensors into it, as float32."""
+    names = [name for name, _ in model.named_modules()]
+    saved = sorted({name.rpartition(".")[0] for name in tensors if ".lora_" not in name})
+    unknown = [name for name in saved if name not in names]
+    if unknown:
+        raise ModelError(f"{source.id} has no {unknown[0]}, which {folder} holds weights for; is it the right base?")
+    tied = has_tied_embeddings(model)
+    if tied:
+        _tie_head(tensors, model, folder)
+        saved = [name for name in saved if f"{name}.weight" != _ends(model)[1]]
+    settings.modules_to_save = shortest_suffixes(saved, names) or None
+    settings.ensure_weight_tying = tied and bool(saved)
+    try:
+        peft_model = quiet_peft_model(model, settings)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"the adapter {folder} does not fit {source.id}: {shortened(error)}") from error
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    places = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    _check_places({key.removeprefix(_PREFIX): value.shape for key, value in places.items()}, tensors, folder, source)
+    set_peft_model_state_dict(peft_model, {_PREFIX + name: tensor.float() for name, tensor in tensors.items()})
+    return peft_model
+
+
+def _tie_head(tensors: dict[str, torch.Tensor], model: PreTrainedModel, folder: Path) -> None:
+    """Where the base's head is its embeddings, what was trained must be one tensor too; peft writes it twice."""
+    embeddings, head = _ends(model)
+    if head in tensors and (embeddings not in tensors or not torch.equal(tensors[head], tensors[embeddings])):
+        raise ModelError(f"{folder} has a head apart from the embeddings, and its base has one tensor for both")
+    if embeddings in tensors:
+        tensors[head] = tensors[embeddings]
+
+
+def _check_places(
+    places: dict[str, torch.Size], tensors: dict[str, torch.Tensor], folder: Path, source: Source
+) -> None:
+    unknown, missing = sorted(set(tensors) - set(places)), sorted(set(places) - set(tensors))
+    other = sorted(name for name in set(tensors) & set(places) if tensors[name].shape != places[name])
+    if unknown:
+        problem = f"{len(unknown)} tensors have no place in it, the first {unknown[0]}"
+    elif missing:
+        problem = f"{len(missing)} tensors are missing, the first {missing[0]}"
+    elif other:
+        first = other[0]
+        problem = f"{first} is {tuple(tensors[first].shape)} and should be {tuple(places[first])}"
+    else:
+        return
+    raise ModelError(
+        f"the adapter {folder} does not fit {source.id}: {problem}; is it the right base, and the download complete?"
+    )
+
+
+def _recipe(settings: LoraConfig, trainable: TrainableCount, base: str, context: int, out: Path) -> Recipe:
+    targets = settings.target_modules
+    content = {
+        "model": base,
+        "out": str(out),
+        "context": {"target": context, "method": "linear"},
+        "adapter": {
+            "variant": "dora" if settings.use_dora else "rslora" if settings.use_rslora else "lora",
+            "rank": settings.r,
+            "alpha": settings.lora_alpha,
+            "dropout": settings.lora_dropout,
+            "targets": targets if isinstance(targets, str) else sorted(targets or ()),
+            "embeddings": trainable.embeddings > 0,
+            "norms": trainable.norms > 0,
+        },
+        "training": {"steps": 1000},  # a recipe needs a length; this is the papers'
+    }
+    return parse_recipe(content, str(out))

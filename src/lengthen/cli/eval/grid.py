@@ -1,0 +1,55 @@
+"""What passkey and needle share on the command line: the grid's options, its table, its file and its picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lengthen.cli.eval.subject import Subject, print_table, write_result
+
+if TYPE_CHECKING:
+    from lengthen.evaluation.retrieval import Cell
+
+__all__ = ["BatchSize", "Depths", "Lengths", "Seed", "Trials", "parse_depths", "report_grid"]
+
+Lengths = Annotated[str, typer.Option(help="Tokens of prompt and answer, such as 2048,4096.")]
+Depths = Annotated[str, typer.Option(help="Shares of the text before what is hidden, 0 to 1.")]
+Trials = Annotated[int, typer.Option(min=1, help="Prompts for each length and depth.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that are run together.")]
+Seed = Annotated[int, typer.Option(help="Of all that is random.")]
+
+
+def parse_depths(text: str) -> list[float]:
+    """Parse depths such as "0,0.5,1", in their order and without repetitions."""
+    try:
+        depths = [float(part) for part in text.split(",")]
+    except ValueError:
+        depths = [-1.0]
+    if not all(0 <= depth <= 1 for depth in depths):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of depths from 0 (the beginning) to 1 (the end); write it as 0,0.5,1",
+            param_hint="--depths",
+        )
+    return list(dict.fromkeys(depths))
+
+
+def report_grid(
+    subject: Subject, kind: str, cells: Sequence["Cell"], content: dict[str, Any], json_file: Path | None
+) -> None:
+    """Print the cells, depths down and lengths across; write them, and beside the file a heatmap."""
+    from lengthen.evaluation.plot import plot_heatmap
+
+    found = {(cell.tokens, cell.depth): f"{cell.correct}/{cell.trials}" for cell in cells}
+    lengths, depths = (list(dict.fromkeys(values)) for values in zip(*found, strict=True))
+    print_table(
+        f"Correct answers ({kind}), by depth and by tokens of prompt and answer",
+        ["depth", *map(str, lengths)],
+        [[f"{depth:g}", *(found[tokens, depth] for tokens in lengths)] for depth in depths],
+    )
+    results = [cell.to_json() for cell in cells]
+    written = write_result(subject, kind, {**content, "results": results}, json_file)
+    if written is not None and written.is_file():  # and not a pipe or /dev/stdout
+        picture = written.with_suffix(".png")
+        plot_heatmap(results, picture, f"{kind}: {subject.header['model']}")
+        typer.echo(f"wrote {picture}", err=True)

@@ -1,0 +1,68 @@
+"""``lengthen eval needle``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lengthen.cli.eval import grid
+from lengthen.cli.eval import subject as common
+from lengthen.cli.eval.grid import parse_depths, report_grid
+from lengthen.cli.eval.subject import load_subject, parse_lengths
+
+__all__ = ["needle"]
+
+
+def needle(
+    model: common.Model,
+    lengths: grid.Lengths,
+    depths: grid.Depths = "0,0.25,0.5,0.75,1",
+    needles: Annotated[int, typer.Option(min=1, help="Facts to find in one prompt; all have to be right.")] = 1,
+    haystack: Annotated[
+        Path | None, typer.Option(help="File or folder with prose; default: the documentation of this Python.")
+    ] = None,
+    trials: grid.Trials = 20,
+    batch_size: grid.BatchSize = 1,
+    seed: grid.Seed = 0,
+    beyond: common.Beyond = False,
+    adapter: common.Adapter = None,
+    quantize: common.Quantize = None,
+    dtype: common.Dtype = "auto",
+    method: common.Method = None,
+    target: common.Target = None,
+    json_file: common.JsonFile = None,
+    quiet: common.Quiet = False,
+) -> None:
+    """Count how often numbers hidden in prose are answered exactly, at each length and depth."""
+    tokens, places = parse_lengths(lengths, "--lengths"), parse_depths(depths)
+
+    from lengthen.evaluation.haystack import Haystack, documentation, read_haystack
+    from lengthen.evaluation.needle import needle as measure
+    from lengthen.evaluation.retrieval import ANSWER_TOKENS
+
+    source, text = documentation() if haystack is None else read_haystack(haystack)
+    subject = load_subject(model, adapter, quantize, dtype, method, target)
+    subject.check_lengths(tokens, beyond)
+    prose = Haystack(subject.tokenizer, text)
+    typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)
+    if prose.tokens < max(tokens):
+        typer.echo(f"warning: the haystack is shorter than {max(tokens)} tokens; it repeats", err=True)
+    cells = measure(
+        subject.model,
+        subject.tokenizer,
+        prose,
+        tokens,
+        places,
+        trials,
+        needles=needles,
+        batch_size=batch_size,
+        seed=seed,
+        quiet=quiet,
+    )
+    content = {
+        "seed": seed,
+        "answer_tokens": needles * ANSWER_TOKENS,
+        "needles": needles,
+        "haystack": {"source": source, "tokens": prose.tokens},
+    }
+    report_grid(subject, "needle", cells, content, json_file)

@@ -1,0 +1,160 @@
+"""``lengthen eval ruler``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lengthen.cli.eval import grid
+from lengthen.cli.eval import subject as common
+from lengthen.cli.eval.subject import Subject, load_subject, parse_lengths, print_table, write_result
+
+if TYPE_CHECKING:
+    from lengthen.evaluation.ruler import RulerResult
+
+__all__ = ["ruler"]
+
+_FILES = {"qa_1": "--squad", "qa_2": "--hotpotqa"}
+
+
+def ruler(
+    model: common.Model,
+    lengths: grid.Lengths,
+    tasks: Annotated[str | None, typer.Option(help="Such as niah_single_1,vt; default: all 13 of RULER.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Prompts for each task and length; the paper has 500.")] = 20,
+    haystack: Annotated[
+        Path | None, typer.Option(help="File or folder with prose; default: the documentation of this Python.")
+    ] = None,
+    squad: Annotated[Path | None, typer.Option(help="SQuAD's JSON file, for qa_1.")] = None,
+    hotpotqa: Annotated[Path | None, typer.Option(help="HotpotQA's JSON file (distractor), for qa_2.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Least score of a usable length; default the paper's 85.6.")
+    ] = None,
+    threshold_from: Annotated[
+        Path | None, typer.Option(help="Results file of the base: its score at its own context is the threshold.")
+    ] = None,
+    batch_size: grid.BatchSize = 1,
+    seed: grid.Seed = 0,
+    beyond: common.Beyond = False,
+    adapter: common.Adapter = None,
+    quantize: common.Quantize = None,
+    dtype: common.Dtype = "auto",
+    method: common.Method = None,
+    target: common.Target = None,
+    json_file: common.JsonFile = None,
+    quiet: common.Quiet = False,
+) -> None:
+    """Measure RULER's tasks at each length, and the effective context: up to where the model can use its context."""
+    tokens = parse_lengths(lengths, "--lengths")
+    if threshold is not None and threshold_from is not None:
+        raise typer.BadParameter("give --threshold or --threshold-from, not both")
+
+    from lengthen.evaluation.ruler import (
+        PUBLISHED_THRESHOLD,
+        Essay,
+        Sources,
+        base_id,
+        base_threshold,
+        effective_context,
+        read_hotpotqa,
+        read_squad,
+    )
+    from lengthen.evaluation.ruler import ruler as measure
+
+    questions = {}
+    if squad is not None:
+        questions["qa_1"] = read_squad(squad)
+    if hotpotqa is not None:
+        questions["qa_2"] = read_hotpotqa(hotpotqa)
+    chosen, skipped = _choose(tasks, set(questions))
+    base = base_id(model, adapter)
+    if threshold_from is not None:
+        threshold = base_threshold(threshold_from, base, chosen)
+    least = PUBLISHED_THRESHOLD if threshold is None else threshold
+    source, text = _prose(haystack)
+    subject = load_subject(model, adapter, quantize, dtype, method, target)
+    subject.check_lengths(tokens, beyond)
+    for task, reason in skipped.items():
+        typer.echo(f"{task} is skipped: {reason}", err=True)
+    typer.echo(f"haystack: {source}", err=True)
+
+    sources = Sources(Essay(text), questions)
+    result = measure(
+        subject.model,
+        subject.tokenizer,
+        sources,
+        chosen,
+        tokens,
+        samples,
+        batch_size=batch_size,
+        seed=seed,
+        quiet=quiet,
+    )
+    effective = effective_context(result.averages, least)
+    _print(result, tokens, least, effective)
+    content = {
+        "base": base,
+        "context": subject.context,
+        "seed": seed,
+        "haystack": {"source": source},
+        "skipped": skipped,
+        "results": [score.to_json() for score in result.scores],
+        "averages": [{"tokens": at, "score": score} for at, score in result.averages.items()],
+        "threshold": least,
+        "effective_context": effective,
+    }
+    _write(subject, content, result, least, json_file)
+
+
+def _choose(tasks: str | None, given: set[str]) -> tuple[list[str], dict[str, str]]:
+    """The tasks to measure, in RULER's order, and those that are skipped, with the reason."""
+    from lengthen.evaluation.ruler import TASKS
+
+    named = [part.strip() for part in tasks.split(",")] if tasks is not None else list(TASKS)
+    unknown = [name for name in named if name not in TASKS]
+    if unknown:
+        raise typer.BadParameter(f"no task {unknown[0]!r}; choose from {', '.join(TASKS)}", param_hint="--tasks")
+    missing = {name: f"it needs {_FILES[name]} FILE" for name in named if name in _FILES and name not in given}
+    if tasks is not None and missing:
+        name, reason = next(iter(missing.items()))
+        raise typer.BadParameter(f"{name} can't be measured: {reason}", param_hint="--tasks")
+    return [name for name in TASKS if name in named and name not in missing], missing
+
+
+def _prose(haystack: Path | None) -> tuple[str, str]:
+    from lengthen.evaluation.haystack import documentation, read_haystack
+
+    return documentation() if haystack is None else read_haystack(haystack)
+
+
+def _print(result: "RulerResult", lengths: list[int], threshold: float, effective: int | None) -> None:
+    scores = {(score.task, score.tokens): score for score in result.scores}
+    least: dict[str, int] = {}
+    for score in result.scores:
+        least[score.task] = max(least.get(score.task, 0), score.least_tokens)
+    rows: list[list[Any]] = [
+        [task, least[task], *(f"{scores[task, tokens].score:.1f}" for tokens in lengths)] for task in least
+    ]
+    rows.append(["average", "", *(f"{result.averages[tokens]:.1f}" for tokens in lengths)])
+    samples = result.scores[0].samples
+    print_table(
+        f"RULER scores, 0 to 100, by tokens of prompt and answer ({samples} samples each)",
+        ["task", "least tokens", *map(str, lengths)],
+        rows,
+    )
+    found = f"{effective} tokens" if effective else "none of the lengths"
+    typer.echo(f"effective context (average of at least {threshold:.1f} there and at all shorter lengths): {found}")
+
+
+def _write(
+    subject: Subject, content: dict[str, Any], result: "RulerResult", threshold: float, json_file: Path | None
+) -> None:
+    """The results file, and beside it a picture."""
+    written = write_result(subject, "ruler", content, json_file)
+    if written is not None and written.is_file():  # and not a pipe or /dev/stdout
+        from lengthen.evaluation.plot import plot_bars
+
+        # Without an alias's origin, for which a picture has no room.
+        model, picture = subject.header["model"].split(" (")[0], written.with_suffix(".png")
+        plot_bars({model: result.averages}, picture, f"RULER: {model}", threshold, "mean score of the tasks (%)")
+        typer.echo(f"wrote {picture}", err=True)

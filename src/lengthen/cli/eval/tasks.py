@@ -1,0 +1,114 @@
+"""``lengthen eval tasks``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lengthen.cli.eval import subject as common
+from lengthen.cli.eval.subject import load_subject, print_table, write_result
+
+__all__ = ["tasks"]
+
+
+def tasks(
+    model: common.Model,
+    names: Annotated[str | None, typer.Option("--tasks", help="lm-eval tasks, such as hellaswag,longbench_*.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="JSONL of LongBench, L-Eval, SQuALITY or QMSum, or a folder; repeatable.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="With --data: auto (each data set's own), f1, rouge-l, ...")] = "auto",
+    include: Annotated[Path | None, typer.Option(help="With --tasks: folder with more task configurations.")] = None,
+    max_samples: Annotated[
+        int | None, typer.Option("--max-samples", "--limit", min=1, help="The first N samples of each task.")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default each task's own.")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of prompt and answer; default the model's.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the tokenizer's chat template around prompts.")] = False,
+    predictions: Annotated[Path | None, typer.Option(help="Also write each answer to this JSONL file.")] = None,
+    beyond: common.Beyond = False,
+    adapter: common.Adapter = None,
+    quantize: common.Quantize = None,
+    dtype: common.Dtype = "auto",
+    method: common.Method = None,
+    target: common.Target = None,
+    json_file: common.JsonFile = None,
+    quiet: common.Quiet = False,
+) -> None:
+    """Measure a model on benchmark tasks: files of long-document suites, or tasks of lm-eval."""
+    from lengthen.errors import LengthenError
+
+    if (names is None) == (not data):
+        raise LengthenError("give one of --data (files of long-document suites) and --tasks (names of lm-eval tasks)")
+    if names is None and include is not None:
+        raise LengthenError("--include goes with --tasks: it adds configurations of lm-eval tasks")
+    if names is not None and metric != "auto":
+        raise LengthenError(f"--metric {metric} goes with --data; lm-eval's tasks say themselves how they are scored")
+
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat, "quiet": quiet}
+    load_options = (model, adapter, quantize, dtype, method, target, context, beyond)
+    results: list[dict[str, Any]]
+    answers: list[dict[str, Any]]
+    if names is not None:
+        # Before the model is loaded: the import says what package is missing.
+        from lengthen.evaluation.tasks.harness import evaluate_tasks
+
+        subject, size = _load(*load_options)
+        wanted = [name.strip() for name in names.split(",") if name.strip()]
+        results, answers = evaluate_tasks(
+            subject.model, subject.tokenizer, wanted, size, include, max_samples, **options
+        )
+    else:
+        from lengthen.evaluation.tasks.files import choose, read_samples
+        from lengthen.evaluation.tasks.metrics import check_metric
+        from lengthen.evaluation.tasks.scoring import answer_samples, summarize
+
+        check_metric(metric)
+        samples, left_out = choose(read_samples(data or []), metric, max_samples)
+        if left_out:
+            typer.echo(f"warning: {left_out} answers are left out: L-Eval has them judged, not scored", err=True)
+        subject, size = _load(*load_options)
+        scored = answer_samples(subject.model, subject.tokenizer, samples, size, metric, **options)
+        results, answers = summarize(scored), [each.to_json() for each in scored]
+
+    columns = [name for name in ("task", "metric", "score", "stderr", "samples", "truncated") if name in results[0]]
+    print_table(f"Tasks, context {size}", columns, [[result[name] for name in columns] for result in results])
+    if predictions is not None:
+        _write_lines(predictions, answers)
+    content = {
+        "data": [str(path) for path in data or []],
+        "context": size,
+        "chat": chat,
+        "max_new_tokens": max_new_tokens,
+        "results": results,
+    }
+    write_result(subject, "tasks", content, json_file)
+
+
+def _load(
+    model: str,
+    adapter: Path | None,
+    quantize: str | None,
+    dtype: str,
+    method: str | None,
+    target: int | None,
+    context: int | None,
+    beyond: bool,
+) -> tuple[common.Subject, int]:
+    """Load the model; return it and the context to use, in tokens."""
+    subject = load_subject(model, adapter, quantize, dtype, method, target)
+    size = context or subject.context
+    subject.check_lengths([size], beyond)
+    return subject, size
+
+
+def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    import json
+
+    from lengthen.files import write_text
+
+    lines = (json.dumps(record, ensure_ascii=False, default=str) for record in records)
+    write_text(path, "".join(f"{line}\n" for line in lines))
+    typer.echo(f"wrote {path}", err=True)

@@ -1,0 +1,125 @@
+"""Conversations to token ids with a mask of what is trained, cut in the middle of the document where they are too long.
+
+The whole text is tokenised at once, as it is at inference, and the mask follows from the characters that each token
+ends at. Nothing is tokenised in parts, so no token differs from what the model will see.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lengthen.data.instruct.templates import Layout
+from lengthen.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Encoded", "encode"]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One example in tokens.
+
+    Attributes:
+        input_ids: uint32, (T,).
+        trained: bool, (T,): the tokens of answers, each with the end token after it.
+        whole: tokens before anything was cut.
+    """
+
+    input_ids: np.ndarray
+    trained: np.ndarray
+    whole: int
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def cut(self) -> int:
+        """Tokens that were cut out of the document."""
+        return self.whole - len(self)
+
+
+def encode(
+    layouts: Sequence[Layout], tokenizer: "PreTrainedTokenizerBase", sequence_length: int | None = None
+) -> list[Encoded | int]:
+    """Tokenise conversations; those with too many tokens lose the middle of their document.
+
+    Args:
+        layouts: from `Template.lay_out`.
+        tokenizer: a fast one, as only these tell where tokens are in the text.
+        sequence_length: tokens that an example has at most; None for no limit.
+
+    Returns:
+        For each layout its tokens; or how many it has, where it would be too long without any of its document.
+
+    Raises:
+        DataError: the tokenizer is not a fast one.
+    """
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"{type(tokenizer).__name__} can't tell where tokens are in a text, as the mask of trained tokens needs; "
+            "use a base with a fast tokenizer (tokenizer.json)"
+        )
+    tokenised = _tokenise([layout.text for layout in layouts], tokenizer)
+    fitted: list[Encoded | int] = []
+    for layout, (ids, offsets) in zip(layouts, tokenised, strict=True):
+        if sequence_length is None or len(ids) <= sequence_length:
+            fitted.append(Encoded(ids, _mask(layout.answers, offsets), len(ids)))
+        else:
+            fitted.append(_fit(layout, ids, offsets, tokenizer, sequence_length) or len(ids))
+    return fitted
+
+
+def _tokenise(texts: list[str], tokenizer: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ids (T,) of each text, and where each token starts and ends in it, in characters (T, 2)."""
+    # The template has written the begin token where there is one.
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+    )
+    pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [(np.asarray(ids, dtype=np.uint32), np.asarray(spans).reshape(-1, 2)) for ids, spans in pairs]
+
+
+def _mask(answers: Sequence[tuple[int, int]], offsets: np.ndarray) -> np.ndarray:
+    """A token belongs to the answer that it ends in.
+
+    Its start is not asked for: tokenizers may leave white space before a word out of it, and the bytes of one
+    character share one span. At inference, a token that ends in the answer can't have been part of the prompt.
+    """
+    ends = offsets[:, 1]
+    trained = np.zeros(len(ends), dtype=bool)
+    for start, stop in answers:
+        trained |= (ends > start) & (ends <= stop)
+    return trained
+
+
+def _fit(layout: Layout, ids: np.ndarray, offsets: np.ndarray, tokenizer: Any, limit: int) -> Encoded | None:
+    """Cut just enough out of the middle of the document; None where all of it is not enough."""
+    if layout.document is None:
+        return None
+    start, stop = layout.document
+    inside = np.flatnonzero((offsets[:, 0] >= start) & (offsets[:, 1] <= stop))
+    excess = len(ids) - limit
+    while excess < len(inside):
+        kept = len(inside) - excess
+        before, after = inside[: (kept + 1) // 2], inside[len(inside) - kept // 2 :]
+        left = int(offsets[before[-1], 1])
+        # A character of several tokens may be on both sides.
+        right = max(left, int(offsets[after[0], 0])) if len(after) else stop
+        shorter = _without(layout, left, right)
+        new_ids, new_offsets = _tokenise([shorter.text], tokenizer)[0]
+        if len(new_ids) <= limit:
+            return Encoded(new_ids, _mask(shorter.answers, new_offsets), len(ids))
+        # Where the ends meet, the text can need a few more tokens.
+        excess += len(new_ids) - limit
+    return None
+
+
+def _without(layout: Layout, left: int, right: int) -> Layout:
+    """The layout without the characters from left to right, which are in its document."""
+    gone = right - left
+    answers = tuple((a - gone, b - gone) if a >= right else (a, b) for a, b in layout.answers)
+    return Layout(layout.text[:left] + layout.text[right:], answers, None)

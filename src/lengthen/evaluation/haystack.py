@@ -1,0 +1,108 @@
+"""The irrelevant text around what is to be found: cut by tokens, and where it comes from."""
+
+import ast
+import platform
+import re
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any
+
+from lengthen.errors import DataError
+
+__all__ = ["Haystack", "documentation", "read_haystack"]
+
+# The end of a sentence, or an empty line.
+_BOUNDARY = re.compile(r"(?<=[.!?])(?=\s)|(?<=[\u3002\uff01\uff1f])|\n\s*\n")
+
+
+class Haystack:
+    """A text that can be cut at any token, and goes on from its beginning where it ends.
+
+    Args:
+        tokenizer: whose tokens are counted.
+        text: the prose; white space around it does not matter.
+
+    Attributes:
+        tokens: how many the text has.
+        sentences: tokens before each sentence, increasing; the first is 0.
+
+    Raises:
+        DataError: the text has no tokens.
+    """
+
+    def __init__(self, tokenizer: Any, text: str):
+        self._text = text.strip() + "\n\n"
+        self._ends = _token_ends(tokenizer, self._text)
+        self.tokens = len(self._ends)
+        if not text.strip() or not self.tokens:
+            raise DataError("the haystack is empty; give a file with text")
+        places = (bisect_left(self._ends, match.start()) + 1 for match in _BOUNDARY.finditer(self._text))
+        self.sentences = sorted({0, *(place for place in places if place < self.tokens)})
+
+    def take(self, start: int, count: int) -> str:
+        """The text of `count` tokens from token `start` on, both 0 or more and both as large as wanted."""
+        parts = []
+        while count > 0:
+            start %= self.tokens
+            stop = min(start + count, self.tokens)
+            parts.append(self._text[self._begin(start) : self._begin(stop)])
+            start, count = stop, count - (stop - start)
+        return "".join(parts)
+
+    def near_sentence(self, place: int, reach: int) -> int:
+        """The sentence start nearest to token `place`, or `place` itself where none is within `reach` tokens."""
+        lap, within = divmod(place, self.tokens)
+        after = bisect_left(self.sentences, within)
+        near = [*self.sentences[max(0, after - 1) : after + 1], self.tokens]
+        best = min(near, key=lambda sentence: abs(sentence - within))
+        return lap * self.tokens + best if abs(best - within) <= reach else place
+
+    def _begin(self, token: int) -> int:
+        """The character where a token begins: white space before a word goes with the word."""
+        return self._ends[token - 1] if token else 0
+
+
+def _token_ends(tokenizer: Any, text: str) -> list[int]:
+    """The character where each token ends; without a fast tokenizer an even spread, which `fit` makes good."""
+    if tokenizer.is_fast:
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [end for _, end in encoded["offset_mapping"]]
+    count = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return [round((i + 1) * len(text) / count) for i in range(count)]
+
+
+def documentation() -> tuple[str, str]:
+    """The documentation of the Python that runs this: what it is, and its text.
+
+    The language reference as the interactive help has it (about 465,000 characters in Python 3.11); where a
+    distribution left that out, the docstrings of about an eighth of the standard library.
+    """
+    version = platform.python_version()
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        return f"docstrings of Python {version}'s standard library", _docstrings()
+    return f"help topics of Python {version} (pydoc_data)", "\n\n".join(topics[name].strip() for name in sorted(topics))
+
+
+def _docstrings() -> str:
+    from lengthen.data.stdlib import stdlib_documents
+
+    found = []
+    for path in stdlib_documents("validation"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                found.append(ast.get_docstring(node) or "")
+    return "\n\n".join(filter(None, found))
+
+
+def read_haystack(file: Path) -> tuple[str, str]:
+    """A file's or folder's documents as one haystack: its name, and its text.
+
+    Raises:
+        DataError: it can't be read as documents (see `lengthen.data.read_documents`).
+    """
+    from lengthen.data.documents import read_documents
+
+    documents, _ = read_documents([file])
+    return str(file), "\n\n".join(document.text.strip() for document in documents)

@@ -1,0 +1,94 @@
+"""Passkey retrieval: a number in a long text that repeats itself, as Landmark Attention asks for it."""
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from lengthen.evaluation.answers import fit
+from lengthen.evaluation.haystack import Haystack
+from lengthen.evaluation.retrieval import ANSWER_TOKENS, Cell, Trial, random_number, retrieve
+
+__all__ = ["passkey", "passkey_filler", "passkey_trial"]
+
+# The published prompt, word for word: numbers are comparable only so.
+_TASK = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
+    "I will quiz you about the important information there."
+)
+_FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+_KEY = "The pass key is {key}. Remember it. {key} is the pass key."
+_QUESTION = "What is the pass key? The pass key is"
+
+# Where no length fits, it does with the key a token or two away from its depth.
+_SHIFTS = (0, 1, -1, 2, -2)
+
+
+def passkey_trial(tokenizer: Any, filler: Haystack, tokens: int, depth: float, generator: random.Random) -> Trial:
+    """Make one prompt.
+
+    Args:
+        tokenizer: of the model.
+        filler: from `passkey_filler`.
+        tokens: of prompt and answer; the prompt has `ANSWER_TOKENS` fewer.
+        depth: the share of the filler's tokens that lie before the key, 0 to 1.
+        generator: draws the key.
+
+    Raises:
+        DataError: no prompt of this length can be made.
+    """
+    key = random_number(generator)
+
+    def build(shift: int, size: int) -> str:
+        before = min(max(0, round(depth * size) + shift), size)
+        # The published filler begins anew behind the key.
+        lines = (_TASK, filler.take(0, before), _KEY.format(key=key), filler.take(0, size - before), _QUESTION)
+        return "\n".join(lines)
+
+    return Trial(fit(tokenizer, [partial(build, shift) for shift in _SHIFTS], tokens, ANSWER_TOKENS), [key])
+
+
+def passkey_filler(tokenizer: Any) -> Haystack:
+    """The sentences around the key. They repeat; one repetition is not enough, for the first word has no space."""
+    return Haystack(tokenizer, _FILLER * 200)
+
+
+def passkey(
+    model: Any,
+    tokenizer: Any,
+    lengths: Sequence[int],
+    depths: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
+    trials: int = 20,
+    *,
+    batch_size: int = 1,
+    seed: int = 0,
+    quiet: bool = False,
+) -> list[Cell]:
+    """Count how often a number of five digits is found, at each length and depth.
+
+    Prompt and room for the answer (`ANSWER_TOKENS`) have exactly the length asked for. The first number in the decoded
+    answer has to be the key; tokens are not compared. There is no chat template, as published.
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
+        tokenizer: its tokenizer.
+        lengths: in tokens.
+        depths: shares of the filler before the key, 0 to 1.
+        trials: per length and depth, each with a key of its own.
+        batch_size: prompts that are run together; all of a cell have one length.
+        seed: of the keys.
+        quiet: show no progress bar.
+
+    Raises:
+        LengthenError: there is nothing to measure, or a depth is not from 0 to 1.
+        DataError: a length is too short, or this tokenizer can't make it.
+
+    Source: arXiv 2305.16300 (Landmark Attention), section 4.2, and its repository's run_test.py. There keys are drawn
+        from 1 to 50,000 and lengths and depths are counted in characters.
+    """
+    filler = passkey_filler(tokenizer)
+
+    def make(tokens: int, depth: float, generator: random.Random) -> Trial:
+        return passkey_trial(tokenizer, filler, tokens, depth, generator)
+
+    return retrieve(model, tokenizer, "passkey", make, ANSWER_TOKENS, lengths, depths, trials, batch_size, seed, quiet)

@@ -1,0 +1,183 @@
+"""The measurement: prompts of every task and length, a model's answers, and their scores."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Any
+
+from lengthen.errors import DataError, LengthenError
+from lengthen.evaluation.answers import answers, encode
+from lengthen.evaluation.ruler.draft import exact_prompt, least_tokens
+from lengthen.evaluation.ruler.scoring import averages, match_score
+from lengthen.evaluation.ruler.tasks import TASKS, Request, Sources
+from lengthen.progress import progress_bar
+
+__all__ = ["Prompts", "RulerResult", "TaskScore", "make_prompts", "ruler"]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The samples of one task at one length.
+
+    Attributes:
+        ids: the token ids of each prompt, length less the task's answer tokens.
+        expected: what the answer to each should hold.
+        least_tokens: the shortest length at which all of them could be made.
+    """
+
+    ids: list[list[int]]
+    expected: list[tuple[str, ...]]
+    least_tokens: int
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """A task's score at one length.
+
+    Attributes:
+        task: its name.
+        tokens: of the prompt and the tokens kept for the answer together.
+        score: mean over the samples, 0 to 100.
+        samples: prompts answered.
+        least_tokens: the shortest length at which these samples could be made.
+    """
+
+    task: str
+    tokens: int
+    score: float
+    samples: int
+    least_tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RulerResult:
+    """All scores; by task in RULER's order, and by length as asked."""
+
+    scores: list[TaskScore]
+
+    @property
+    def averages(self) -> dict[int, float]:
+        """The mean of the tasks by length; lengths ascend."""
+        return averages([(score.tokens, score.score) for score in self.scores])
+
+
+def make_prompts(task: str, tokenizer: Any, tokens: int, samples: int, seed: int, sources: Sources) -> Prompts:
+    """Make a task's prompts at one length.
+
+    A sample depends on seed, task, length and its number only.
+
+    Args:
+        task: a key of `TASKS`.
+        tokenizer: of the model.
+        tokens: exact length of prompt and answer together, BOS included where the tokenizer adds it.
+        samples: how many.
+        seed: of all that is random.
+        sources: with the questions of this task, if it asks questions.
+
+    Raises:
+        DataError: the length is too short (the message says the least), the sources are too small for it, or the
+            tokenizer can't make it.
+    """
+    kind = TASKS[task]
+
+    def count(text: str) -> int:
+        return len(encode(tokenizer, text))
+
+    numbers = _question_numbers(task, samples, seed, sources)
+    drafts = [
+        kind.make(Request(Random(f"{seed} {task} {tokens} {index}"), tokens, sources, number))
+        for index, number in enumerate(numbers)
+    ]
+    least = kind.answer_tokens + max(least_tokens(draft, count) for draft in drafts)
+    if least > tokens:
+        raise DataError(f"{task} needs at least {least} tokens with this tokenizer, but {tokens} were asked for")
+    try:
+        texts = [exact_prompt(draft, count, tokens - kind.answer_tokens) for draft in drafts]
+    except DataError as error:
+        raise DataError(f"{task} at {tokens} tokens, {kind.answer_tokens} of them for the answer: {error}") from error
+    return Prompts([encode(tokenizer, text) for text in texts], [draft.answers for draft in drafts], least)
+
+
+def _question_numbers(task: str, samples: int, seed: int, sources: Sources) -> list[int]:
+    """Which question each sample asks: different ones, the same at every length."""
+    if task not in sources.questions:
+        return list(range(samples))
+    count = len(sources.questions[task].questions)
+    if samples > count:
+        raise DataError(
+            f"{task} has {count} questions in its file, but {samples} samples were asked for; lower --samples"
+        )
+    return Random(f"{seed} {task}").sample(range(count), samples)
+
+
+def ruler(
+    model: Any,
+    tokenizer: Any,
+    sources: Sources,
+    tasks: Sequence[str],
+    lengths: Sequence[int],
+    samples: int = 20,
+    *,
+    batch_size: int = 1,
+    seed: int = 0,
+    quiet: bool = False,
+) -> RulerResult:
+    """Measure the tasks at each length. All prompts are made before the first is answered.
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
+        tokenizer: its tokenizer.
+        sources: prose, and the questions of the question tasks.
+        tasks: keys of `TASKS`.
+        lengths: tokens of prompt and answer together.
+        samples: prompts per task and length; the paper has 500.
+        batch_size: prompts that are run together.
+        seed: of all that is random.
+        quiet: show no progress bar.
+
+    Raises:
+        LengthenError: there is nothing to measure.
+        DataError: prompts of a length can't be made; every such task and length is named.
+    """
+    if not tasks or not lengths or samples < 1 or batch_size < 1:
+        raise LengthenError(
+            f"{len(tasks)} tasks, {len(lengths)} lengths, {samples} samples and a batch of {batch_size} were asked "
+            "for; there has to be at least one of each"
+        )
+    made = _make_all(tokenizer, sources, tasks, lengths, samples, seed, quiet)
+    scores: dict[tuple[str, int], float] = {}
+    with progress_bar("answering", sum(lengths) * len(tasks) * samples, "tokens", quiet) as advance:
+        # The longest first: what does not fit the memory fails before any time is spent.
+        for task, tokens in sorted(made, key=lambda key: -key[1]):
+            prompts, found = made[task, tokens], []
+            for start in range(0, samples, batch_size):
+                batch = prompts.ids[start : start + batch_size]
+                found += answers(model, tokenizer, batch, TASKS[task].answer_tokens)
+                advance(tokens * len(batch))
+            matched = [
+                match_score(answer, expected, TASKS[task].match)
+                for answer, expected in zip(found, prompts.expected, strict=True)
+            ]
+            scores[task, tokens] = round(100 * sum(matched) / samples, 2)
+    return RulerResult([TaskScore(*key, scores[key], samples, prompts.least_tokens) for key, prompts in made.items()])
+
+
+def _make_all(
+    tokenizer: Any, sources: Sources, tasks: Sequence[str], lengths: Sequence[int], samples: int, seed: int, quiet: bool
+) -> dict[tuple[str, int], Prompts]:
+    made, problems = {}, []
+    with progress_bar("writing prompts", len(tasks) * len(lengths), "tasks", quiet) as advance:
+        for task in tasks:
+            for tokens in lengths:
+                try:
+                    made[task, tokens] = make_prompts(task, tokenizer, tokens, samples, seed, sources)
+                except DataError as error:
+                    problems.append(str(error))
+                advance(1)
+    if problems:
+        raise DataError("; ".join(problems) + ". Change --lengths, or choose other --tasks")
+    return made

@@ -1,0 +1,60 @@
+"""RULER's variable tracking: one chain of assignments, hidden in noise."""
+
+import string
+from collections.abc import Callable
+from itertools import pairwise
+from random import Random
+
+from lengthen.evaluation.ruler.draft import Draft
+from lengthen.evaluation.ruler.retrieval import NOISE, spread
+
+__all__ = ["variable_tracking"]
+
+_HOPS = 4
+_TEMPLATE = """Track the chain of variable assignments hidden in the text below.
+
+{context}
+Question: Which variables are assigned the value {value} in the text above? Answer: By the chain of assignments in the \
+text above, {count} variables are assigned the value {value}; they are:"""
+
+# The solved example before the question: lines of noise, at lengths from 4096 tokens on and at shorter ones.
+_EXAMPLE_NOISE, _SHORT_EXAMPLE_NOISE = 10, 2
+_PUBLISHED_FROM = 4096
+
+
+def variable_tracking(rng: Random, tokens: int) -> Draft:
+    """Draft a sample of variable tracking for a length of `tokens`; a unit is a line of noise."""
+    noise = _EXAMPLE_NOISE if tokens >= _PUBLISHED_FROM else _SHORT_EXAMPLE_NOISE
+    example_variables, example = _chain(rng, name_length=3)
+    solved = example(noise, 0, 0) + " " + " ".join(example_variables) + "\n\n"
+    variables, question = _chain(rng, name_length=5)
+    return Draft(
+        tuple(variables),
+        lambda units, filler, dots: solved + question(units, filler, dots),
+        least_units=0,
+        most_units=2**31,
+        filler=len(_FILLER),
+    )
+
+
+_FILLER = "\n".join([*[NOISE] * 9, ""])
+
+
+def _chain(rng: Random, name_length: int) -> tuple[list[str], Callable[[int, int, int], str]]:
+    """The variables of a new chain, and the question about it (see `Draft.render`)."""
+    variables: list[str] = []
+    while len(variables) <= _HOPS:
+        name = "".join(rng.choices(string.ascii_uppercase, k=name_length))
+        if name not in variables:
+            variables.append(name)
+    value = str(rng.randint(10_000, 99_999))
+    statements = [f"VAR {variables[0]} = {value}"]
+    statements += [f"VAR {name} = VAR {earlier}" for earlier, name in pairwise(variables)]
+    depths = sorted(rng.random() for _ in statements)
+
+    def question(units: int, filler: int, dots: int) -> str:
+        cut = ". " * dots + _FILLER[len(_FILLER) - filler :]
+        context = cut + "\n".join(spread([NOISE] * units, statements, depths))
+        return _TEMPLATE.format(context=context, value=value, count=len(variables))
+
+    return variables, question

@@ -1,0 +1,109 @@
+"""Losses of tokens, added up by where they stand.
+
+Shapes: S scored tokens of one window.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lengthen.evaluation.bootstrap import bootstrap_interval
+from lengthen.evaluation.windows import Window
+
+__all__ = ["Sums", "Tally", "gain_over"]
+
+
+class Sums:
+    """Counts and float64 sums of losses for the keys 0 to size - 1."""
+
+    def __init__(self, size: int) -> None:
+        self.counts = np.zeros(size, np.int64)
+        self.sums = np.zeros(size, np.float64)
+
+    def add(self, keys: np.ndarray, losses: np.ndarray) -> None:
+        """Add each loss to its key."""
+        np.add.at(self.counts, keys, 1)
+        np.add.at(self.sums, keys, losses)
+
+    def mean(self) -> float:
+        """The mean of all losses."""
+        return float(self.sums.sum() / self.counts.sum())
+
+    def means(self) -> list[tuple[int, int, float]]:
+        """Return (key, count, mean) for the keys that have a count."""
+        return [
+            (int(i), int(self.counts[i]), float(self.sums[i] / self.counts[i])) for i in np.flatnonzero(self.counts)
+        ]
+
+
+class Tally:
+    """Losses by document, by position, and by stretches of `context` tokens of a document.
+
+    Positions are those in the document; for the published protocols, whose windows are means of their own, those in
+    the window, and a window belongs as a whole to the stretch that it begins in.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[np.ndarray],
+        windows: Sequence[Window],
+        context: int,
+        protocol: str,
+        bucket: int | None,
+    ) -> None:
+        self.in_document, self.context = protocol == "strided", context
+        longest = max(len(documents[w.document]) for w in windows)
+        self.positions = longest if self.in_document else context
+        self.bucket = bucket or 2 ** math.ceil(math.log2(max(self.positions / 8, 1)))
+        self.documents = Sums(len(documents))
+        self.buckets = Sums(self.positions // self.bucket + 1)
+        self.stretches = Sums(longest // context + 1)
+
+    def add(self, window: Window, losses_S: np.ndarray) -> None:
+        """Add the losses of a window's scored tokens."""
+        places = np.arange(window.score, window.end)
+        begins = np.full_like(places, window.begin)
+        self.documents.add(np.full_like(places, window.document), losses_S)
+        self.buckets.add((places if self.in_document else places - begins) // self.bucket, losses_S)
+        self.stretches.add((places if self.in_document else begins) // self.context, losses_S)
+
+    def by_position(self) -> list[tuple[dict[str, int], int, float]]:
+        """Return ({"from", "to"}, count, mean) for each bucket that has a count."""
+        return [
+            ({"from": i * self.bucket, "to": min((i + 1) * self.bucket, self.positions)}, n, mean)
+            for i, n, mean in self.buckets.means()
+        ]
+
+    @property
+    def over(self) -> str:
+        """What the confidence is taken over: a single document only has its stretches."""
+        return "documents" if np.count_nonzero(self.documents.counts) > 1 else "stretches"
+
+    @property
+    def units(self) -> Sums:
+        """The losses of each of them."""
+        return self.documents if self.over == "documents" else self.stretches
+
+    def interval(self, less: "Tally | None" = None) -> tuple[float, float] | None:
+        """The 95% interval of the mean loss, or of how far it is above that of the same tokens in `less`."""
+        sums = self.units.sums if less is None else self.units.sums - less.units.sums
+        scored = self.units.counts > 0
+        return bootstrap_interval(sums[scored], self.units.counts[scored])
+
+
+def gain_over(short: Tally, full: Tally) -> dict[str, Any]:
+    """What the full context gains over the short one, in nats per token, on the same tokens; see `PerplexityResult`."""
+    assert (full.buckets.counts == short.buckets.counts).all()
+    low, high = short.interval(less=full) or (None, None)
+    return {
+        "loss_short": short.documents.mean(),
+        "gain": short.documents.mean() - full.documents.mean(),
+        "low": low,
+        "high": high,
+        "by_position": [
+            {**place, "gain": mean_short - mean, "tokens": n}
+            for (place, n, mean), (_, _, mean_short) in zip(full.by_position(), short.by_position(), strict=True)
+        ],
+    }

@@ -1,0 +1,301 @@
+"""A page to talk to a model about documents, in Gradio. What it does is in `lengthen.inference.desk`."""
+
+import html
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lengthen.data.documents import SUPPORTED
+from lengthen.errors import DataError, LengthenError
+from lengthen.inference.chat import Answer, Loaded
+from lengthen.inference.desk import Desk, Progress, Visitor
+
+__all__ = ["EXAMPLES", "build_page", "serve_page"]
+
+EXAMPLES = (
+    "Summarize the document in one paragraph.",
+    "What is its main point, and how is it supported?",
+    "Who are the people in it, and what do they want?",
+    "Describe the author's style, with examples.",
+)
+
+# Whatever a model writes, such as an image from elsewhere, the page loads nothing from other hosts.
+_HEAD = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'self\' data: blob:; '
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'\">"
+)
+_SYSTEM = ["system-ui", "sans-serif"]
+_CSS = """
+.gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
+#meter, #status, #documents { padding: 0 4px; min-height: 0; }
+#meter .bar { height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; }
+#meter .bar div { height: 100%; background: var(--color-accent); }
+#meter .tight .bar div { background: #d97706; }
+#meter .over .bar div { background: #dc2626; }
+#meter .over p { color: #dc2626; }
+.dark #meter .over p { color: #f87171; }
+#meter p, #status p, #documents p, #documents li { margin: 4px 0; font-size: var(--text-sm); }
+#documents ul { margin: 0; padding-left: 1.2em; }
+#documents li { overflow-wrap: anywhere; }
+#status p { min-height: 1.4em; }
+"""
+_ENDS = {
+    "finished": "",
+    "max_new_tokens": "; cut off at the answer length",
+    "context": "; cut off, as the context is full",
+    "stopped": "; stopped",
+}
+
+
+class _Visitors:
+    """Who has the page open, by the session that Gradio gives each open page."""
+
+    def __init__(self, desk: Desk):
+        self._desk = desk
+        self._visitors: dict[str, Visitor] = {}
+        self._lock = threading.Lock()
+
+    def of(self, request: gr.Request) -> Visitor:
+        """The one whose request it is."""
+        with self._lock:
+            key = str(request.session_hash)
+            if key not in self._visitors:
+                self._visitors[key] = Visitor(self._desk)
+            return self._visitors[key]
+
+    def leave(self, request: gr.Request) -> None:
+        """Forget who closed the page, and end the answer that is written for nobody."""
+        with self._lock:
+            visitor = self._visitors.pop(str(request.session_hash), None)
+        if visitor is not None:
+            visitor.stop()
+
+
+def build_page(desk: Desk, name: str) -> gr.Blocks:
+    """The page.
+
+    Args:
+        desk: the model.
+        name: the MODEL argument, shown at the top.
+    """
+    visitors = _Visitors(desk)
+    page = gr.Blocks(title=f"{name} - lengthen", analytics_enabled=False, fill_height=True)
+    with page:
+        gr.Markdown(f"## {html.escape(name)}\nContext: {desk.context:,} tokens")
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                files = gr.File(label="Documents", file_count="multiple", file_types=list(SUPPORTED), height=140)
+                cut = gr.Checkbox(label="Cut the middle out of documents that are too long", elem_id="cut")
+                documents = gr.HTML(_documents([]), elem_id="documents")
+                adapter = gr.Dropdown(desk.choices, label="Adapter", visible=bool(desk.choices), elem_id="adapter")
+                with gr.Accordion("Settings", open=False):
+                    most = min(2048, desk.context // 2)
+                    length = gr.Slider(1, most, min(512, most), step=1, label="Answer length, tokens at most")
+                    temperature = gr.Slider(0, 1.5, 0, step=0.1, label="Temperature (0: the likeliest words)")
+                with gr.Row():
+                    anew = gr.Button("New conversation", size="sm", min_width=130)
+                    remove = gr.Button("Remove documents", size="sm", min_width=130)
+            with gr.Column(scale=2, min_width=320):
+                chat = gr.Chatbot(
+                    label="Conversation",
+                    height="55vh",
+                    min_height=280,
+                    buttons=["copy"],
+                    feedback_options=None,
+                    placeholder="Load documents, or just ask.",
+                )
+                status = gr.HTML(_line(""), elem_id="status")
+                question = gr.Textbox(
+                    label="Question", placeholder="Ask about the documents", lines=2, max_lines=8, elem_id="question"
+                )
+                meter = gr.HTML(_meter(0, desk.context, 0), elem_id="meter")
+                with gr.Row():
+                    stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+                    send = gr.Button("Send", variant="primary", elem_id="send")
+                gr.Examples([[each] for each in EXAMPLES], [question], label="Examples")
+
+    def show(visitor: Visitor) -> dict[Any, Any]:
+        """What follows from a visitor's conversation."""
+        return {chat: _history(visitor), documents: _documents(visitor.session.documents)}
+
+    def measure(question: str, length: int, request: gr.Request) -> str:
+        used, limit = visitors.of(request).session.tokens(question)
+        return _meter(used, limit or 0, length)
+
+    def load(paths: list[str], cut: bool, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+        visitor = visitors.of(request)
+        for path in map(Path, paths or []):
+            try:
+                for loaded in _load(visitor, path, length if cut else None):
+                    if loaded.cut:
+                        gr.Warning(f"{loaded.cut:,} tokens were cut out of the middle of {html.escape(loaded.name)}")
+            except LengthenError as error:
+                gr.Warning(html.escape(str(error).replace(str(path), path.name)), duration=None)
+            finally:
+                path.unlink(missing_ok=True)
+        return {files: None, meter: measure(question, length, request), **show(visitor)}
+
+    def ask(asked: str, length: int, temperature: float, request: gr.Request) -> Iterator[dict[Any, Any]]:
+        visitor = visitors.of(request)
+        before, text = _history(visitor), ""
+        shown = [*before, {"role": "user", "content": asked}]
+        if not asked.strip() or visitor.is_busy:
+            return
+        yield {chat: shown, question: "", send: gr.Button(visible=False), stop: gr.Button(visible=True)}
+        idle = {send: gr.Button(visible=True), stop: gr.Button(visible=False)}
+        try:
+            for new in visitor.ask(asked, int(length), temperature):
+                if isinstance(new, Progress):
+                    yield {status: _line(_progress(new))}
+                elif isinstance(new, str):
+                    text += new
+                    yield {chat: [*shown, {"role": "assistant", "content": text}], status: _line("Writing")}
+                else:
+                    is_lost = new is None or new.new_tokens == 0
+                    yield {
+                        **show(visitor),
+                        **idle,
+                        status: _line(_about(new)),
+                        meter: measure("", length, request),
+                        **({question: asked} if is_lost else {}),
+                    }
+        except Exception as error:
+            said = str(error) if isinstance(error, LengthenError) else "the answer failed; the server's log says why"
+            gr.Warning(html.escape(said), duration=None)
+            yield {chat: before, question: asked, status: _line(""), **idle}
+            if not isinstance(error, LengthenError):
+                raise
+
+    def change(action: Callable[[Visitor], None]) -> Callable[..., dict[Any, Any]]:
+        def run(question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+            visitor = visitors.of(request)
+            try:
+                action(visitor)
+            except LengthenError as error:
+                gr.Warning(html.escape(str(error)))
+            return {status: _line(""), meter: measure(question, length, request), **show(visitor)}
+
+        return run
+
+    def choose(chosen: str, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+        shown = change(lambda visitor: visitor.choose(chosen))(question, length, request)
+        return {**shown, adapter: visitors.of(request).adapter}
+
+    def stop_answer(request: gr.Request) -> None:
+        visitors.of(request).stop()
+
+    changed = [chat, documents, status, meter]
+    with page:
+        gr.on([page.load, question.change, length.release], measure, [question, length], [meter],
+              show_progress="hidden", trigger_mode="always_last")  # fmt: skip
+        files.upload(load, [files, cut, question, length], [files, chat, documents, meter])
+        gr.on([send.click, question.submit], ask, [question, length, temperature],
+              [*changed, question, send, stop], show_progress="hidden")  # fmt: skip
+        stop.click(stop_answer, None, None, show_progress="hidden")
+        gr.on([anew.click, chat.clear], change(Visitor.reset), [question, length], changed, show_progress="hidden")
+        remove.click(
+            change(lambda visitor: visitor.reset(documents=True)), [question, length], changed, show_progress="hidden"
+        )
+        adapter.input(choose, [adapter, question, length], [*changed, adapter], show_progress="hidden")
+        page.unload(visitors.leave)
+    # Each visitor's events are independent; who has to wait for the model is decided at the desk.
+    page.queue(default_concurrency_limit=None, api_open=False)
+    return page
+
+
+@contextmanager
+def serve_page(page: gr.Blocks, host: str, port: int | None) -> Iterator[str]:
+    """Serve a page until the block ends, and yield its URL. Uploads lie in a folder that goes with it.
+
+    Args:
+        page: from `build_page`.
+        host: address to listen on; 127.0.0.1 is reached from this machine only.
+        port: None takes a free one from 7860 on.
+
+    Raises:
+        LengthenError: the port is taken, or the address is not this machine's.
+    """
+    with tempfile.TemporaryDirectory(prefix="lengthen-ui-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        try:
+            _, url, _ = page.launch(
+                server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
+                ssr_mode=False, mcp_server=False, run_history=False, footer_links=[], head=_HEAD, css=_CSS,
+                theme=gr.themes.Default(font=_SYSTEM, font_mono=["ui-monospace", "monospace"]),
+            )  # fmt: skip
+        except OSError as error:
+            raise LengthenError(
+                f"can't listen on {host}, port {port or 'from 7860 on'}: {error}; choose others"
+            ) from error
+        try:
+            yield url
+        finally:
+            page.close(verbose=False)
+            del os.environ["GRADIO_TEMP_DIR"]
+
+
+def _load(visitor: Visitor, path: Path, room: int | None) -> list[Loaded]:
+    try:
+        loaded, warnings = visitor.load(path, room)
+    except DataError as error:
+        if "--fit" not in str(error):
+            raise
+        # The advice is for the command line.
+        raise DataError(f"{str(error).rpartition(';')[0]}; load less, or have its middle cut out") from error
+    for warning in warnings:
+        gr.Warning(html.escape(warning.replace(str(path), path.name)))
+    return loaded
+
+
+def _history(visitor: Visitor) -> list[dict[str, str]]:
+    messages = []
+    for answer in visitor.session.answers:
+        messages += [{"role": "user", "content": answer.question}, {"role": "assistant", "content": answer.text}]
+    return messages
+
+
+def _documents(documents: list[Loaded]) -> str:
+    if not documents:
+        return _line("No documents yet. PDF, EPUB, Word, HTML and text files can be loaded.")
+    items = "".join(
+        f"<li>{html.escape(each.name)}: {each.tokens:,} tokens{f', {each.cut:,} cut out' if each.cut else ''}</li>"
+        for each in documents
+    )
+    return f"<ul>{items}</ul>"
+
+
+def _meter(used: int, limit: int, length: int) -> str:
+    """A bar and a line: how many tokens the next prompt has, of how many."""
+    kind, left = "", limit - used
+    said = f"{used:,} of {limit:,} tokens"
+    if left < 1:
+        kind, said = "over", f"{said}: no room for an answer; ask shorter, load less, or begin a new conversation"
+    elif left < length:
+        kind, said = "tight", f"{said}; {left:,} are left for the answer"
+    share = min(100, 100 * used / limit)
+    return f'<div class="{kind}"><div class="bar"><div style="width:{share:.1f}%"></div></div><p>{said}</p></div>'
+
+
+def _line(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _progress(progress: Progress) -> str:
+    if progress.waiting:
+        return f"Waiting: {progress.waiting} before you"
+    return f"Reading: {progress.read:,} of {progress.total:,} tokens" if progress.total else "Reading"
+
+
+def _about(answer: Answer | None) -> str:
+    if answer is None or answer.new_tokens == 0:
+        return "Stopped before the answer began"
+    return (
+        f"{answer.new_tokens:,} tokens in {answer.seconds:.1f} s, {answer.read_tokens:,} of {answer.prompt_tokens:,} "
+        f"read anew{_ENDS[answer.end]}"
+    )

@@ -1,0 +1,193 @@
+"""Prompts have exactly the tokens asked for, haystacks lose nothing when cut, answers are the likeliest tokens."""
+
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer_kinds import KINDS, make
+
+import lengthen
+from lengthen.errors import DataError, ModelError
+from lengthen.evaluation.answers import answers, encode, fit, numbers
+from lengthen.evaluation.haystack import Haystack, documentation, read_haystack
+
+PROSE = (
+    "It rained. The cat slept on the old chair, and 12 mice danced!\n\n"
+    "Does caf\u00e9 taste of 3.5 na\u00efve \u201cbeans\u201d? "
+    'Nobody knew... "Quite so," said the owl.\n    def f(x): return x\nThe end was near. '
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return {kind: make(kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def haystacks(tokenizers):
+    return {kind: Haystack(tokenizer, PROSE) for kind, tokenizer in tokenizers.items()}
+
+
+@settings(deadline=None, max_examples=60)
+@given(kind=st.sampled_from(KINDS), start=st.integers(0, 300), first=st.integers(0, 300), second=st.integers(0, 300))
+def test_cutting_a_haystack_loses_nothing(haystacks, kind, start, first, second):
+    haystack = haystacks[kind]
+    whole = haystack.take(start, first + second)
+    assert haystack.take(start, first) + haystack.take(start + first, second) == whole
+    assert haystack.take(start + haystack.tokens, first + second) == whole, "it goes on from its beginning"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_lap_of_a_haystack_is_its_text(haystacks, kind):
+    haystack = haystacks[kind]
+    assert haystack.take(0, haystack.tokens).strip() == PROSE.strip()
+    assert haystack.take(0, 0) == ""
+
+
+@pytest.mark.parametrize("kind", ["tiny", "llama"])
+def test_sentences_begin_where_one_ended(haystacks, kind):
+    haystack = haystacks[kind]
+    assert len(haystack.sentences) >= 6
+    for place in haystack.sentences[1:]:
+        before = haystack.take(0, place)
+        assert before.rstrip()[-1] in ".!?\u3002" or before.endswith("\n"), before[-20:]
+
+
+@settings(deadline=None, max_examples=60)
+@given(place=st.integers(0, 400), reach=st.integers(0, 30))
+def test_a_place_moves_to_the_nearest_sentence_within_reach(haystacks, place, reach):
+    haystack = haystacks["tiny"]
+    starts = [lap * haystack.tokens + each for lap in range(9) for each in haystack.sentences]
+    nearest = min(abs(start - place) for start in starts)
+    moved = haystack.near_sentence(place, reach)
+    assert abs(moved - place) == (nearest if nearest <= reach else 0)
+    assert moved in starts or moved == place
+
+
+@settings(deadline=None, max_examples=80)
+@given(kind=st.sampled_from(KINDS), tokens=st.integers(120, 700), start=st.integers(0, 200), room=st.integers(0, 20))
+def test_a_prompt_has_exactly_the_tokens_asked_for(tokenizers, haystacks, kind, tokens, start, room):
+    """But where a character is several tokens and the last of them would be cut: then the nearest length is told."""
+    tokenizer, haystack = tokenizers[kind], haystacks[kind]
+
+    def build(size):
+        return f"Read this:\n{haystack.take(start, size)}\nThe key is"
+
+    try:
+        ids = fit(tokenizer, [build], tokens, room)
+    except DataError as error:
+        assert "exactly" in str(error)  # noqa: PT017
+        sizes = {len(encode(tokenizer, build(size))) for size in range(tokens)}
+        assert tokens - room not in sizes
+        return
+    assert len(ids) == tokens - room
+    assert ids == encode(tokenizer, tokenizer.decode(ids, skip_special_tokens=True))
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    assert text.startswith("Read this:")
+    assert text.endswith("The key is")
+
+
+def test_the_least_possible_length_is_told_and_possible(tokenizer):
+    def build(size):
+        return "abc" + "d" * size
+
+    with pytest.raises(DataError, match="at least 9"):
+        fit(tokenizer, [build], 8, 5)
+    assert len(fit(tokenizer, [build], 9, 5)) == 4
+
+
+def test_how_near_is_told_where_no_size_fits(tokenizer):
+    def build(size):
+        return "ab" + "cd" * size
+
+    assert len(fit(tokenizer, [build], 21, 0)) == 21, "BOS, two bytes and nine times two"
+    with pytest.raises(DataError, match=r"exactly 20 .* the nearest has (19|21)"):
+        fit(tokenizer, [build], 20, 0)
+
+
+def test_a_prompt_keeps_its_bos_and_gets_no_end(tokenizer, tokenizers):
+    assert encode(tokenizer, "a")[0] == tokenizer.bos_token_id
+    slow = tokenizers["bytes"]
+    assert slow("a")["input_ids"][-1] == slow.eos_token_id
+    assert encode(slow, "a") == slow("a", add_special_tokens=False)["input_ids"]
+
+
+@pytest.fixture(scope="module")
+def loaded(make_base):
+    model, tokenizer = lengthen.load(str(make_base("answers")), "float32")
+    return model.eval(), tokenizer
+
+
+def by_hand(model, tokenizer, ids, count):
+    """Greedy, without a cache."""
+    new = []
+    with torch.no_grad():
+        while len(new) < count:
+            new.append(int(model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+            if new[-1] == tokenizer.eos_token_id:
+                break
+    return tokenizer.decode(new, skip_special_tokens=True)
+
+
+def test_answers_are_the_likeliest_tokens_alone_or_in_a_batch(loaded):
+    model, tokenizer = loaded
+    prompts = [encode(tokenizer, text) for text in ("one two thr", "abcabcabcab", "0 1 2 3 4 5")]
+    expected = [by_hand(model, tokenizer, ids, 12) for ids in prompts]
+    assert answers(model, tokenizer, prompts, 12) == expected
+    assert [answers(model, tokenizer, [ids], 12)[0] for ids in prompts] == expected
+    assert len(set(expected)) > 1
+
+
+def test_a_penalty_in_the_generation_config_does_not_forbid_repeating(loaded, monkeypatch):
+    model, tokenizer = loaded
+    prompt = encode(tokenizer, "abcabcabcab")
+    expected = answers(model, tokenizer, [prompt], 12)
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 5.0)
+    assert answers(model, tokenizer, [prompt], 12) == expected
+
+
+def test_an_end_token_ends_an_answer(make_base):
+    model, tokenizer = lengthen.load(str(make_base("ends", seed=1)), "float32")
+    model.eval()
+    prompt = encode(tokenizer, "abc abc")
+    with torch.no_grad():
+        first = int(model(torch.tensor([prompt])).logits[0, -1].argmax())
+    assert answers(model, tokenizer, [prompt], 5)[0]
+    model.generation_config.eos_token_id = [0, first]
+    assert answers(model, tokenizer, [prompt], 5) == [""]
+
+
+def test_logits_that_are_no_numbers_are_refused(make_base):
+    model, tokenizer = lengthen.load(str(make_base("broken")), "float32")
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="not numbers"):
+        answers(model.eval(), tokenizer, [encode(tokenizer, "abc")], 2)
+
+
+def test_numbers_are_compared_as_digits(tokenizers):
+    for tokenizer in tokenizers.values():
+        ids = tokenizer(" 90817, then 12345.", add_special_tokens=False)["input_ids"]
+        assert numbers(tokenizer.decode(ids)) == ["90817", "12345"]
+
+
+def test_documentation_is_long_with_or_without_the_help_topics(monkeypatch):
+    source, text = documentation()
+    assert len(text) > 300_000
+    assert "pydoc_data" in source
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)  # as if a distribution had left it out
+    source, text = documentation()
+    assert len(text) > 50_000
+    assert "docstrings" in source
+
+
+def test_haystacks_from_files(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("One.\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("Two.", encoding="utf-8")
+    assert read_haystack(tmp_path)[1] == "One.\n\nTwo."
+    with pytest.raises(DataError, match="does not exist"):
+        read_haystack(tmp_path / "c.txt")
+    with pytest.raises(DataError, match="empty"):
+        Haystack(tokenizer, " \n")

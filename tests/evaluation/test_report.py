@@ -1,0 +1,388 @@
+"""`lengthen report` on a real run: what it says is what the files say, and nothing in them breaks the page."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+import report_files as files
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from lengthen.cli import app
+from lengthen.errors import DataError, ModelError, OutputError
+from lengthen.evaluation.plot import bars_figure, heatmap_figure, plot_bars, plot_by_context, plot_heatmap
+from lengthen.recipe import load_recipe
+from lengthen.report import write_report
+from lengthen.report.html import Html, element, table
+from lengthen.report.numbers import as_bytes, as_count, as_duration, as_perplexity, as_share
+from lengthen.report.svg import inline_svg
+
+VOID = {"meta", "br", "img", "input", "hr", "link"}
+
+
+class Page(HTMLParser):
+    """Tags must close in their order; keeps elements' attributes, the text, and the text of each element's kind."""
+
+    def __init__(self, path):
+        super().__init__(convert_charrefs=True)
+        self.source = path.read_text(encoding="utf-8")
+        self.open, self.elements, self.text, self.by_tag = [], [], "", {}
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if self.open:
+            self.by_tag.setdefault(self.open[-1], []).append(data)
+
+    def attributes(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def folder(run, tmp_path):
+    """A copy of the two-step run, called run."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    return copy
+
+
+@pytest.fixture
+def base_id(folder):
+    return json.loads((folder / "adapter" / "base.json").read_text(encoding="utf-8"))["id"]
+
+
+@pytest.fixture(scope="module")
+def full(run, tmp_path_factory):
+    """The page of a run with every kind of results."""
+    folder = tmp_path_factory.mktemp("full") / "run"
+    shutil.copytree(run, folder)
+    compare = files.write_all(folder, json.loads((folder / "run.json").read_text())["base"]["id"], folder.parent)
+    return Page(write_report(folder, compare=compare))
+
+
+def test_a_run_without_evaluations_says_which_commands_make_them(folder):
+    page = Page(write_report(folder))
+    code = " ".join(page.by_tag["code"])
+    for kind in ("perplexity", "passkey", "needle", "ruler", "tasks"):
+        assert f"lengthen eval {kind} {folder}" in code
+    assert "--lengths 32,64,128" in code, "from the base's context to the target"
+    assert "from 32 to 128 tokens (4 times) with YaRN" in page.text
+
+
+def test_real_evaluations_of_run_and_base_stand_side_by_side(folder, base, documents, tmp_path):
+    before = tmp_path / "before.json"
+    data = ["--data", documents, "--context", "32,128", "--dtype", "float32", "--quiet"]
+    for arguments in ([folder, *data], [base, *data, "--beyond", "--json", before]):
+        ran = CliRunner().invoke(app, ["eval", "perplexity", *map(str, arguments)])
+        assert ran.exit_code == 0, ran.output
+    page = Page(write_report(folder, compare=[before]))
+    (ours,) = (folder / "evals").glob("perplexity-*.json")
+    for path in (ours, before):
+        for result in json.loads(path.read_text(encoding="utf-8"))["results"]:
+            assert any(cell.startswith(f"{result['perplexity']:.2f}") for cell in page.by_tag["td"])
+    assert {"base", "extended"} <= set(page.by_tag["td"])
+    assert len(page.attributes("svg")) == 3, "loss, perplexity by context and by position"
+
+
+def test_trainable_parameters_are_those_that_were_saved(folder):
+    saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+    counts = {"adapter": 0, "embeddings": 0, "norms": 0}
+    for name, tensor in saved.items():
+        kind = "adapter" if "lora_" in name else "norms" if "norm" in name else "embeddings"
+        counts[kind] += tensor.numel()
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert {kind: about["trainable"][kind] for kind in counts} == counts
+    cells = Page(write_report(folder)).by_tag["td"]
+    for kind, count in counts.items():
+        assert cells[cells.index(kind) + 1] == f"{count:,}"
+    assert cells[cells.index("all that is trained") + 1] == f"{sum(counts.values()):,}"
+
+
+def test_the_page_is_one_well_formed_file_that_asks_for_nothing(full):
+    assert "http" not in re.sub(r'(?<=xmlns=")[^"]*', "", full.source)
+    for tag, attributes in full.elements:
+        assert tag not in ("script", "link", "img", "iframe", "object", "image")
+        assert "src" not in attributes
+        assert attributes.get("href", "#").startswith("#")
+    assert "@import" not in full.source
+    assert full.attributes("html")[0]["lang"] == "en"
+    assert len(full.by_tag["h1"]) == 1
+
+
+def test_ids_are_unique_and_every_reference_inside_the_page_leads_somewhere(full):
+    ids = Counter(attributes["id"] for _, attributes in full.elements if "id" in attributes)
+    assert {name for name, count in ids.items() if count > 1} == set()
+    wanted = set(re.findall(r'(?:url\(#|href="#)([^")]+)', full.source))
+    assert wanted
+    assert wanted <= set(ids)
+
+
+def test_every_picture_says_in_words_what_it_shows(full):
+    pictures = full.attributes("svg")
+    # loss; perplexity by context and position; two passkey heatmaps, one of needle; RULER
+    assert len(pictures) == 7
+    assert all(picture["role"] == "img" for picture in pictures)
+    labels = [picture["aria-label"] for picture in pictures]
+    assert len(set(labels)) == len(labels)
+    assert any("extended 12.40 at 2,048" in label and "base 45.70 at 2,048" in label for label in labels)
+    assert any("Heatmap" in label and "lowest 0% at 2,048 tokens and depth 0%" in label for label in labels)
+
+
+def test_the_summary_has_the_key_numbers(full):
+    text = " ".join(full.text.split())
+    assert "Given 2,048 tokens its perplexity is 12.40, where the base has 45.70" in text
+    assert "By RULER its effective context is 512 tokens: up to there it scores at least 60.0" in text
+    cells = files.grid("run", "passkey")["results"]
+    assert f"It answers {sum(cell['correct'] for cell in cells)} of 400 passkey questions right" in text
+
+
+def test_the_commands_and_versions_are_there(full, run):
+    code = full.by_tag["code"]
+    assert "lengthen eval ruler run" in code
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (command,) = about["commands"]
+    assert command["command"] in code
+    assert f"torch {command['versions']['torch']}" in full.text
+    assert "pytest" in command["command"], "what ran here"
+
+
+def test_writing_twice_gives_the_same_bytes(folder, base_id, tmp_path):
+    compare = files.write_all(folder, base_id, tmp_path / "elsewhere")
+    first, second = (write_report(folder, tmp_path / name, compare).read_bytes() for name in ("a.html", "b.html"))
+    assert first == second
+
+
+def test_perplexities_on_other_documents_are_not_drawn_together(folder, base_id, tmp_path):
+    files.write(folder / "evals", "perplexity-1.json", files.perplexity("run"))
+    other = files.write(tmp_path, "other.json", files.perplexity(base_id, last=45.7, documents=["c.txt"]))
+    page = Page(write_report(folder, compare=[other]))
+    assert "45.7" not in page.text
+    assert "base.json" in " ".join(page.by_tag["code"]), "which command measures the base on these documents"
+    files.write(folder / "evals", "perplexity-2.json", files.perplexity("run", last=9.5, documents=["c.txt"]))
+    page = Page(write_report(folder, compare=[other]))
+    assert "45.70" in page.text
+    assert len([p for p in page.attributes("svg") if "by context" in p["aria-label"]]) == 2
+
+
+def test_a_newer_result_of_the_same_measurement_takes_the_older_one_s_place(folder):
+    files.write(folder / "evals", "perplexity-strided-20261122-090000.json", files.perplexity("run", last=12.4))
+    files.write(folder / "evals", "perplexity-strided-20261123-090000.json", files.perplexity("run", last=11.1))
+    page = Page(write_report(folder))
+    assert "11.10 (10.60\u201311.60)" in page.by_tag["td"]
+    assert "12.40" not in page.text
+
+
+def test_a_perplexity_too_large_for_a_float_is_said_and_not_drawn(folder):
+    content = files.perplexity("run")
+    content["results"][-1] |= {"perplexity": None, "interval": {"low": 3.0, "high": None}}
+    content["results"][-1]["by_position"][0]["perplexity"] = None
+    files.write(folder / "evals", "perplexity.json", content)
+    assert "over 1e308" in Page(write_report(folder)).text
+
+
+def test_the_run_s_own_validation_and_the_base_scaled_are_recognised(folder, base_id, documents, tmp_path):
+    content = files.perplexity("run")
+    bare = {"data": content["data"], "results": [{**r, "protocol": "strided"} for r in content["results"]]}
+    files.write(folder / "evals", "validation.json", bare)
+    scaled = files.perplexity(base_id, last=14.2) | {"method": "yarn", "target": 2048, "quantize": "nf4"}
+    del scaled["documents"]
+    page = Page(write_report(folder, compare=[files.write(tmp_path, "scaled.json", scaled)]))
+    assert {"extended", "positions scaled (yarn), untrained (4-bit)"} <= set(page.by_tag["td"])
+
+
+def test_a_run_that_was_renamed_keeps_its_results(folder):
+    files.write(folder / "evals", "passkey.json", files.grid("run", "passkey"))
+    renamed = folder.rename(folder.with_name("other-name"))
+    assert "passkey questions" in Page(write_report(renamed)).text
+
+
+def test_a_run_that_goes_on(folder):
+    shutil.rmtree(folder / "adapter")
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text(metrics.read_text(encoding="utf-8") + '{"step": 3, "lo', encoding="utf-8")
+    page = Page(write_report(folder))
+    assert "The run is not finished." in page.text
+    assert "of 2 steps" in page.attributes("svg")[0]["aria-label"]
+    metrics.unlink()
+    assert "No step is logged" in Page(write_report(folder)).text
+
+
+def test_a_run_from_before_run_json(folder):
+    (folder / "run.json").unlink()
+    page = Page(write_report(folder))
+    assert "not recorded" in page.text
+    assert "from 32 to 128 tokens" in page.text
+
+
+def broken(change):
+    content = files.grid("run", "passkey")
+    change(content)
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("{", DataError, "can't be read as JSON"),
+        (b"\xff\xfe", DataError, "can't be read as JSON"),
+        ("[1, 2]", DataError, "holds no JSON object"),
+        ('{"kind": "unheard-of", "results": []}', DataError, "not a results file"),
+        ("{}", DataError, "not a results file"),
+        (broken(lambda c: c.update(model="another")), ModelError, "another model, 'another'.*the run.*its base"),
+        (broken(lambda c: c.update(adapter="elsewhere")), ModelError, "results of another model"),
+        (broken(lambda c: c["results"][3].pop("depth")), DataError, "results.3.depth: Field required"),
+        (broken(lambda c: c["results"][0].update(depth=50)), DataError, "results.0.depth"),
+        (broken(lambda c: c["results"][0].update(trials=0)), DataError, "results.0.trials"),
+        (broken(lambda c: c.update(results=[])), DataError, "results"),
+    ],
+)
+def test_a_broken_file_or_one_of_another_model_is_named_and_nothing_written(folder, text, error, message):
+    path = folder / "evals" / "x.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(error, match=message) as raised:
+        write_report(folder)
+    assert str(path) in str(raised.value)
+    assert not (folder / "report.html").exists()
+
+
+def test_compare_takes_only_the_base_s_results(folder, base_id, tmp_path):
+    own = files.write(tmp_path, "own.json", files.grid("run", "passkey"))
+    with pytest.raises(ModelError, match=f"give results of the base, {base_id}"):
+        write_report(folder, compare=[own])
+    with pytest.raises(DataError, match="can't be read"):
+        write_report(folder, compare=[tmp_path / "missing.json"])
+
+
+def test_what_is_no_run_folder_and_a_broken_metrics_file(folder, tmp_path):
+    with pytest.raises(ModelError, match="is not a run folder"):
+        write_report(tmp_path)
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 1"):
+        write_report(folder)
+
+
+def test_a_place_that_can_not_be_written(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="can't write"):
+        write_report(folder, tmp_path / "file" / "report.html")
+
+
+def test_the_command(folder, tmp_path, monkeypatch):
+    out, record = tmp_path / "deep" / "page.html", tmp_path / "record.json"
+    ran = CliRunner().invoke(app, ["report", str(folder), "--out", str(out), "--json", str(record)])
+    assert ran.exit_code == 0, ran.output
+    assert ran.stdout.strip() == str(out)
+    assert json.loads(record.read_text(encoding="utf-8")) == {"run": str(folder), "report": str(out)}
+    assert not (folder / "report.html").exists()
+    ran = CliRunner().invoke(app, ["report", str(folder), "--quiet"])
+    assert ran.output == ""
+    assert Page(folder / "report.html").source == Page(out).source
+
+
+HOSTILE = "</title></style><script>alert(1)</script> & \"quoted\" 'too' $x^2$ <b>"
+
+
+def test_names_are_text_wherever_they_come_from(folder):
+    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    train = load_recipe(folder / "recipe.yaml").data.train[0]
+    (folder / "recipe.yaml").write_text(recipe.replace(train, json.dumps(HOSTILE)), encoding="utf-8")
+    content = files.tasks("run")
+    content["results"][0] |= {"task": HOSTILE, "metric": HOSTILE}
+    content["command"] = HOSTILE
+    files.write(folder / "evals", "tasks.json", content)
+    files.write(folder / "evals", "perplexity.json", files.perplexity("run", documents=[HOSTILE], protocol=HOSTILE))
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    about["base"]["id"] = about["device"] = HOSTILE
+    files.write(folder, "run.json", about)
+    page = Page(write_report(folder))
+    assert page.attributes("script") == []
+    assert page.text.count(HOSTILE) >= 7
+    assert HOSTILE in page.by_tag["td"]
+    hostile = folder.rename(folder.with_name("a<b>&c"))
+    assert Page(write_report(hostile)).by_tag["h1"] == ["a<b>&c"]
+
+
+class Parsed(HTMLParser):
+    def __init__(self, source):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.text = [], ""
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, attrs))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@settings(deadline=None)
+@given(st.text(), st.text())
+@example(HOSTILE, HOSTILE)
+def test_an_element_holds_the_text_and_attribute_it_was_given(text, value):
+    parsed = Parsed(element("p", text, aria_label=value))
+    assert parsed.tags == [("p", [("aria-label", value)])]
+    assert parsed.text == text
+    assert Parsed(table("t", [text], [[value]])).text == text + value
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.text(alphabet=st.characters(codec="ascii", exclude_categories=["C"]), min_size=1, max_size=12))
+@example("$\\frac{$")
+@example("<&\"'")
+def test_a_picture_s_label_is_the_text_it_was_given(text):
+    source = inline_svg(bars_figure({text: {8: 50.0}, f"{text}2": {8: 60.0}}), "p", text)
+    assert isinstance(source, Html)
+    parsed = Parsed(source)
+    assert parsed.text.split("(%)")[0]
+    assert text.strip() in parsed.text
+    assert dict(parsed.tags[0][1])["aria-label"] == text
+
+
+def test_a_heatmap_has_a_cell_for_each_result_and_the_first_depth_on_top():
+    cells = [{"tokens": t, "depth": d, "correct": c, "trials": 8}
+             for t, d, c in ((64, 0.0, 8), (128, 0.0, 4), (128, 1.0, 0))]  # fmt: skip
+    (axes,) = heatmap_figure(cells).axes
+    assert {(text.get_position(), text.get_text()) for text in axes.texts} == {
+        ((0, 0), "100%"), ((1, 0), "50%"), ((1, 1), "0%"),
+    }  # fmt: skip
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0%", "100%"]
+    low, high = axes.get_ylim()
+    assert low > high, "downwards"
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_pictures_are_saved(tmp_path, suffix, begins):
+    cells = files.grid("run", "passkey")["results"]
+    plot_heatmap(cells, tmp_path / f"heatmap.{suffix}", "A title")
+    plot_bars({"all": {64: 0.0}}, tmp_path / f"bars.{suffix}", "All fail", threshold=50)
+    plot_by_context({"flat": {64: 5.0, 128: 5.0}}, tmp_path / f"context.{suffix}", "Flat", 64)
+    assert all(path.read_bytes().startswith(begins) for path in tmp_path.iterdir())
+
+
+def test_numbers():
+    assert [as_perplexity(value) for value in (12.345, 1234.5, None)] == ["12.35", "1,234", "over 1e308"]
+    assert [as_share(*value) for value in ((0, 5), (1, 3), (1, 30), (1, 3000))] == ["0%", "33%", "3.3%", "0.033%"]
+    assert [as_count(value, "step") for value in (1, 2000)] == ["1 step", "2,000 steps"]
+    assert [as_bytes(value) for value in (2.5e8, 1.78e9)] == ["250 MB", "1.8 GB"]
+    assert [as_duration(value) for value in (8.4, 59.9, 125, 7260)] == ["8 s", "1 min 0 s", "2 min 5 s", "2 h 1 min"]
