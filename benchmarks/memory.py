@@ -39,6 +39,7 @@ OURS: dict[str, dict[str, Any]] = {
     "s2, keep attention": {"memory": {"activation_checkpointing": "keep_attention"}},
     "s2, tiles": {"memory": {"activation_checkpointing": True, "mlp_tile": 2048}},
     "s2, released": {"memory": {"activation_checkpointing": True, "release_freed": True}},
+    "s2, keep attention, released": {"memory": {"preset": "balanced", "release_freed": True}},
     "s2, smallest": {"memory": {"preset": "smallest"}},
     "s2, nf4": {"quantize": "nf4"},
     "s2, nf4, smallest": {"quantize": "nf4", "memory": {"preset": "smallest"}},
@@ -162,14 +163,14 @@ def main() -> None:
                 command = [sys.executable, __file__, "--case", way, str(length), name]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
-                    print(f"T {length:>6}  {way:<20} failed ({done.returncode}): {done.stderr[-300:]}", flush=True)
+                    print(f"T {length:>6}  {way:<28} failed ({done.returncode}): {done.stderr[-300:]}", flush=True)
                     continue
                 row = {"way": way, "length": length, **json.loads(done.stdout.splitlines()[-1])}
                 weights = (folder / "base" / "model.safetensors").stat().st_size
                 row["peak_above_weights_bytes"] = above = row["peak_bytes"] - weights
                 rows.append(row)
                 print(
-                    f"T {length:>6}  {way:<20} {row['seconds']:8.1f} s  loss {row['loss']:.4f}  "
+                    f"T {length:>6}  {way:<28} {row['seconds']:8.1f} s  loss {row['loss']:.4f}  "
                     f"peak {row['peak_bytes'] / 1e9:6.2f} GB, above the weights {above / 1e9:6.2f} GB",
                     flush=True,
                 )

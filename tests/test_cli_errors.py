@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, FalconConfig, Gemma2Config, GPT2C
 from lengthen import cli
 from lengthen.files import write_json
 
-COMMANDS = ["", "quickstart", "train", "plan", "export", "import", "report", "generate", "recipes", "eval",
+COMMANDS = ["", "quickstart", "train", "plan", "export", "import", "report", "generate", "chat", "recipes", "eval",
             "eval perplexity", "eval passkey", "eval needle", "eval ruler", "eval tasks", "data", "data tokenize",
             "data inspect"]  # fmt: skip
 

@@ -132,7 +132,7 @@ def test_a_real_model_needs_the_sinks():
     streamed, sliding = (losses(model, ids_1T, cache, 32) for cache in caches)
     assert torch.equal(streamed[:127], sliding[:127])
     assert streamed[1280:].mean() < streamed[128:640].mean() + 0.5
-    assert sliding[256:].mean() > streamed[256:].mean() + 1
+    assert sliding[256:].mean() > streamed[256:].mean() + 0.3
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,19 @@ app = typer.Typer(
 _GROUPS = {"eval": "Measure perplexity at several contexts.", "data": "Look at documents, and tokenize them."}
 for _name, _help in _GROUPS.items():
     app.add_typer(import_module(f"lengthen.cli.{_name}").app, name=_name, help=_help)
-for _name in ("quickstart", "train", "plan", "export", "import_", "generate", "chat", "ui", "recipes", "report"):
+for _name in (
+    "quickstart",
+    "train",
+    "plan",
+    "export",
+    "import_",
+    "generate",
+    "chat",
+    "ui",
+    "serve",
+    "recipes",
+    "report",
+):
     app.command(_name.rstrip("_"))(getattr(import_module(f"lengthen.cli.{_name}"), _name))
 
 

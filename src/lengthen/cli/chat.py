@@ -116,6 +116,8 @@ class _Terminal:
             self._note(f"{loaded.name}: {loaded.tokens:,} tokens")
             if loaded.cut:
                 self._note(f"warning: {loaded.cut:,} tokens were cut out of its middle", always=True)
+            if loaded.defused:
+                self._note(f"warning: {loaded.defused:,} control tokens in it were made plain text", always=True)
 
     def ask(self, question: str) -> None:
         """Ask, and print the answer as it comes; Ctrl-C stops it."""

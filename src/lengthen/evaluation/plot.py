@@ -319,7 +319,8 @@ def _label_ends(figure: Figure, axes: Any, curves: Mapping[str, Mapping[int, flo
         place = axes.transData.transform((context, value))[1] * 72 / figure.dpi
         below = max(place, below + 10)
         offset = (6, below - place - 3)
-        axes.annotate(f"{value:.1f}", (context, value), textcoords="offset points", xytext=offset, color=colour)
+        text = f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+        axes.annotate(text, (context, value), textcoords="offset points", xytext=offset, color=colour)
 
 
 def _perplexity_axis(axes: Any) -> None:

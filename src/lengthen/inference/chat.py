@@ -4,6 +4,7 @@ Documents stand before the next question, in its message, so what was read befor
 again: a turn costs the tokens that it adds.
 """
 
+import re
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
@@ -30,11 +31,14 @@ class Loaded:
         name: of the document.
         tokens: of its text, without what was cut out.
         cut: tokens that were cut out of its middle.
+        defused: places where its text was what the model takes for a control token, such as the end of a message;
+            a space after the first character makes it ordinary text.
     """
 
     name: str
     tokens: int
     cut: int
+    defused: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class ChatSession:
         self._reader = Reader(model, streaming)
         self._end_text, end_token = _end_of_answers(tokenizer)
         self._ends = end_tokens(model, tokenizer) | ({end_token} if end_token is not None else set())
+        special = filter(None, (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special))
+        self._control = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
         self._turns: list[_Turn] = []
         self._texts: dict[str, str] = {}
         self._waiting: list[str] = []  # names of documents that no message holds yet
@@ -133,6 +139,7 @@ class ChatSession:
             raise DataError(f"{name} is empty; give a document with text")
         if name in self._texts:
             raise DataError(f"a document {name} is loaded already; give this one another name, or reset all")
+        text, defused = self._control.subn(lambda found: f"{found[0][0]} {found[0][1:]}", text)
         self._waiting.append(name)
         try:
             self._texts[name], cut = self._fitted(name, text, room)
@@ -140,7 +147,7 @@ class ChatSession:
             self._waiting.remove(name)
             del self._texts[name]
             raise
-        self.documents.append(Loaded(name, self._count(self._texts[name]), cut))
+        self.documents.append(Loaded(name, self._count(self._texts[name]), cut, defused))
         return self.documents[-1]
 
     def tokens(self, question: str = "") -> tuple[int, int | None]:

@@ -198,6 +198,24 @@ class LoraStack:
         for b_SrO in self._b_SrO:
             b_SrO[slot] = 0
 
+    def resized(self, slots: int, rank: int, moves: Mapping[int, int]) -> "LoraStack":
+        """A stack of another size that holds some of the adapters.
+
+        Args:
+            slots: S of the new one.
+            rank: r of the new one, at least that of every adapter that is kept.
+            moves: the new slot of each old one that is kept.
+        """
+        features = [b_SrO.shape[-1] for b_SrO in self._b_SrO]
+        a_SPrI = self._a_SPrI
+        new = LoraStack(a_SPrI.shape[-1], features, slots, rank, a_SPrI.dtype, a_SPrI.device)
+        kept = min(rank, self.rank)
+        for old_slot, slot in moves.items():
+            new._a_SPrI[slot, :, :kept] = a_SPrI[old_slot, :, :kept]
+            for new_SrO, old_SrO in zip(new._b_SrO, self._b_SrO, strict=True):
+                new_SrO[slot, :kept] = old_SrO[old_slot, :kept]
+        return new
+
     def add_(self, outputs: Sequence[torch.Tensor], x: torch.Tensor, routing: Routing) -> None:
         """Add each row's update to the outputs of the P layers, in place: `shrink`, then `expand_` for each of them."""
         low = self.shrink(x, routing)

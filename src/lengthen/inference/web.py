@@ -2,6 +2,7 @@
 
 import html
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ _SYSTEM = ["system-ui", "sans-serif"]
 _CSS = """
 .gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
 #meter, #status, #documents { padding: 0 4px; min-height: 0; }
+#meter .html-container, #status .html-container, #documents .html-container { padding: 0; }
 #meter .bar { height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; }
 #meter .bar div { height: 100%; background: var(--color-accent); }
 #meter .tight .bar div { background: #d97706; }
@@ -84,129 +86,161 @@ def build_page(desk: Desk, name: str) -> gr.Blocks:
         desk: the model.
         name: the MODEL argument, shown at the top.
     """
-    visitors = _Visitors(desk)
-    page = gr.Blocks(title=f"{name} - lengthen", analytics_enabled=False, fill_height=True)
-    with page:
-        gr.Markdown(f"## {html.escape(name)}\nContext: {desk.context:,} tokens")
+    blocks = gr.Blocks(title=f"{name} - lengthen", analytics_enabled=False, fill_height=True)
+    with blocks:
+        gr.Markdown(f"## {html.escape(name)}, {desk.context:,} tokens of context")
+        page = _Page(desk)
+        page.connect(blocks)
+    # Each visitor's events are independent; who has to wait for the model is decided at the desk.
+    blocks.queue(default_concurrency_limit=None, api_open=False)
+    return blocks
+
+
+class _Page:
+    """The parts of the page, and what they do. Must be made inside Blocks."""
+
+    def __init__(self, desk: Desk):
+        self._visitors = _Visitors(desk)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                files = gr.File(label="Documents", file_count="multiple", file_types=list(SUPPORTED), height=140)
-                cut = gr.Checkbox(label="Cut the middle out of documents that are too long", elem_id="cut")
-                documents = gr.HTML(_documents([]), elem_id="documents")
-                adapter = gr.Dropdown(desk.choices, label="Adapter", visible=bool(desk.choices), elem_id="adapter")
-                with gr.Accordion("Settings", open=False):
-                    most = min(2048, desk.context // 2)
-                    length = gr.Slider(1, most, min(512, most), step=1, label="Answer length, tokens at most")
-                    temperature = gr.Slider(0, 1.5, 0, step=0.1, label="Temperature (0: the likeliest words)")
-                with gr.Row():
-                    anew = gr.Button("New conversation", size="sm", min_width=130)
-                    remove = gr.Button("Remove documents", size="sm", min_width=130)
+                self._lay_out_settings(desk)
             with gr.Column(scale=2, min_width=320):
-                chat = gr.Chatbot(
-                    label="Conversation",
-                    height="55vh",
-                    min_height=280,
-                    buttons=["copy"],
-                    feedback_options=None,
-                    placeholder="Load documents, or just ask.",
-                )
-                status = gr.HTML(_line(""), elem_id="status")
-                question = gr.Textbox(
-                    label="Question", placeholder="Ask about the documents", lines=2, max_lines=8, elem_id="question"
-                )
-                meter = gr.HTML(_meter(0, desk.context, 0), elem_id="meter")
-                with gr.Row():
-                    stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
-                    send = gr.Button("Send", variant="primary", elem_id="send")
-                gr.Examples([[each] for each in EXAMPLES], [question], label="Examples")
+                self._lay_out_conversation(desk)
 
-    def show(visitor: Visitor) -> dict[Any, Any]:
-        """What follows from a visitor's conversation."""
-        return {chat: _history(visitor), documents: _documents(visitor.session.documents)}
+    def _lay_out_settings(self, desk: Desk) -> None:
+        self.files = gr.File(label="Documents", file_count="multiple", file_types=list(SUPPORTED), height=140)
+        self.cut = gr.Checkbox(label="Cut the middle out of documents that are too long")
+        self.documents = gr.HTML(_documents([]), elem_id="documents")
+        self.adapter = gr.Dropdown(desk.choices, label="Adapter", visible=bool(desk.choices))
+        with gr.Accordion("Settings", open=False):
+            most = min(2048, desk.context // 2)
+            self.length = gr.Slider(1, most, min(512, most), step=1, label="Answer length, tokens at most")
+            self.temperature = gr.Slider(0, 1.5, 0, step=0.1, label="Temperature (0: the likeliest words)")
+        with gr.Row():
+            self.anew = gr.Button("New conversation", size="sm", min_width=130)
+            self.remove = gr.Button("Remove documents", size="sm", min_width=130)
 
-    def measure(question: str, length: int, request: gr.Request) -> str:
-        used, limit = visitors.of(request).session.tokens(question)
-        return _meter(used, limit or 0, length)
+    def _lay_out_conversation(self, desk: Desk) -> None:
+        self.chat = gr.Chatbot(
+            label="Conversation", height="50vh", min_height=280, buttons=["copy"], feedback_options=None,
+            placeholder="Load documents, or just ask.",
+        )  # fmt: skip
+        self.status = gr.HTML(_line(""), elem_id="status")
+        self.question = gr.Textbox(
+            label="Question", placeholder="Ask about the documents", lines=2, max_lines=8, elem_id="question"
+        )
+        self.meter = gr.HTML(_meter(0, desk.context, 0), elem_id="meter")
+        with gr.Row():
+            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+            self.send = gr.Button("Send", variant="primary", elem_id="send")
+        gr.Examples([[each] for each in EXAMPLES], [self.question], label="Examples")
 
-    def load(paths: list[str], cut: bool, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
-        visitor = visitors.of(request)
+    def connect(self, blocks: gr.Blocks) -> None:
+        """Say what happens on which event."""
+        asked = [self.question, self.length]
+        shown = [self.chat, self.documents, self.status, self.meter]
+        quietly: dict[str, Any] = {"show_progress": "hidden"}
+        gr.on([blocks.load, self.question.change, self.length.release],
+              self._measure, asked, [self.meter], trigger_mode="always_last", **quietly)  # fmt: skip
+        self.files.upload(self._load, [self.files, self.cut, *asked], [self.files, self.documents, self.meter])
+        answered = [*shown, self.question, self.send, self.stop]
+        gr.on([self.send.click, self.question.submit],
+              self._ask, [*asked, self.temperature], answered, **quietly)  # fmt: skip
+        self.stop.click(self._stop, None, None, **quietly)
+        gr.on([self.anew.click, self.chat.clear], self._begin_anew, asked, shown, **quietly)
+        self.remove.click(self._remove_documents, asked, shown, **quietly)
+        self.adapter.input(self._choose, [self.adapter, *asked], [*shown, self.adapter], **quietly)
+        blocks.unload(self._visitors.leave)
+
+    def _measure(self, question: str, length: int, request: gr.Request) -> str:
+        return _measured(self._visitors.of(request), question, length)
+
+    def _load(self, paths: list[str], cut: bool, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+        visitor = self._visitors.of(request)
         for path in map(Path, paths or []):
             try:
                 for loaded in _load(visitor, path, length if cut else None):
                     if loaded.cut:
                         gr.Warning(f"{loaded.cut:,} tokens were cut out of the middle of {html.escape(loaded.name)}")
             except LengthenError as error:
-                gr.Warning(html.escape(str(error).replace(str(path), path.name)), duration=None)
+                _warn(str(error).replace(str(path), path.name))
             finally:
                 path.unlink(missing_ok=True)
-        return {files: None, meter: measure(question, length, request), **show(visitor)}
+        return {
+            self.files: None,
+            self.documents: _documents(visitor.session.documents),
+            self.meter: _measured(visitor, question, length),
+        }
 
-    def ask(asked: str, length: int, temperature: float, request: gr.Request) -> Iterator[dict[Any, Any]]:
-        visitor = visitors.of(request)
-        before, text = _history(visitor), ""
-        shown = [*before, {"role": "user", "content": asked}]
+    def _ask(self, asked: str, length: int, temperature: float, request: gr.Request) -> Iterator[dict[Any, Any]]:
+        visitor = self._visitors.of(request)
         if not asked.strip() or visitor.is_busy:
             return
-        yield {chat: shown, question: "", send: gr.Button(visible=False), stop: gr.Button(visible=True)}
-        idle = {send: gr.Button(visible=True), stop: gr.Button(visible=False)}
+        before, text = _history(visitor), ""
+        shown = [*before, {"role": "user", "content": asked}]
+        yield {self.chat: shown, self.question: "", **self._buttons(answering=True)}
         try:
             for new in visitor.ask(asked, int(length), temperature):
                 if isinstance(new, Progress):
-                    yield {status: _line(_progress(new))}
+                    yield {self.status: _line(_progress(new))}
                 elif isinstance(new, str):
                     text += new
-                    yield {chat: [*shown, {"role": "assistant", "content": text}], status: _line("Writing")}
+                    answer = {"role": "assistant", "content": text}
+                    yield {self.chat: [*shown, answer], self.status: _line("Writing")}
                 else:
                     is_lost = new is None or new.new_tokens == 0
+                    question = asked if is_lost else ""
                     yield {
-                        **show(visitor),
-                        **idle,
-                        status: _line(_about(new)),
-                        meter: measure("", length, request),
-                        **({question: asked} if is_lost else {}),
+                        **self._shown(visitor, question, length),
+                        **self._buttons(answering=False),
+                        **({self.question: question} if is_lost else {}),
+                        self.status: _line(_about(new)),
                     }
         except Exception as error:
-            said = str(error) if isinstance(error, LengthenError) else "the answer failed; the server's log says why"
-            gr.Warning(html.escape(said), duration=None)
-            yield {chat: before, question: asked, status: _line(""), **idle}
+            _warn(str(error) if isinstance(error, LengthenError) else "the answer failed; the server's log says why")
+            yield {
+                self.chat: before,
+                self.question: asked,
+                self.status: _line(""),
+                **self._buttons(answering=False),
+            }
             if not isinstance(error, LengthenError):
                 raise
 
-    def change(action: Callable[[Visitor], None]) -> Callable[..., dict[Any, Any]]:
-        def run(question: str, length: int, request: gr.Request) -> dict[Any, Any]:
-            visitor = visitors.of(request)
-            try:
-                action(visitor)
-            except LengthenError as error:
-                gr.Warning(html.escape(str(error)))
-            return {status: _line(""), meter: measure(question, length, request), **show(visitor)}
+    def _buttons(self, answering: bool) -> dict[Any, Any]:
+        return {self.send: gr.Button(visible=not answering), self.stop: gr.Button(visible=answering)}
 
-        return run
+    def _stop(self, request: gr.Request) -> None:
+        self._visitors.of(request).stop()
 
-    def choose(chosen: str, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
-        shown = change(lambda visitor: visitor.choose(chosen))(question, length, request)
-        return {**shown, adapter: visitors.of(request).adapter}
+    def _begin_anew(self, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+        return self._change(Visitor.reset, question, length, request)
 
-    def stop_answer(request: gr.Request) -> None:
-        visitors.of(request).stop()
+    def _remove_documents(self, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+        return self._change(lambda visitor: visitor.reset(documents=True), question, length, request)
 
-    changed = [chat, documents, status, meter]
-    with page:
-        gr.on([page.load, question.change, length.release], measure, [question, length], [meter],
-              show_progress="hidden", trigger_mode="always_last")  # fmt: skip
-        files.upload(load, [files, cut, question, length], [files, chat, documents, meter])
-        gr.on([send.click, question.submit], ask, [question, length, temperature],
-              [*changed, question, send, stop], show_progress="hidden")  # fmt: skip
-        stop.click(stop_answer, None, None, show_progress="hidden")
-        gr.on([anew.click, chat.clear], change(Visitor.reset), [question, length], changed, show_progress="hidden")
-        remove.click(
-            change(lambda visitor: visitor.reset(documents=True)), [question, length], changed, show_progress="hidden"
-        )
-        adapter.input(choose, [adapter, question, length], [*changed, adapter], show_progress="hidden")
-        page.unload(visitors.leave)
-    # Each visitor's events are independent; who has to wait for the model is decided at the desk.
-    page.queue(default_concurrency_limit=None, api_open=False)
-    return page
+    def _choose(self, chosen: str, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+        shown = self._change(lambda visitor: visitor.choose(chosen), question, length, request)
+        return {**shown, self.adapter: self._visitors.of(request).adapter}
+
+    def _change(
+        self, change: Callable[[Visitor], None], question: str, length: int, request: gr.Request
+    ) -> dict[Any, Any]:
+        visitor = self._visitors.of(request)
+        try:
+            change(visitor)
+        except LengthenError as error:
+            _warn(str(error))
+            return {}
+        return {self.status: _line(""), **self._shown(visitor, question, length)}
+
+    def _shown(self, visitor: Visitor, question: str, length: int) -> dict[Any, Any]:
+        """What follows from a visitor's conversation."""
+        return {
+            self.chat: _history(visitor),
+            self.documents: _documents(visitor.session.documents),
+            self.meter: _measured(visitor, question, length),
+        }
 
 
 @contextmanager
@@ -221,23 +255,28 @@ def serve_page(page: gr.Blocks, host: str, port: int | None) -> Iterator[str]:
     Raises:
         LengthenError: the port is taken, or the address is not this machine's.
     """
+    _check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="lengthen-ui-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        try:
-            _, url, _ = page.launch(
-                server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
-                ssr_mode=False, mcp_server=False, run_history=False, footer_links=[], head=_HEAD, css=_CSS,
-                theme=gr.themes.Default(font=_SYSTEM, font_mono=["ui-monospace", "monospace"]),
-            )  # fmt: skip
-        except OSError as error:
-            raise LengthenError(
-                f"can't listen on {host}, port {port or 'from 7860 on'}: {error}; choose others"
-            ) from error
+        _, url, _ = page.launch(
+            server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
+            ssr_mode=False, mcp_server=False, run_history=False, footer_links=[], head=_HEAD, css=_CSS,
+            theme=gr.themes.Default(font=_SYSTEM, font_mono=["ui-monospace", "monospace"]),
+        )  # fmt: skip
         try:
             yield url
         finally:
             page.close(verbose=False)
             del os.environ["GRADIO_TEMP_DIR"]
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Gradio itself would try a hundred ports, five seconds each, at an address that is not this machine's."""
+    try:
+        socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        where = f"{host}, port {port}" if port else host
+        raise LengthenError(f"can't listen on {where}: {error.strerror or error}; choose another") from error
 
 
 def _load(visitor: Visitor, path: Path, room: int | None) -> list[Loaded]:
@@ -249,8 +288,18 @@ def _load(visitor: Visitor, path: Path, room: int | None) -> list[Loaded]:
         # The advice is for the command line.
         raise DataError(f"{str(error).rpartition(';')[0]}; load less, or have its middle cut out") from error
     for warning in warnings:
-        gr.Warning(html.escape(warning.replace(str(path), path.name)))
+        _warn(warning.replace(str(path), path.name))
     return loaded
+
+
+def _warn(text: str) -> None:
+    gr.Warning(html.escape(text), duration=20)
+
+
+def _measured(visitor: Visitor, question: str, length: int) -> str:
+    used, limit = visitor.session.tokens(question)
+    assert limit is not None  # only streaming has none
+    return _meter(used, limit, length)
 
 
 def _history(visitor: Visitor) -> list[dict[str, str]]:

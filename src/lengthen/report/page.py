@@ -1,4 +1,4 @@
-"""The page around the about."""
+"""The page: its sections in order, and what is around them."""
 
 from collections.abc import Sequence
 from importlib import resources

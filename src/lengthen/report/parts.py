@@ -81,9 +81,9 @@ def figure_with_caption(figure: Any, name: str, caption: str, label: str, source
     return element("figure", element("figcaption", text), inline_svg(figure, name, label))
 
 
-def not_measured(what: str, command: str) -> Html:
+def not_measured(command: str) -> Html:
     """The line in place of a section that no results file is there for."""
-    return missing(f"{what} of this run is not measured; ", element("code", command), " does it.")
+    return missing("Not measured; ", element("code", command), " does it.")
 
 
 def missing(*text: str) -> Html:

@@ -35,7 +35,7 @@ def perplexity(run: Run) -> Html:
     groups = perplexity_groups(run)
     measure = f"lengthen eval perplexity {quoted(run)} --data DOCUMENTS --context {context},{target}"
     if not groups:
-        return not_measured("Perplexity", measure)
+        return not_measured(measure)
     parts = [part for number, group in enumerate(groups) for part in _perplexity_group(run, group, number)]
     if all(set(group.points) == {EXTENDED} for group in groups):
         base = f"lengthen eval perplexity {shlex.quote(_base_name(run))} --data DOCUMENTS --context {context},{target}"

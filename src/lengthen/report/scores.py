@@ -14,7 +14,7 @@ __all__ = ["effective_sentence", "retrieval", "ruler", "tasks"]
 def retrieval(run: Run, kind: str) -> Html:
     """Heatmaps of passkey or needle, one for each file."""
     if not own_results(run, kind):
-        return not_measured(kind.capitalize(), f"lengthen eval {kind} {quoted(run)} --lengths {lengths(run)}")
+        return not_measured(f"lengthen eval {kind} {quoted(run)} --lengths {lengths(run)}")
     found = [evaluation for evaluation in run.evaluations if evaluation.kind == kind]
     return element("div", *(_heatmap(each, f"{kind}-{i}") for i, each in enumerate(found)), class_="figures")
 
@@ -39,7 +39,7 @@ def ruler(run: Run) -> Html:
     """Bars of the averages by length, and the effective context."""
     own = own_results(run, "ruler")
     if not own:
-        return not_measured("RULER", f"lengthen eval ruler {quoted(run)} --lengths {lengths(run)}")
+        return not_measured(f"lengthen eval ruler {quoted(run)} --lengths {lengths(run)}")
     others = {each.label: each for each in run.evaluations if each.kind == "ruler" and each.label != EXTENDED}
     parts = []
     for number, evaluation in enumerate(own):
@@ -67,7 +67,7 @@ def tasks(run: Run) -> Html:
     """Scores of benchmark tasks, the base's beside the run's."""
     found = [evaluation for evaluation in run.evaluations if evaluation.kind == "tasks"]
     if not any(evaluation.label == EXTENDED for evaluation in found):
-        return not_measured("Benchmark tasks", f"lengthen eval tasks {quoted(run)} --tasks NAMES")
+        return not_measured(f"lengthen eval tasks {quoted(run)} --tasks NAMES")
     labels = in_order({evaluation.label for evaluation in found})
     scores: dict[tuple[str, str], dict[str, Any]] = {}
     for evaluation in found:

@@ -51,5 +51,5 @@ def report_grid(
     written = write_result(subject, kind, {**content, "results": results}, json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
         picture = written.with_suffix(".png")
-        plot_heatmap(results, picture, f"{kind}: {subject.header['model']}")
+        plot_heatmap(results, picture, f"{kind}: {Path(subject.name).name}")
         typer.echo(f"wrote {picture}", err=True)

@@ -1,0 +1,82 @@
+"""`lengthen serve`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["serve"]
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, run folder or alias.")],
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH of a PEFT or run folder; may be repeated.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="LENGTHEN_TOKEN", help="Bearer token that clients have to send.")
+    ] = None,
+    allow: Annotated[
+        list[Path] | None, typer.Option(help="Folder from which requests may load adapters; may be repeated.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Requests computed together, at most.")] = 32,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that wait, at most; others get error 429.")] = 256,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens one request may ask for.")] = None,
+    max_body: Annotated[float, typer.Option(min=0.001, help="MiB of one request's body, at most.")] = 4.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds one request may take.")] = 600.0,
+    grace: Annotated[float, typer.Option(min=1, help="Seconds to finish requests when told to stop.")] = 30.0,
+    cache_memory: Annotated[
+        float | None, typer.Option(min=0.001, help="GiB for keys and values; default half of what is free.")
+    ] = None,
+    adapter_memory: Annotated[
+        float | None, typer.Option(min=0.001, help="GiB for adapters; default a quarter of what is free.")
+    ] = None,
+    quantize: Annotated[str | None, typer.Option(help="nf4 or none; default as trained.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    template: Annotated[
+        str | None, typer.Option(help="Chat template: llama2, vicuna, alpaca or chatml; default the tokenizer's.")
+    ] = None,
+) -> None:
+    """Serve one base with many adapters to clients of OpenAI's API."""
+    from lengthen.inference.engine import Limits
+    from lengthen.inference.server import ServerSettings
+    from lengthen.inference.server import serve as run_server
+
+    def gibibytes(value: float | None) -> int | None:
+        return None if value is None else int(value * 2**30)
+
+    def show(url: str, names: list[str]) -> None:
+        typer.echo(f"serving {', '.join(names)} at {url}/v1", err=True)
+
+    if token == "":
+        raise typer.BadParameter("the token is empty; leave it out for none", param_hint="--token")
+    if token is None and host not in ("127.0.0.1", "localhost", "::1"):
+        typer.echo(f"warning: anyone who reaches {host} can use this server; give --token", err=True)
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        token=token,
+        allowed=tuple(allow or ()),
+        max_tokens=max_tokens,
+        max_body=int(max_body * 2**20),
+        timeout=timeout,
+        grace=grace,
+        limits=Limits(
+            batch=batch, queue=queue, cache_bytes=gibibytes(cache_memory), adapter_bytes=gibibytes(adapter_memory)
+        ),
+    )
+    run_server(model, _named(adapter or []), settings, dtype=dtype, quantize=quantize, template=template, on_ready=show)
+
+
+def _named(adapters: list[str]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for each in adapters:
+        name, is_pair, path = each.partition("=")
+        if not (name and is_pair and path):
+            raise typer.BadParameter(f"{each!r} is no NAME=PATH", param_hint="--adapter")
+        if name in named:
+            raise typer.BadParameter(f"{name!r} is given twice", param_hint="--adapter")
+        named[name] = Path(path)
+    return named

@@ -1,0 +1,488 @@
+"""Continuous batching: requests for different adapters over one base, which join and leave at every token.
+
+A step of the engine reads one chunk of new prompts, and then computes one token of every request that has been read.
+Short prompts that wait are read together where all of them fit into one chunk. New requests are admitted in turn over
+the adapters they name (see `FairQueue`), and wait where their turn finds no row, no cache memory or no adapter memory
+free: nobody overtakes, so that nobody waits for ever.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from lengthen.errors import BusyError, DataError, LengthenError, ModelError
+from lengthen.inference.engine.base import ServedBase
+from lengthen.inference.engine.cache import RowCache, padded_tokens
+from lengthen.inference.engine.fair_queue import FairQueue
+from lengthen.inference.engine.registry import Adapter, AdapterRegistry
+from lengthen.inference.engine.sampling import GenerationRequest, Sampler, StopText, pick_tokens
+from lengthen.inference.engine.weights import adapter_folder
+from lengthen.inference.generation import TextStream, end_tokens
+from lengthen.inference.prefill import new_cache, prefill
+from lengthen.models import shortened
+
+__all__ = ["Completion", "Engine", "Event", "Generation", "Limits", "Stats"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much the engine takes on.
+
+    Attributes:
+        batch: requests that are computed together, at most.
+        queue: requests that wait beside them, at most.
+        chunk: tokens of prompts that are read in one step, at most.
+        cache_bytes: memory for keys and values; None for half of what is free.
+        adapter_bytes: memory for adapters; None for a quarter of what is free.
+    """
+
+    batch: int = 32
+    queue: int = 256
+    chunk: int = 512
+    cache_bytes: int | None = None
+    adapter_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step of a generation.
+
+    Attributes:
+        token: the new token; None where there is none.
+        text: what can be shown now, which may be nothing.
+        finish: None while it goes on; then "stop" (the end token or a stop text), "length", "cancelled" or "failed".
+        error: what failed.
+    """
+
+    token: int | None = None
+    text: str = ""
+    finish: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole generation: its tokens, its text and why it ended (see `Event`)."""
+
+    tokens: tuple[int, ...]
+    text: str
+    finish: str
+
+
+@dataclass
+class Stats:
+    """Counts since the engine was made.
+
+    Attributes:
+        finished: requests by adapter (None for the base) and by why they ended.
+        prompt_tokens, new_tokens: read and generated.
+        steps: forward passes that generated a token in each row.
+        waited_seconds: until the first token, summed over `answered` requests.
+    """
+
+    finished: Counter[tuple[str | None, str]] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    steps: int = 0
+    waited_seconds: float = 0.0
+    answered: int = 0
+
+
+class Generation:
+    """A request on its way.
+
+    Attributes:
+        request: what was asked for.
+        new_tokens: generated so far.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        adapter: Adapter | None,
+        tokenizer: Any,
+        device: torch.device,
+        on_event: Callable[[Event], None],
+    ):
+        self.request, self.adapter, self._on_event = request, adapter, on_event
+        self.sampler = Sampler(request, device)
+        self.new_tokens, self.last = 0, int(request.prompt[-1])
+        self.submitted = time.perf_counter()
+        self.is_cancelled, self.is_running = False, False
+        self._stream = TextStream(tokenizer, list(request.prompt))
+        self._stop = StopText(request.stop)
+
+    @property
+    def reserve(self) -> int:
+        """Tokens that it will have at most."""
+        return len(self.request.prompt) + self.request.max_new_tokens
+
+    def cancel(self) -> None:
+        """Stop at the next token; nothing happens where it is finished."""
+        self.is_cancelled = True
+
+    def take(self, token: int, ends: set[int]) -> Event:
+        """Continue by a token."""
+        self.new_tokens += 1
+        self.last = token
+        text = self._stop.push(self._stream.push(token))
+        finish = None
+        if token in ends and not self.request.ignore_end:
+            finish = "stop"
+        elif self.new_tokens == self.request.max_new_tokens:
+            finish = "length"
+        if finish is not None:
+            text += self._stop.push(self._stream.end()) + self._stop.end()
+        return Event(token, text, "stop" if self._stop.is_over else finish)
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to whoever asked; one who does not listen any more is no reason to stop for the others."""
+        try:
+            self._on_event(event)
+        except Exception:
+            _LOG.exception("a generation is cancelled, as nobody takes its events")
+            self.cancel()
+
+
+class _Reading:
+    """Prompts that are read together, from their first token to the last but one."""
+
+    def __init__(self, generations: list[Generation], device: torch.device, cache: Any):
+        self.generations, self.cache, self.done = generations, cache, 0
+        self.width = max(len(each.request.prompt) for each in generations) - 1
+        rows = [list(each.request.prompt[:-1]) for each in generations]
+        # What fills up the shorter ones comes after them, so that they don't see it, and their rows end before it.
+        padded = [row + [0] * (self.width - len(row)) for row in rows]
+        self.ids_BT = torch.tensor(padded, dtype=torch.long, device=device).view(len(rows), self.width)
+
+
+class Engine:
+    """Generates for many requests at once, each with an adapter of its own or with none.
+
+    Either `start` gives it a thread of its own, or `step` and `complete` are called.
+
+    Args:
+        base: what all share.
+        tokenizer: its tokenizer.
+        limits: how much it takes on.
+
+    Attributes:
+        stats: what it did so far.
+    """
+
+    def __init__(self, base: ServedBase, tokenizer: Any, limits: Limits | None = None):
+        self.base, self.tokenizer, self.limits = base, tokenizer, limits or Limits()
+        free = _free_bytes(base.device)
+        cache_bytes = free // 2 if self.limits.cache_bytes is None else self.limits.cache_bytes
+        adapter_bytes = free // 4 if self.limits.adapter_bytes is None else self.limits.adapter_bytes
+        self.registry = AdapterRegistry(base, adapter_bytes)
+        self.stats = Stats()
+        self._max_tokens = cache_bytes // base.cache_bytes_per_token
+        self._ends = end_tokens(base.model, tokenizer)
+        self._vocabulary = base.model.get_input_embeddings().weight.shape[0]
+        self._queue: FairQueue[Generation] = FairQueue()
+        self._commands: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._arrived: list[Generation] = []
+        self._reading: _Reading | None = None
+        self._writing: list[Generation] = []
+        self._cache = RowCache(base.key_value_shapes, base.dtype, base.device, self._max_tokens)
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing: float | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Requests that are read or continued."""
+        return len(self._active())
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens whose keys and values are held."""
+        return sum(self._cache.lengths)
+
+    def submit(self, request: GenerationRequest, on_event: Callable[[Event], None]) -> Generation:
+        """Queue a request.
+
+        Args:
+            request: what to generate.
+            on_event: called in the engine's thread with every token; the last event has `finish`.
+
+        Raises:
+            DataError: the request makes no sense, or does not fit the context or the cache memory.
+            ModelError: there is no such adapter.
+            BusyError: the queue is full, or the engine is closing.
+        """
+        request.check(self.base.context, self._vocabulary)
+        needed = padded_tokens([len(request.prompt) + request.max_new_tokens])
+        if needed > self._max_tokens:
+            raise DataError(
+                f"the request needs memory for {needed} tokens, and there is some for {self._max_tokens}; lower "
+                "max_tokens, or give more by --cache-memory"
+            )
+        with self._wake:
+            if self._closing is not None:
+                raise BusyError("the engine is closing; ask again when it is back")
+            if len(self._queue) >= self.limits.queue:
+                raise BusyError(f"{len(self._queue)} requests are waiting already; try again later")
+            adapter = self.registry.get(request.adapter) if request.adapter is not None else None
+            generation = Generation(request, adapter, self.tokenizer, self.base.device, on_event)
+            if adapter is not None:
+                adapter.users += 1
+            self._queue.push(request.adapter, generation)
+            self._wake.notify()
+        return generation
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Make an adapter known, between two tokens of what is generated meanwhile.
+
+        Args:
+            name: by which requests ask for it.
+            path: PEFT or run folder.
+
+        Raises:
+            ModelError: it can't be served over this base, or the name is taken.
+        """
+        self.registry.check_new(name)
+        adapter, weights = self.registry.read(adapter_folder(path))
+        self._between_tokens(lambda: self.registry.add(name, adapter, weights))
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; requests that were accepted for it are finished.
+
+        Raises:
+            ModelError: there is none of this name.
+        """
+        self._between_tokens(lambda: self.registry.drop(name))
+
+    def complete(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """Generate for all requests together; for engines without a thread.
+
+        Raises:
+            LengthenError: as `submit`; or a request failed.
+        """
+        events: list[list[Event]] = [[] for _ in requests]
+        for request, own in zip(requests, events, strict=True):
+            self.submit(request, own.append)
+        while self.step():
+            pass
+        return [_completion(own) for own in events]
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Do one step; whether there is more to do."""
+        self._run_commands()
+        self._drop_cancelled()
+        self._admit()
+        self._read_chunk()
+        self._write_token()
+        return bool(self._active() or self.waiting)
+
+    def start(self) -> None:
+        """Begin to work in a thread."""
+        assert self._thread is None
+        self._thread = threading.Thread(target=self._work, name="lengthen-engine", daemon=True)
+        self._thread.start()
+
+    def close(self, grace: float = 0.0) -> None:
+        """Take no more requests, finish those there are within `grace` seconds, cancel the others, and stop."""
+        with self._wake:
+            self._closing = time.monotonic() + grace
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._active() or len(self._queue) or self._commands or self._closing is not None):
+                    self._wake.wait()
+                if self._closing is not None and not (self._active() or len(self._queue)):
+                    break
+                if self._closing is not None and time.monotonic() > self._closing:
+                    self._cancel_all()
+            try:
+                self.step()
+            except Exception as error:  # whatever it is, later requests can be served
+                _LOG.exception("a step of the engine failed")
+                self._fail_active(shortened(error))
+        self._run_commands()
+
+    def _cancel_all(self) -> None:
+        for generation in [*self._active(), *self._queue]:
+            generation.cancel()
+
+    def _fail_active(self, reason: str) -> None:
+        failed = self._active()
+        self._arrived, self._reading, self._writing = [], None, []
+        self._cache.clear()
+        for generation in failed:
+            self._end(generation, Event(finish="failed", error=f"the engine failed: {reason}"))
+
+    def _active(self) -> list[Generation]:
+        return [*self._arrived, *(self._reading.generations if self._reading else ()), *self._writing]
+
+    def _between_tokens(self, command: Callable[[], None]) -> None:
+        done: Future[Any] = Future()
+        with self._wake:
+            self._commands.append((command, done))
+            self._wake.notify()
+        if self._thread is None or not self._thread.is_alive():
+            self._run_commands()
+        done.result()
+
+    def _run_commands(self) -> None:
+        with self._wake:
+            commands, self._commands = self._commands, []
+            for command, done in commands:
+                try:
+                    done.set_result(command())
+                except Exception as error:
+                    done.set_exception(error)
+
+    def _drop_cancelled(self) -> None:
+        with self._wake:
+            queued = [each for each in self._queue if each.is_cancelled]
+            for generation in queued:
+                self._queue.remove(generation.request.adapter, generation)
+        arrived = [each for each in self._arrived if each.is_cancelled]
+        self._arrived = [each for each in self._arrived if not each.is_cancelled]
+        for generation in [*queued, *arrived]:
+            self._end(generation, Event(finish="cancelled"))
+        if self._reading is not None and all(each.is_cancelled for each in self._reading.generations):
+            cancelled, self._reading = self._reading.generations, None
+            for generation in cancelled:
+                self._end(generation, Event(finish="cancelled"))
+        for row in reversed(range(len(self._writing))):
+            if self._writing[row].is_cancelled:
+                self._leave(row, Event(finish="cancelled"))
+
+    def _admit(self) -> None:
+        while (generation := self._first()) is not None:
+            reserved = [each.reserve for each in (*self._active(), generation)]
+            if len(reserved) > self.limits.batch or padded_tokens(reserved) > self._max_tokens:
+                return
+            adapter = generation.adapter
+            try:
+                if adapter is not None and not self.registry.make_resident(adapter):
+                    return
+            except LengthenError as error:
+                self._pop()
+                self._end(generation, Event(finish="failed", error=str(error)))
+                continue
+            self._pop()
+            generation.is_running = True
+            if adapter is not None:
+                adapter.running += 1
+            self._arrived.append(generation)
+
+    def _first(self) -> Generation | None:
+        with self._wake:
+            return self._queue.first()
+
+    def _pop(self) -> None:
+        with self._wake:
+            self._queue.pop()
+
+    def _read_chunk(self) -> None:
+        if self._reading is None:
+            if not self._arrived:
+                return
+            self._reading = _Reading(self._next_to_read(), self.base.device, new_cache(self.base.model))
+        reading = self._reading
+        width = max(1, self.limits.chunk // len(reading.generations))
+        ids_BT = reading.ids_BT[:, reading.done : reading.done + width]
+        if ids_BT.shape[1]:
+            residents = [each.adapter.resident if each.adapter else None for each in reading.generations]
+            with self.registry.bank.rows(residents, ids_BT.shape[1]):
+                prefill(self.base.model, ids_BT, ids_BT.shape[1], reading.cache)
+            reading.done += ids_BT.shape[1]
+        if reading.done == reading.width:
+            self._reading = None
+            for row, generation in enumerate(reading.generations):
+                length = len(generation.request.prompt) - 1
+                self._cache.append(reading.cache if length else None, row, length, generation.reserve)
+                self._writing.append(generation)
+                self.stats.prompt_tokens += length + 1
+
+    def _next_to_read(self) -> list[Generation]:
+        """The first that has arrived, and those behind it as long as all fit into one chunk."""
+        taken, widest = 0, 0
+        for generation in self._arrived:
+            widest = max(widest, len(generation.request.prompt))
+            if taken and (taken + 1) * widest > self.limits.chunk:
+                break
+            taken += 1
+        chosen, self._arrived = self._arrived[:taken], self._arrived[taken:]
+        return chosen
+
+    def _write_token(self) -> None:
+        if not self._writing:
+            return
+        last_B1 = torch.tensor([[each.last] for each in self._writing], device=self.base.device)
+        residents = [each.adapter.resident if each.adapter else None for each in self._writing]
+        with self.registry.bank.rows(residents, 1):
+            out = self.base.model(input_ids=last_B1, **self._cache.next_token())
+        self._cache.advance()
+        self.stats.steps += 1
+        tokens = pick_tokens(out.logits[:, -1].float(), [each.sampler for each in self._writing])
+        for row in reversed(range(len(tokens))):
+            token, generation = tokens[row], self._writing[row]
+            if token is None:
+                self._leave(row, Event(finish="failed", error="the model computed no numbers for this prompt"))
+                continue
+            event = generation.take(token, self._ends)
+            self.stats.new_tokens += 1
+            if generation.new_tokens == 1:
+                self.stats.answered += 1
+                self.stats.waited_seconds += time.perf_counter() - generation.submitted
+            if event.finish is None:
+                generation.tell(event)
+            else:
+                self._leave(row, event)
+
+    def _leave(self, row: int, event: Event) -> None:
+        """End a request that is being continued; the last row takes its place."""
+        generation = self._writing[row]
+        self._cache.remove(row)
+        self._writing[row] = self._writing[-1]
+        self._writing.pop()
+        self._end(generation, event)
+
+    def _end(self, generation: Generation, event: Event) -> None:
+        adapter = generation.adapter
+        if adapter is not None:
+            with self._wake:
+                self.registry.release(adapter, generation.is_running)
+        assert event.finish is not None
+        self.stats.finished[generation.request.adapter, event.finish] += 1
+        generation.tell(event)
+
+
+def _completion(events: list[Event]) -> Completion:
+    last = events[-1]
+    if last.error is not None:
+        raise ModelError(last.error)
+    tokens = tuple(event.token for event in events if event.token is not None)
+    return Completion(tokens, "".join(event.text for event in events), str(last.finish))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -1,0 +1,264 @@
+"""The HTTP application: OpenAI's completions and chat, vLLM's adapter loading, health and metrics."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from lengthen.errors import BusyError, LengthenError
+from lengthen.inference.engine import Event
+from lengthen.inference.server.guard import Guard, error_body, error_response
+from lengthen.inference.server.metrics import metrics_text
+from lengthen.inference.server.protocol import ChatRequest, CompletionRequest, LoadRequest, UnloadRequest, explained
+from lengthen.inference.server.service import Call, Refusal, Service, usage_of
+
+__all__ = ["make_app"]
+
+_LOOK_FOR_CLIENT = 0.5  # seconds between looks whether the client is still there
+
+
+def make_app(service: Service, token: str | None = None, max_body: int = 4 * 2**20) -> FastAPI:
+    """Build the application; its engine works while the application is up.
+
+    Args:
+        service: what is offered.
+        token: bearer token that every request but /health needs; None for none.
+        max_body: bytes of a request's body, at most.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        service.engine.start()
+        yield
+        await run_in_threadpool(service.engine.close)
+
+    app = FastAPI(title="lengthen", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, token=token, max_body=max_body)
+    _add_errors(app)
+    _add_generation(app, service)
+    _add_adapters(app, service)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse(metrics_text(service.engine), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(Refusal)
+    async def refusal(_request: Request, error: Refusal) -> Response:
+        return error_response(error.status, error.message, error.code)
+
+    @app.exception_handler(LengthenError)
+    async def input_error(_request: Request, error: LengthenError) -> Response:
+        if isinstance(error, BusyError):
+            return error_response(429, str(error), headers={"Retry-After": "1"})
+        return error_response(400, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+        return error_response(400, explained(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return error_response(error.status_code, message, headers=dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def our_error(_request: Request, _error: Exception) -> Response:
+        return error_response(500, "an error of the server, which its log tells about")
+
+
+def _add_generation(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(service, name) for name in service.names]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        service.adapter_of(name)
+        return _model(service, name)
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        return await _Answer(service, body, "cmpl", "text_completion").response(request)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        return await _ChatAnswer(service, body, "chatcmpl", "chat.completion").response(request)
+
+
+def _add_adapters(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/load_lora_adapter")
+    async def load(body: LoadRequest) -> Response:
+        await run_in_threadpool(service.load, body.lora_name, body.lora_path)
+        return PlainTextResponse(f"Success: adapter {body.lora_name!r} is loaded")
+
+    @app.post("/v1/unload_lora_adapter")
+    async def unload(body: UnloadRequest) -> Response:
+        await run_in_threadpool(service.unload, body.lora_name)
+        return PlainTextResponse(f"Success: adapter {body.lora_name!r} is unloaded")
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "lengthen",
+        "max_model_len": service.engine.base.context,
+        "parent": None if name == service.base_name else service.base_name,
+    }
+
+
+class _Answer:
+    """The answer to one request for completions."""
+
+    def __init__(self, service: Service, body: CompletionRequest | ChatRequest, prefix: str, kind: str):
+        self._service, self._body, self._kind = service, body, kind
+        self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
+        self._until = time.monotonic() + service.timeout
+
+    async def response(self, request: Request) -> Response:
+        """The whole answer, or a stream of its parts."""
+        calls = self._service.submit(await run_in_threadpool(self._service.requests, self._body))
+        if self._body.stream:
+            return _Stream(self._stream(calls), calls)
+        try:
+            return await self._whole(calls, request)
+        finally:
+            for call in calls:
+                call.cancel()
+
+    def choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
+        """A whole text."""
+        return {"index": index, "text": text, "finish_reason": finish, "logprobs": None}
+
+    def piece(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
+        """A part of one."""
+        return self.choice(index, text, finish)
+
+    def beginning(self) -> list[dict[str, Any]]:
+        """The choices of what a stream begins with, if anything."""
+        return []
+
+    def stream_kind(self) -> str:
+        """The object of a stream's parts."""
+        return self._kind
+
+    async def _whole(self, calls: Sequence[Call], request: Request) -> Response:
+        gathering = asyncio.gather(*(self._gather(index, call) for index, call in enumerate(calls)))
+        watching = asyncio.ensure_future(_client_leaves(request))
+        try:
+            tasks: list[asyncio.Future[Any]] = [gathering, watching]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not gathering.done():
+                return Response(status_code=499)  # to nobody
+            choices = gathering.result()
+        finally:
+            for task in (gathering, watching):
+                task.cancel()
+                with suppress(asyncio.CancelledError, Refusal):
+                    await task
+        return JSONResponse({**self._head, "object": self._kind, "choices": choices, "usage": usage_of(calls)})
+
+    async def _gather(self, index: int, call: Call) -> dict[str, Any]:
+        events = [event async for event in call.events(self._until)]
+        return self.choice(index, "".join(event.text for event in events), events[-1].finish)
+
+    async def _stream(self, calls: Sequence[Call]) -> AsyncIterator[str]:
+        asks_usage = self._body.stream_options is not None and self._body.stream_options.include_usage
+        more: dict[str, Any] = {"usage": None} if asks_usage else {}
+        head = {**self._head, "object": self.stream_kind()}
+        try:
+            for choice in self.beginning():
+                yield _sse({**head, "choices": [choice], **more})
+            async for index, event in _merged(calls, self._until):
+                if event.text or event.finish:
+                    yield _sse({**head, "choices": [self.piece(index, event.text, event.finish)], **more})
+            if asks_usage:
+                yield _sse({**head, "choices": [], "usage": usage_of(calls)})
+            yield "data: [DONE]\n\n"
+        except Refusal as error:  # too late for an HTTP status
+            yield _sse({"error": error_body(error.status, error.message, error.code)})
+
+
+class _ChatAnswer(_Answer):
+    """The same for chat."""
+
+    def choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"index": index, "message": message, "finish_reason": finish, "logprobs": None}
+
+    def piece(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
+        return {"index": index, "delta": {"content": text} if text else {}, "finish_reason": finish, "logprobs": None}
+
+    def beginning(self) -> list[dict[str, Any]]:
+        delta = {"role": "assistant", "content": ""}
+        return [{"index": 0, "delta": delta, "finish_reason": None, "logprobs": None}]
+
+    def stream_kind(self) -> str:
+        return "chat.completion.chunk"
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events; where the client leaves, even before the first, its calls are cancelled."""
+
+    def __init__(self, content: AsyncIterator[str], calls: Sequence[Call]):
+        super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._calls = calls
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for call in self._calls:
+                call.cancel()
+
+
+async def _merged(calls: Sequence[Call], until: float) -> AsyncIterator[tuple[int, Event]]:
+    """The events of all calls as they come."""
+    queue: asyncio.Queue[tuple[int, Event | Refusal]] = asyncio.Queue()
+
+    async def forward(index: int, call: Call) -> None:
+        try:
+            async for event in call.events(until):
+                queue.put_nowait((index, event))
+        except Refusal as error:
+            queue.put_nowait((index, error))
+
+    tasks = [asyncio.ensure_future(forward(index, call)) for index, call in enumerate(calls)]
+    try:
+        left = len(calls)
+        while left:
+            index, event = await queue.get()
+            if isinstance(event, Refusal):
+                raise event
+            left -= event.finish is not None
+            yield index, event
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _client_leaves(request: Request) -> None:
+    while not await request.is_disconnected():
+        await asyncio.sleep(_LOOK_FOR_CLIENT)
+
+
+def _sse(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

@@ -1,0 +1,99 @@
+"""What stands before the application: the bearer token, and bodies that are whole, in time and not too large."""
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+__all__ = ["Guard", "error_body", "error_response"]
+
+_BODY_SECONDS = 30.0
+
+
+def error_response(
+    status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """An error as OpenAI's clients expect it."""
+    return JSONResponse({"error": error_body(status, message, code)}, status, headers)
+
+
+def error_body(status: int, message: str, code: str | None = None) -> dict[str, Any]:
+    """What stands in it."""
+    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"message": message, "type": kind, "param": None, "code": code}
+
+
+@dataclass
+class Guard:
+    """ASGI middleware.
+
+    Attributes:
+        app: what it stands before.
+        token: the bearer token that every request but /health needs; None for none.
+        max_body: bytes.
+    """
+
+    app: Any
+    token: str | None
+    max_body: int
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, with its whole body, or answer it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if not self._is_allowed(scope):
+            refusal = error_response(
+                401, "the bearer token is missing or wrong", "invalid_api_key", {"WWW-Authenticate": "Bearer"}
+            )
+            await refusal(scope, receive, send)
+            return
+        try:
+            body = await asyncio.wait_for(self._read(scope, receive), _BODY_SECONDS)
+        except (asyncio.TimeoutError, TimeoutError):
+            await error_response(408, "the body did not arrive in time")(scope, receive, send)
+            return
+        if isinstance(body, JSONResponse):
+            await body(scope, receive, send)
+        elif body is not None:
+            await self.app(scope, _Replay(body, receive), send)
+
+    def _is_allowed(self, scope: Any) -> bool:
+        if self.token is None or scope["path"] == "/health":
+            return True
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        return secrets.compare_digest(given, f"Bearer {self.token}".encode())
+
+    async def _read(self, scope: Any, receive: Any) -> bytes | JSONResponse | None:
+        """The body; a refusal where it is too large; None where the client left."""
+        too_large = error_response(413, f"the body is larger than {self.max_body} bytes; shorten it")
+        said = dict(scope["headers"]).get(b"content-length", b"0")
+        if not said.isdigit() or int(said) > self.max_body:
+            return too_large
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > self.max_body:
+                return too_large
+            if not message.get("more_body", False):
+                return bytes(body)
+
+
+class _Replay:
+    """Gives a body that was read already, and then what else comes."""
+
+    def __init__(self, body: bytes, receive: Any):
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Any:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await self._receive()

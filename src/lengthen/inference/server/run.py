@@ -1,0 +1,124 @@
+"""Load a base and its adapters, and serve them until a signal."""
+
+import importlib.util
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lengthen.adapters.load import load_apart
+from lengthen.data.instruct.templates import use_template
+from lengthen.errors import LengthenError
+from lengthen.inference.engine import Engine, Limits, ServedBase
+from lengthen.models import default_device
+
+__all__ = ["ServerSettings", "serve"]
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where and how to serve.
+
+    Attributes:
+        host: address to listen at.
+        port: 0 for any free one.
+        token: bearer token that clients have to send; None for none.
+        allowed: folders from which adapters may be loaded by request.
+        max_tokens: that one request may ask for; None for what the context leaves.
+        max_body: bytes of one request.
+        timeout: seconds that one request may take.
+        grace: seconds that running requests have to finish when the server is told to stop.
+        limits: of the engine.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    allowed: Sequence[Path] = ()
+    max_tokens: int | None = None
+    max_body: int = 4 * 2**20
+    timeout: float = 600.0
+    grace: float = 30.0
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(
+    model: str,
+    adapters: dict[str, Path],
+    settings: ServerSettings,
+    *,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    template: str | None = None,
+    on_ready: Callable[[str, list[str]], None] = lambda _url, _names: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; a second one stops at once.
+
+    Args:
+        model: base or run folder. A run folder's adapter is served under the folder's name, and its base only under
+            adapters, as its positions are the run's.
+        adapters: PEFT or run folders by name.
+        settings: where and how.
+        dtype: of the base, see `lengthen.load`.
+        quantize: "nf4" or "none"; default as a run was trained.
+        template: chat template by name, in place of the tokenizer's own.
+        on_ready: called with the URL and the names, just before requests are taken.
+
+    Raises:
+        LengthenError: fastapi or uvicorn is missing, the address can't be used, or something can't be loaded.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn")):
+        raise LengthenError("serving needs fastapi and uvicorn: pip install 'lengthen[serve]'")
+    import uvicorn
+
+    from lengthen.inference.server.app import make_app
+    from lengthen.inference.server.service import Service
+
+    for folder in settings.allowed:
+        if not folder.is_dir():
+            raise LengthenError(f"--allow {folder} is no folder; give one that holds adapters")
+    with _listen(settings.host, settings.port) as listener:
+        engine, base_name = _load(model, adapters, settings.limits, dtype, quantize, template)
+        service = Service(engine, base_name, settings.allowed, settings.max_tokens, settings.timeout)
+        config = uvicorn.Config(
+            make_app(service, settings.token, settings.max_body),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=max(1, round(settings.grace)),
+        )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        on_ready(f"http://{host}:{listener.getsockname()[1]}", service.names)
+        # uvicorn raises the signal that stopped it again, when all is closed: that is the end, and no error.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            return
+
+
+def _load(
+    model: str, adapters: dict[str, Path], limits: Limits, dtype: str | None, quantize: str | None, template: str | None
+) -> tuple[Engine, str | None]:
+    """The engine with all adapters, and the name of the base where it is offered."""
+    apart = load_apart(model, dtype, quantize, default_device())
+    if template is not None:
+        use_template(apart.tokenizer, template)
+    engine = Engine(ServedBase.of(apart), apart.tokenizer, limits)
+    named = dict(adapters)
+    name = Path(model).resolve().name if Path(model).is_dir() else model
+    if name in named:
+        raise LengthenError(f"--adapter {name}=... has the name of the model; choose another one")
+    if apart.adapter is not None:
+        named = {name: apart.adapter, **named}
+    for each, path in named.items():
+        engine.load_adapter(each, path)
+    return engine, None if apart.adapter is not None else name
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise LengthenError(f"can't listen at {host}:{port} ({error}); choose another --host or --port") from error
