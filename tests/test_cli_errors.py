@@ -20,9 +20,11 @@ from transformers import AutoModelForCausalLM, FalconConfig, Gemma2Config, GPT2C
 from lengthen import cli
 from lengthen.files import write_json
 
-COMMANDS = ["", "quickstart", "train", "plan", "export", "import", "report", "generate", "chat", "recipes", "eval",
-            "eval perplexity", "eval passkey", "eval needle", "eval ruler", "eval tasks", "data", "data tokenize",
-            "data inspect"]  # fmt: skip
+COMMANDS = [
+    "", "quickstart", "train", "plan", "export", "import", "report", "generate", "chat", "ui", "serve",
+    "recipes", "eval", "eval perplexity", "eval passkey", "eval needle", "eval ruler", "eval tasks", "data",
+    "data tokenize", "data inspect", "data qa"
+]  # fmt: skip
 
 
 def tree(folder):

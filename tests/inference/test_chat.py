@@ -353,6 +353,15 @@ def test_generate_streams_beyond_the_context(lengthen_cli, folder, tmp_path):
 
 
 def test_an_interrupt_is_noted_in_place_of_raised():
+    # A process that was started in the background ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _check_interrupts()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _check_interrupts():
     with _interrupts() as seen:
         os.kill(os.getpid(), signal.SIGINT)
         assert seen == [signal.SIGINT]
@@ -363,7 +372,10 @@ def test_an_interrupt_is_noted_in_place_of_raised():
 @pytest.mark.slow
 def test_ctrl_c_stops_the_answer_not_the_chat(folder):
     command = [sys.executable, "-m", "lengthen.cli", *map(str, chat(folder, "--max-new-tokens", 900))]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     process.stdin.write(b"What?\n")
     process.stdin.flush()
     assert process.stdout.read(1)

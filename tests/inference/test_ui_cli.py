@@ -43,8 +43,10 @@ def test_it_serves_until_it_is_interrupted(base, run, tmp_path):
     where = tmp_path / "page.json"
     command = ["ui", str(base), "--template", "llama2", "--adapter", f"mine={run / 'adapter'}", "--json", str(where)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "lengthen.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "lengthen.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Where these tests run in the background, the signal is ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
         while not where.exists() and process.poll() is None and time.monotonic() < deadline:

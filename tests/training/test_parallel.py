@@ -21,17 +21,22 @@ ZERO = ("zero2", "zero3", "zero2_offload", "zero3_offload")
 @pytest.mark.parametrize(
     ("settings", "tied"),
     [
-        (
+        pytest.param(
             {
                 "adapter": {"targets": "all", "variant": "dora"},
                 "training": {"dtype": "bfloat16"},
                 "memory": {"mlp_tile": 32, "offload_activations": True},
             },
             True,
+            id="dora in bfloat16, tied",
         ),
-        ({"adapter": {"kind": "full"}, "memory": {"activation_checkpointing": False}}, False),
+        pytest.param(
+            {"adapter": {"kind": "full"}, "memory": {"activation_checkpointing": False}},
+            False,
+            id="full",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["dora in bfloat16, tied", "full"],
 )
 def test_two_sharded_processes_equal_one(make_base, train_in_processes, settings, tied):
     base = make_base(f"base{tied}", tie_word_embeddings=tied)

@@ -32,7 +32,7 @@ def ui(
     from lengthen.errors import LengthenError
 
     try:
-        from lengthen.inference.web import build_page, serve_page
+        from lengthen.inference.web import serve_page
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
@@ -43,7 +43,7 @@ def ui(
 
     loaded, tokenizer, names = load_several(model, adapters, dtype, quantize)
     desk = Desk(loaded, tokenizer, template, names)
-    with serve_page(build_page(desk, model), host, port) as url:
+    with serve_page(desk, model, host, port) as url:
         if json_file is not None:
             write_json(json_file, {"model": model, "url": url, "context": desk.context, "adapters": list(adapters)})
         if not quiet:

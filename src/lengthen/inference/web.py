@@ -17,7 +17,7 @@ from lengthen.errors import DataError, LengthenError
 from lengthen.inference.chat import Answer, Loaded
 from lengthen.inference.desk import Desk, Progress, Visitor
 
-__all__ = ["EXAMPLES", "build_page", "serve_page"]
+__all__ = ["EXAMPLES", "serve_page"]
 
 EXAMPLES = (
     "Summarize the document in one paragraph.",
@@ -79,13 +79,7 @@ class _Visitors:
             visitor.stop()
 
 
-def build_page(desk: Desk, name: str) -> gr.Blocks:
-    """The page.
-
-    Args:
-        desk: the model.
-        name: the MODEL argument, shown at the top.
-    """
+def _build(desk: Desk, name: str) -> gr.Blocks:
     blocks = gr.Blocks(title=f"{name} - lengthen", analytics_enabled=False, fill_height=True)
     with blocks:
         gr.Markdown(f"## {html.escape(name)}, {desk.context:,} tokens of context")
@@ -244,11 +238,12 @@ class _Page:
 
 
 @contextmanager
-def serve_page(page: gr.Blocks, host: str, port: int | None) -> Iterator[str]:
-    """Serve a page until the block ends, and yield its URL. Uploads lie in a folder that goes with it.
+def serve_page(desk: Desk, name: str, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
+    """Serve the page until the block ends, and yield its URL. An upload is deleted as soon as it is read.
 
     Args:
-        page: from `build_page`.
+        desk: the model.
+        name: the MODEL argument, shown at the top.
         host: address to listen on; 127.0.0.1 is reached from this machine only.
         port: None takes a free one from 7860 on.
 
@@ -257,14 +252,16 @@ def serve_page(page: gr.Blocks, host: str, port: int | None) -> Iterator[str]:
     """
     _check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="lengthen-ui-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
-        _, url, _ = page.launch(
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # read when the page is built
+        page = _build(desk, name)
+        page.launch(
             server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
             ssr_mode=False, mcp_server=False, run_history=False, footer_links=[], head=_HEAD, css=_CSS,
             theme=gr.themes.Default(font=_SYSTEM, font_mono=["ui-monospace", "monospace"]),
         )  # fmt: skip
         try:
-            yield url
+            assert page.local_url is not None
+            yield page.local_url
         finally:
             page.close(verbose=False)
             del os.environ["GRADIO_TEMP_DIR"]

@@ -115,9 +115,7 @@ class ChatRequest(_Sampled):
             raise DataError("this model has no chat template; use /v1/completions, or serve it with --template")
         messages = [message.for_template() for message in self.messages]
         try:
-            ids = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=True, verbose=False
-            )["input_ids"]
+            ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
         except TemplateError as error:
             raise DataError(
                 f"the chat template refuses these messages: {' '.join(str(error).split())[:200]}"

@@ -106,7 +106,7 @@ def _load(
         use_template(apart.tokenizer, template)
     engine = Engine(ServedBase.of(apart), apart.tokenizer, limits)
     named = dict(adapters)
-    name = Path(model).resolve().name if Path(model).is_dir() else model
+    name = Path(model).resolve().name if Path(model).exists() else model
     if name in named:
         raise LengthenError(f"--adapter {name}=... has the name of the model; choose another one")
     if apart.adapter is not None:
