@@ -1,7 +1,7 @@
 """A server that speaks OpenAI's chat protocol, for tests: `python openai_server.py` prints its port.
 
 The name of the model says how it behaves; PARTS after a colon are what it does in turn, then again from the start:
-good, chatty, empty, cut, nonsense, same, busy, tool, html, refuse, die.
+good, chatty, empty, cut, nonsense, same, echo, busy, tool, html, refuse, die.
 """
 
 import itertools
@@ -27,6 +27,7 @@ def reply(behaviour, prompt, number):
         "cut": f"Question: {question}\nAnswer: {answer} And then",
         "nonsense": "def double(x):\n    return 2 * x",
         "same": "Question: What is it about?\nAnswer: It is about many things.",
+        "echo": f"Question: (the question)\nAnswer: {answer}",
         "tool": None,
     }
     return texts[behaviour]

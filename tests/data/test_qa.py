@@ -116,9 +116,10 @@ def test_the_same_call_goes_on_after_the_server_died(documents, start_server, tm
 
 def test_what_is_unusable_is_asked_for_again(documents, url, tmp_path):
     out = tmp_path / "pairs.jsonl"
-    made = make_pairs(documents[:1], Endpoint(url, "canned:nonsense,cut,good"), out, parallel=1)
+    made = make_pairs(documents[:1], Endpoint(url, "canned:nonsense,cut,good,echo,good"), out, parallel=1)
     assert made["missing"] == {}
     assert made["pairs"] == len(records(out)) > 0
+    assert "the question" not in {record["instruction"].strip("()") for record in records(out)}
     assert not any("And then" in record["output"] or "2 * x" in record["output"] for record in records(out))
 
 

@@ -278,6 +278,8 @@ def _parse(reply: Reply) -> tuple[str, str]:
         raise _UnusableError("has more than one question or answer")
     if not _words(question) or not _words(answer) or _words(question) == _words(answer):
         raise _UnusableError("has an empty question or answer, or one that repeats the other")
+    if _words(question) == "the question" or _words(answer) == "the answer":
+        raise _UnusableError("repeats the form in place of a question or an answer")
     try:
         (question + answer).encode("utf-8")
     except UnicodeEncodeError as error:
