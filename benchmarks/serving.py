@@ -33,6 +33,7 @@ from lengthen.adapters.load import load_apart
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
 from lengthen.inference.engine import Engine, GenerationRequest, Limits, ServedBase
+from lengthen.models import quiet_transformers
 from record import record
 
 MODEL, RANK = "smollm2-135m-instruct", 16
@@ -75,7 +76,7 @@ def make_adapters(folder: Path) -> list[Path]:
             for name, parameter in model.named_parameters():
                 if "lora_" in name:
                     parameter.normal_(std=0.02)
-        model.save_pretrained(str(folder / str(index)))
+        model.save_pretrained(str(folder / str(index)), save_embedding_layers=False)
         folders.append(folder / str(index))
     return folders
 
@@ -185,7 +186,7 @@ def main() -> None:
             write_json(arguments.json, {**record(), **about, "results": rows})
 
     warnings.filterwarnings("ignore", category=FutureWarning)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, quiet_transformers():
         adapters = make_adapters(Path(scratch))
         engine = load_engine("bfloat16", adapters)
         prompts = make_prompts(engine.tokenizer, engine.base.model.config.vocab_size)

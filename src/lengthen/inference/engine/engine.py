@@ -1,9 +1,9 @@
 """Continuous batching: requests for different adapters over one base, which join and leave at every token.
 
-A step of the engine reads one chunk of new prompts, and then computes one token of every request that has been read.
-Short prompts that wait are read together where all of them fit into one chunk. New requests are admitted in turn over
-the adapters they name (see `FairQueue`), and wait where their turn finds no row, no cache memory or no adapter memory
-free: nobody overtakes, so that nobody waits for ever.
+A step of the engine reads a chunk of new prompts (up to four where most requests are new), and then computes one token
+of every request that has been read. Short prompts that wait are read together where all of them fit into one chunk. New
+requests are admitted in turn over the adapters they name (see `FairQueue`), and wait where their turn finds no row, no
+cache memory or no adapter memory free: nobody overtakes, so that nobody waits for ever.
 """
 
 import logging
@@ -19,20 +19,24 @@ from typing import Any
 import psutil
 import torch
 
-from lengthen.errors import BusyError, DataError, LengthenError, ModelError
+from lengthen.errors import BusyError, DataError, LengthenError
 from lengthen.inference.engine.base import ServedBase
 from lengthen.inference.engine.cache import RowCache, padded_tokens
 from lengthen.inference.engine.fair_queue import FairQueue
-from lengthen.inference.engine.registry import Adapter, AdapterRegistry
-from lengthen.inference.engine.sampling import GenerationRequest, Sampler, StopText, pick_tokens
+from lengthen.inference.engine.generation import Completion, Event, Generation
+from lengthen.inference.engine.registry import AdapterRegistry
+from lengthen.inference.engine.sampling import GenerationRequest, pick_tokens
 from lengthen.inference.engine.weights import adapter_folder
-from lengthen.inference.generation import TextStream, end_tokens
+from lengthen.inference.generation import end_tokens
 from lengthen.inference.prefill import new_cache, prefill
 from lengthen.models import shortened
 
-__all__ = ["Completion", "Engine", "Event", "Generation", "Limits", "Stats"]
+__all__ = ["Engine", "Limits", "Stats"]
 
 _LOG = logging.getLogger(__name__)
+
+# How long a request that is being written may have to wait for prompts, in chunks.
+_CHUNKS_AT_MOST = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Limits:
     Attributes:
         batch: requests that are computed together, at most.
         queue: requests that wait beside them, at most.
-        chunk: tokens of prompts that are read in one step, at most.
+        chunk: tokens of prompts that are read in one forward pass, at most.
         cache_bytes: memory for keys and values; None for half of what is free.
         adapter_bytes: memory for adapters; None for a quarter of what is free.
     """
@@ -52,32 +56,6 @@ class Limits:
     chunk: int = 512
     cache_bytes: int | None = None
     adapter_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Event:
-    """A step of a generation.
-
-    Attributes:
-        token: the new token; None where there is none.
-        text: what can be shown now, which may be nothing.
-        finish: None while it goes on; then "stop" (the end token or a stop text), "length", "cancelled" or "failed".
-        error: what failed.
-    """
-
-    token: int | None = None
-    text: str = ""
-    finish: str | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A whole generation: its tokens, its text and why it ended (see `Event`)."""
-
-    tokens: tuple[int, ...]
-    text: str
-    finish: str
 
 
 @dataclass
@@ -97,62 +75,6 @@ class Stats:
     steps: int = 0
     waited_seconds: float = 0.0
     answered: int = 0
-
-
-class Generation:
-    """A request on its way.
-
-    Attributes:
-        request: what was asked for.
-        new_tokens: generated so far.
-    """
-
-    def __init__(
-        self,
-        request: GenerationRequest,
-        adapter: Adapter | None,
-        tokenizer: Any,
-        device: torch.device,
-        on_event: Callable[[Event], None],
-    ):
-        self.request, self.adapter, self._on_event = request, adapter, on_event
-        self.sampler = Sampler(request, device)
-        self.new_tokens, self.last = 0, int(request.prompt[-1])
-        self.submitted = time.perf_counter()
-        self.is_cancelled, self.is_running = False, False
-        self._stream = TextStream(tokenizer, list(request.prompt))
-        self._stop = StopText(request.stop)
-
-    @property
-    def reserve(self) -> int:
-        """Tokens that it will have at most."""
-        return len(self.request.prompt) + self.request.max_new_tokens
-
-    def cancel(self) -> None:
-        """Stop at the next token; nothing happens where it is finished."""
-        self.is_cancelled = True
-
-    def take(self, token: int, ends: set[int]) -> Event:
-        """Continue by a token."""
-        self.new_tokens += 1
-        self.last = token
-        text = self._stop.push(self._stream.push(token))
-        finish = None
-        if token in ends and not self.request.ignore_end:
-            finish = "stop"
-        elif self.new_tokens == self.request.max_new_tokens:
-            finish = "length"
-        if finish is not None:
-            text += self._stop.push(self._stream.end()) + self._stop.end()
-        return Event(token, text, "stop" if self._stop.is_over else finish)
-
-    def tell(self, event: Event) -> None:
-        """Hand an event to whoever asked; one who does not listen any more is no reason to stop for the others."""
-        try:
-            self._on_event(event)
-        except Exception:
-            _LOG.exception("a generation is cancelled, as nobody takes its events")
-            self.cancel()
 
 
 class _Reading:
@@ -281,7 +203,7 @@ class Engine:
             self.submit(request, own.append)
         while self.step():
             pass
-        return [_completion(own) for own in events]
+        return [Completion.of(own) for own in events]
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -289,7 +211,7 @@ class Engine:
         self._run_commands()
         self._drop_cancelled()
         self._admit()
-        self._read_chunk()
+        self._read()
         self._write_token()
         return bool(self._active() or self.waiting)
 
@@ -399,6 +321,13 @@ class Engine:
         with self._wake:
             self._queue.pop()
 
+    def _read(self) -> None:
+        """Read a chunk, and some more while most requests wait for that: a token of few costs as much as one of all."""
+        for _ in range(_CHUNKS_AT_MOST):
+            self._read_chunk()
+            if len(self._active()) <= 2 * len(self._writing):
+                return
+
     def _read_chunk(self) -> None:
         if self._reading is None:
             if not self._arrived:
@@ -472,14 +401,6 @@ class Engine:
         assert event.finish is not None
         self.stats.finished[generation.request.adapter, event.finish] += 1
         generation.tell(event)
-
-
-def _completion(events: list[Event]) -> Completion:
-    last = events[-1]
-    if last.error is not None:
-        raise ModelError(last.error)
-    tokens = tuple(event.token for event in events if event.token is not None)
-    return Completion(tokens, "".join(event.text for event in events), str(last.finish))
 
 
 def _free_bytes(device: torch.device) -> int:

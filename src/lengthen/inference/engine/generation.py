@@ -1,0 +1,113 @@
+"""A request on its way: its tokens, its text and its end."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lengthen.errors import ModelError
+from lengthen.inference.engine.registry import Adapter
+from lengthen.inference.engine.sampling import GenerationRequest, Sampler, StopText
+from lengthen.inference.generation import TextStream
+
+__all__ = ["Completion", "Event", "Generation"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step of a generation.
+
+    Attributes:
+        token: the new token; None where there is none.
+        text: what can be shown now, which may be nothing.
+        finish: None while it goes on; then "stop" (the end token or a stop text), "length", "cancelled" or "failed".
+        error: what failed.
+    """
+
+    token: int | None = None
+    text: str = ""
+    finish: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole generation: its tokens, its text and why it ended (see `Event`)."""
+
+    tokens: tuple[int, ...]
+    text: str
+    finish: str
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> "Completion":
+        """All events of a generation as one.
+
+        Raises:
+            ModelError: it failed.
+        """
+        last = events[-1]
+        if last.error is not None:
+            raise ModelError(last.error)
+        tokens = tuple(event.token for event in events if event.token is not None)
+        return cls(tokens, "".join(event.text for event in events), str(last.finish))
+
+
+class Generation:
+    """A request on its way.
+
+    Attributes:
+        request: what was asked for.
+        new_tokens: generated so far.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        adapter: Adapter | None,
+        tokenizer: Any,
+        device: torch.device,
+        on_event: Callable[[Event], None],
+    ):
+        self.request, self.adapter, self._on_event = request, adapter, on_event
+        self.sampler = Sampler(request, device)
+        self.new_tokens, self.last = 0, int(request.prompt[-1])
+        self.submitted = time.perf_counter()
+        self.is_cancelled, self.is_running = False, False
+        self._stream = TextStream(tokenizer, list(request.prompt))
+        self._stop = StopText(request.stop)
+
+    @property
+    def reserve(self) -> int:
+        """Tokens that it will have at most."""
+        return len(self.request.prompt) + self.request.max_new_tokens
+
+    def cancel(self) -> None:
+        """Stop at the next token; nothing happens where it is finished."""
+        self.is_cancelled = True
+
+    def take(self, token: int, ends: set[int]) -> Event:
+        """Continue by a token."""
+        self.new_tokens += 1
+        self.last = token
+        text = self._stop.push(self._stream.push(token))
+        finish = None
+        if token in ends and not self.request.ignore_end:
+            finish = "stop"
+        elif self.new_tokens == self.request.max_new_tokens:
+            finish = "length"
+        if finish is not None:
+            text += self._stop.push(self._stream.end()) + self._stop.end()
+        return Event(token, text, "stop" if self._stop.is_over else finish)
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to whoever asked; one who does not listen any more is no reason to stop for the others."""
+        try:
+            self._on_event(event)
+        except Exception:
+            _LOG.exception("a generation is cancelled, as nobody takes its events")
+            self.cancel()
