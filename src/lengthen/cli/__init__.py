@@ -19,7 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_GROUPS = {"eval": "Measure perplexity at several contexts.", "data": "Look at documents, and tokenize them."}
+_GROUPS = {
+    "eval": "Measure a model, and what of its context is usable.",
+    "data": "Look at documents, tokenize them, have questions made about them.",
+}
 for _name, _help in _GROUPS.items():
     app.add_typer(import_module(f"lengthen.cli.{_name}").app, name=_name, help=_help)
 for _name in (
