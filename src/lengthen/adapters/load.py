@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,7 +30,17 @@ from lengthen.models import (
 )
 from lengthen.quantization import dequantize
 
-__all__ = ["BaseApart", "base_record", "check_base", "load", "load_apart", "load_dequantized"]
+__all__ = [
+    "BaseApart",
+    "adapter_config",
+    "attaching",
+    "base_record",
+    "check_base",
+    "check_folder",
+    "load",
+    "load_apart",
+    "load_dequantized",
+]
 
 
 @dataclass(frozen=True)
@@ -129,8 +141,8 @@ def _load_apart(
         adapter, source = source.run / "adapter", _base_of(source.run)
     tokenizer = load_tokenizer(model)
     folder = Path(adapter) if adapter is not None else None
-    if folder is not None and not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} has no adapter_config.json, so it holds no adapter; give a PEFT folder")
+    if folder is not None:
+        check_folder(folder)
     record = base_record(folder) if folder is not None else None
     nf4 = (quantize or (record or {}).get("quantize")) == "nf4"
     loaded: Any = load_base(
@@ -149,14 +161,11 @@ def _scaled_config(
     source: Source, adapter: Path | None, record: dict[str, str] | None, method: str | None, target: int | None
 ) -> PreTrainedConfig:
     """The base's config, with the positions that its adapter was trained with, or scaled anew."""
-    if adapter is None or not (adapter / "config.json").is_file():
-        config = load_config(source)
-    else:
-        config = from_pretrained(AutoConfig, Source(str(adapter), str(adapter)))
-        plain = load_config(source)
-        # Adapters for bases of another shape would only fail somewhere inside the weights.
-        if record is not None and (plain.model_type, _shape(plain)) != (config.model_type, _shape(config)):
-            raise ModelError(f"the adapter {adapter} was made for {record['id']}; {source.id} has another shape")
+    plain = load_config(source)
+    config = plain if adapter is None else adapter_config(adapter) or plain
+    # Adapters for bases of another shape would only fail somewhere inside the weights.
+    if record is not None and (plain.model_type, _shape(plain)) != (config.model_type, _shape(config)):
+        raise ModelError(f"the adapter {adapter} was made for {record['id']}; {source.id} has another shape")
     if method is not None and target is not None:
         config = extend(config, target, method)
     return config
@@ -165,6 +174,23 @@ def _scaled_config(
 def _shape(config: PreTrainedConfig) -> list[Any]:
     text = config.get_text_config()
     return [getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
+
+
+def check_folder(adapter: Path) -> None:
+    """Refuse a folder without an adapter.
+
+    Raises:
+        ModelError: it has no adapter_config.json.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        raise ModelError(f"{adapter} has no adapter_config.json, so it holds no adapter; give a PEFT folder")
+
+
+def adapter_config(adapter: Path) -> PreTrainedConfig | None:
+    """The extended config that an adapter of lengthen brings along; None for others, whose positions are the base's."""
+    if not (adapter / "config.json").is_file():
+        return None
+    return from_pretrained(AutoConfig, Source(str(adapter), str(adapter)))
 
 
 def base_record(adapter: Path) -> dict[str, str] | None:
@@ -227,16 +253,27 @@ def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, st
 def _with_adapter(base: PreTrainedModel, folder: Path, source: Source) -> nn.Module:
     from peft import PeftModel
 
+    with attaching(folder, source.id):
+        return PeftModel.from_pretrained(base, str(folder))
+
+
+@contextmanager
+def attaching(folder: Path, base: str) -> Iterator[None]:
+    """Turn what goes wrong while peft puts an adapter over a base into one error that names both.
+
+    Raises:
+        ModelError: the adapter's files are damaged, lack something, or do not fit.
+    """
     with warnings.catch_warnings():
         # peft warns about tied embeddings that it then ties, and reads a name that transformers deprecated.
         warnings.filterwarnings("ignore", message=".*(tie|is_gradient_checkpointing).*")
         # And it leaves what a file lacks as it was initialised.
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         try:
-            return PeftModel.from_pretrained(base, str(folder))
+            yield
         except UnpicklingError as error:
             raise ModelError(
                 f"the .bin weights of the adapter {folder} hold more than tensors, and loading them could run any code"
             ) from error
         except (OSError, RuntimeError, ValueError, TypeError, SafetensorError, UserWarning) as error:
-            raise ModelError(f"the adapter {folder} does not fit {source.id}: {shortened(error)}") from error
+            raise ModelError(f"the adapter {folder} does not fit {base}: {shortened(error)}") from error

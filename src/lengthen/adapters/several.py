@@ -1,17 +1,15 @@
 """Several adapters over one base in memory, of which one is used at a time."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 import lengthen
-from lengthen.adapters.load import base_record
+from lengthen.adapters.load import adapter_config, attaching, base_record, check_folder
 from lengthen.context import base_context
 from lengthen.errors import ModelError
-from lengthen.models import Source, find, from_pretrained, load_config, shortened
+from lengthen.models import find, load_config
 
 __all__ = ["load_several"]
 
@@ -40,19 +38,19 @@ def load_several(
     loaded, tokenizer = lengthen.load(model, dtype=dtype, adapter=first, quantize=quantize)
     for name, folder in list(adapters.items())[1:]:
         _check_same_base(model, folders[0], folder)
-        _add(loaded, folder, peft_names[name])
+        with attaching(folder, "this base"):
+            loaded.load_adapter(str(folder), adapter_name=peft_names[name])
     return loaded.eval(), tokenizer, peft_names
 
 
 def _check_same_base(model: str, first: Path, other: Path) -> None:
-    if not (other / "adapter_config.json").is_file():
-        raise ModelError(f"{other} has no adapter_config.json, so it holds no adapter; give a PEFT folder")
+    check_folder(other)
     records = [base_record(first) or {}, base_record(other) or {}]
     for key in ("weight_hash", "unquantized_hash", "quantize"):
         values = [record.get(key) for record in records]
         if None not in values and values[0] != values[1]:
             raise ModelError(f"the adapters {first} and {other} were made over other bases; use one at a time")
-    one, two = (_config(model, folder) for folder in (first, other))
+    one, two = (adapter_config(folder) or load_config(find(model)) for folder in (first, other))
     if _positions(one) != _positions(two):
         raise ModelError(
             f"the adapters {first} and {other} were trained with other positions (contexts {base_context(one)} and "
@@ -60,22 +58,5 @@ def _check_same_base(model: str, first: Path, other: Path) -> None:
         )
 
 
-def _config(model: str, adapter: Path) -> PreTrainedConfig:
-    if (adapter / "config.json").is_file():
-        return from_pretrained(AutoConfig, Source(str(adapter), str(adapter)))
-    return load_config(find(model))
-
-
 def _positions(config: PreTrainedConfig) -> tuple[Any, int]:
     return getattr(config.get_text_config(), "rope_parameters", None), base_context(config)
-
-
-def _add(model: Any, folder: Path, name: str) -> None:
-    with warnings.catch_warnings():
-        # As for the first: about ties that it then makes; and it leaves what a file lacks as it was initialised.
-        warnings.filterwarnings("ignore", message=".*(tie|is_gradient_checkpointing).*")
-        warnings.filterwarnings("error", message=".*missing adapter keys.*")
-        try:
-            model.load_adapter(str(folder), adapter_name=name)
-        except (OSError, RuntimeError, ValueError, TypeError, SafetensorError, UserWarning) as error:
-            raise ModelError(f"the adapter {folder} does not fit this base: {shortened(error)}") from error

@@ -11,6 +11,7 @@ import torch
 
 from lengthen.errors import DataError, ModelError
 from lengthen.head import causal_lm
+from lengthen.inference.generation import end_tokens
 from lengthen.inference.prefill import prefill
 
 __all__ = ["answers", "encode", "fit", "numbers"]
@@ -109,7 +110,7 @@ def answers(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_ne
     """
     ids_BT = torch.tensor([list(prompt) for prompt in prompts]).to(causal_lm(model).device)
     assert ids_BT.shape[1] >= 2, ids_BT.shape
-    ends = torch.tensor(sorted(_end_ids(model, tokenizer)), device=ids_BT.device, dtype=torch.long)
+    ends = torch.tensor(sorted(end_tokens(model, tokenizer)), device=ids_BT.device, dtype=torch.long)
     cache = prefill(model, ids_BT[:, :-1])
     last_B1, ended_B1 = ids_BT[:, -1:], torch.zeros_like(ids_BT[:, -1:], dtype=torch.bool)
     new: list[torch.Tensor] = []
@@ -124,13 +125,6 @@ def answers(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_ne
         new.append(last_B1)
     rows = torch.cat(new, dim=1).tolist()
     return [_decoded(tokenizer, row, set(ends.tolist())) for row in rows]
-
-
-def _end_ids(model: Any, tokenizer: Any) -> set[int]:
-    """The ids that end a text: a chat model's generation config may name more than its tokenizer."""
-    named = getattr(causal_lm(model).generation_config, "eos_token_id", None)
-    listed = named if isinstance(named, list) else [named]
-    return {token for token in (*listed, tokenizer.eos_token_id) if token is not None}
 
 
 def _decoded(tokenizer: Any, ids: list[int], ends: set[int]) -> str:

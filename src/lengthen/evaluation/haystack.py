@@ -96,13 +96,15 @@ def _docstrings() -> str:
     return "\n\n".join(filter(None, found))
 
 
-def read_haystack(file: Path) -> tuple[str, str]:
-    """A file's or folder's documents as one haystack: its name, and its text.
+def read_haystack(file: Path | None) -> tuple[str, str]:
+    """A file's or folder's documents as one haystack: its name, and its text; without one, `documentation`.
 
     Raises:
         DataError: it can't be read as documents (see `lengthen.data.read_documents`).
     """
     from lengthen.data.documents import read_documents
 
+    if file is None:
+        return documentation()
     documents, _ = read_documents([file])
     return str(file), "\n\n".join(document.text.strip() for document in documents)

@@ -228,7 +228,7 @@ class Reader:
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """The tokens that a model ends its texts with, by its generation config and its tokenizer."""
-    named = causal_lm(model).generation_config.eos_token_id
+    named = getattr(causal_lm(model).generation_config, "eos_token_id", None)
     named = named if isinstance(named, list) else [named]
     return {int(token) for token in (*named, tokenizer.eos_token_id) if token is not None}
 

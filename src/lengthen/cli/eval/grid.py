@@ -11,11 +11,14 @@ from lengthen.cli.eval.subject import Subject, print_table, write_result
 if TYPE_CHECKING:
     from lengthen.evaluation.retrieval import Cell
 
-__all__ = ["BatchSize", "Depths", "Lengths", "Seed", "Trials", "parse_depths", "report_grid"]
+__all__ = ["BatchSize", "Depths", "Haystack", "Lengths", "Seed", "Trials", "parse_depths", "report_grid"]
 
 Lengths = Annotated[str, typer.Option(help="Tokens of prompt and answer, such as 2048,4096.")]
 Depths = Annotated[str, typer.Option(help="Shares of the text before what is hidden, 0 to 1.")]
 Trials = Annotated[int, typer.Option(min=1, help="Prompts for each length and depth.")]
+Haystack = Annotated[
+    Path | None, typer.Option(help="File or folder with prose; default: the documentation of this Python.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that are run together.")]
 Seed = Annotated[int, typer.Option(help="Of all that is random.")]
 

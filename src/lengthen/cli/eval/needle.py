@@ -1,6 +1,5 @@
 """``lengthen eval needle``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,9 +17,7 @@ def needle(
     lengths: grid.Lengths,
     depths: grid.Depths = "0,0.25,0.5,0.75,1",
     needles: Annotated[int, typer.Option(min=1, help="Facts to find in one prompt; all have to be right.")] = 1,
-    haystack: Annotated[
-        Path | None, typer.Option(help="File or folder with prose; default: the documentation of this Python.")
-    ] = None,
+    haystack: grid.Haystack = None,
     trials: grid.Trials = 20,
     batch_size: grid.BatchSize = 1,
     seed: grid.Seed = 0,
@@ -36,11 +33,11 @@ def needle(
     """Count how often numbers hidden in prose are answered exactly, at each length and depth."""
     tokens, places = parse_lengths(lengths, "--lengths"), parse_depths(depths)
 
-    from lengthen.evaluation.haystack import Haystack, documentation, read_haystack
+    from lengthen.evaluation.haystack import Haystack, read_haystack
     from lengthen.evaluation.needle import needle as measure
     from lengthen.evaluation.retrieval import ANSWER_TOKENS
 
-    source, text = documentation() if haystack is None else read_haystack(haystack)
+    source, text = read_haystack(haystack)
     subject = load_subject(model, adapter, quantize, dtype, method, target)
     subject.check_lengths(tokens, beyond)
     prose = Haystack(subject.tokenizer, text)

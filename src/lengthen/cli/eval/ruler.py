@@ -22,9 +22,7 @@ def ruler(
     lengths: grid.Lengths,
     tasks: Annotated[str | None, typer.Option(help="Such as niah_single_1,vt; default: all 13 of RULER.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Prompts for each task and length; the paper has 500.")] = 20,
-    haystack: Annotated[
-        Path | None, typer.Option(help="File or folder with prose; default: the documentation of this Python.")
-    ] = None,
+    haystack: grid.Haystack = None,
     squad: Annotated[Path | None, typer.Option(help="SQuAD's JSON file, for qa_1.")] = None,
     hotpotqa: Annotated[Path | None, typer.Option(help="HotpotQA's JSON file (distractor), for qa_2.")] = None,
     threshold: Annotated[
@@ -49,6 +47,7 @@ def ruler(
     if threshold is not None and threshold_from is not None:
         raise typer.BadParameter("give --threshold or --threshold-from, not both")
 
+    from lengthen.evaluation.haystack import read_haystack
     from lengthen.evaluation.ruler import (
         PUBLISHED_THRESHOLD,
         Essay,
@@ -71,7 +70,7 @@ def ruler(
     if threshold_from is not None:
         threshold = base_threshold(threshold_from, base, chosen)
     least = PUBLISHED_THRESHOLD if threshold is None else threshold
-    source, text = _prose(haystack)
+    source, text = read_haystack(haystack)
     subject = load_subject(model, adapter, quantize, dtype, method, target)
     subject.check_lengths(tokens, beyond)
     for task, reason in skipped.items():
@@ -119,12 +118,6 @@ def _choose(tasks: str | None, given: set[str]) -> tuple[list[str], dict[str, st
         name, reason = next(iter(missing.items()))
         raise typer.BadParameter(f"{name} can't be measured: {reason}", param_hint="--tasks")
     return [name for name in TASKS if name in named and name not in missing], missing
-
-
-def _prose(haystack: Path | None) -> tuple[str, str]:
-    from lengthen.evaluation.haystack import documentation, read_haystack
-
-    return documentation() if haystack is None else read_haystack(haystack)
 
 
 def _print(result: "RulerResult", lengths: list[int], threshold: float, effective: int | None) -> None:

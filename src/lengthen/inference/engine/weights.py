@@ -19,13 +19,12 @@ from peft.utils.other import get_pattern_key
 from peft.utils.save_and_load import load_peft_weights
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig
 
-from lengthen.adapters.load import base_record, check_base
+from lengthen.adapters.load import adapter_config, base_record, check_base
 from lengthen.errors import ModelError
 from lengthen.inference.engine.base import ServedBase, positions
 from lengthen.inference.sgmv import LoraMatrices
-from lengthen.models import Source, from_pretrained, shortened
+from lengthen.models import shortened
 
 __all__ = ["AdapterWeights", "NormWeights", "WeightTable", "adapter_folder", "read_adapter"]
 
@@ -165,9 +164,9 @@ def _config(folder: Path) -> LoraConfig:
 
 def _check_positions(folder: Path, base: ServedBase) -> None:
     """Adapters of another context extension would be wrong here: its positions mean other angles to them."""
-    if (folder / "config.json").is_file():
-        theirs = positions(from_pretrained(AutoConfig, Source(str(folder), str(folder))))
-        ours = positions(base.model.config)
+    config = adapter_config(folder)
+    if config is not None:
+        theirs, ours = positions(config), positions(base.model.config)
         if theirs != ours:
             raise ModelError(
                 f"the adapter {folder} was trained with other positions than this base is served with "
