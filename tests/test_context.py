@@ -68,6 +68,15 @@ def test_theta_and_none():
     torch.testing.assert_close(frequencies(config), BASE)
 
 
+def test_nothing_is_extended_by_none_at_the_bases_own_context():
+    for base in (llama(), extend(llama(), 512, "yarn")):
+        assert extend(base, base_context(base), "none").to_dict() == base.to_dict()
+        with pytest.raises(ContextError, match=r"exactly that with context\.method=none"):
+            extend(base, base_context(base), "yarn")
+        with pytest.raises(ContextError, match="choose a larger target"):
+            extend(base, base_context(base) - 1, "none")
+
+
 @pytest.mark.parametrize("method", ["linear", "yarn", "llama3", "ntk"])
 def test_two_steps_equal_one(method):
     twice = extend(extend(llama(), 512, method), 2048, method)

@@ -21,12 +21,17 @@ from transformers import PreTrainedConfig
 
 from lengthen.errors import ContextError
 
-__all__ = ["METHODS", "base_context", "extend", "is_length_dependent"]
+__all__ = ["METHODS", "base_context", "extend", "is_length_dependent", "positions"]
 
 METHODS = ("linear", "ntk", "yarn", "llama3", "theta", "longrope", "none")
 
 # The band of Llama 3.1's scaling, as published with its weights.
 _LLAMA3_BAND = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def positions(config: PreTrainedConfig) -> dict[str, Any]:
+    """What tells how a model rotates its positions; equal for two configs that do it the same way."""
+    return dict(getattr(config.get_text_config(), "rope_parameters", None) or {})
 
 
 def base_context(config: PreTrainedConfig) -> int:
@@ -73,7 +78,8 @@ def extend(
 
     Args:
         config: the base's; left as it is.
-        context: target, in tokens; above the base's context.
+        context: target, in tokens; above the base's context. With method "none" it may also be just that, to train
+            without extending anything: the config stays as it is.
         method: one of `METHODS`.
         factor: s, how far the base's context is stretched; default target / context, for "linear" rounded up to a
             whole number, as LongLoRA does.
@@ -93,8 +99,13 @@ def extend(
     text = extended.get_text_config()
     rope = _rope(text)
     current = base_context(text)
+    if context == current and method == "none":
+        return extended
     if context <= current:
-        raise ContextError(f"context.target is {context} tokens, but the base has {current}; choose a larger target")
+        raise ContextError(
+            f"context.target is {context} tokens, but the base has {current}; choose a larger target, or exactly that "
+            "with context.method=none to train without extending"
+        )
     if factor is None:
         factor = math.ceil(context / current) if method == "linear" else context / current
     elif factor * current < context:

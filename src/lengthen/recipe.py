@@ -51,7 +51,7 @@ class _Section(BaseModel):
 class ContextRecipe(_Section):
     """How far, and by which position scaling."""
 
-    target: int = Field(gt=1, description="context after the run, tokens")
+    target: int = Field(gt=1, description="context after the run, tokens; the base's own only with method none")
     method: Literal["linear", "ntk", "yarn", "llama3", "theta", "longrope", "none"] = Field(
         "linear", description="position scaling"
     )

@@ -2,21 +2,19 @@
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from itertools import cycle, islice
 
 import httpx
 import openai
 import pytest
 from adapter_files import CPU, greedy, make_adapter, with_adapter
+from server_process import TOKEN, Server, serving
 
 from lengthen import cli
 from lengthen.adapters.load import load_apart
@@ -25,53 +23,7 @@ from lengthen.inference.server.metrics import _escaped
 from lengthen.inference.server.service import Refusal, Service
 from lengthen.models import load_tokenizer
 
-TOKEN = "a secret"
 PROMPTS = ["def add(a, b):\n", "import os\n\n", "class Queue:\n    def __init__(self"]
-
-
-class Server:
-    """A running server process, and clients of it."""
-
-    def __init__(self, *arguments):
-        command = [sys.executable, "-m", "lengthen.cli", "serve", "tiny", "--dtype", "float32", *map(str, arguments)]
-        self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env=os.environ | {"LENGTHEN_TOKEN": TOKEN}
-        )
-        self.said, self.url = [], None
-        while self.url is None:
-            line = self.process.stderr.readline()
-            assert line, "".join(self.said)
-            self.said.append(line)
-            found = re.match(r"serving (.*) at (http://\S+)/v1$", line)
-            if found:
-                self.names, self.url = found[1].split(", "), found[2]
-        threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True).start()
-        self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=120)
-        self.client = self.openai(openai.OpenAI)
-
-    def openai(self, kind):
-        return kind(base_url=f"{self.url}/v1", api_key=TOKEN, max_retries=0, timeout=120)
-
-    def complete(self, model, prompt, count=20, **more):
-        return self.client.completions.create(model=model, prompt=prompt, max_tokens=count, temperature=0, **more)
-
-    def metric(self, name):
-        found = re.findall(rf"^lengthen_{name}(?:{{[^}}]*}})? (\S+)$", self.http.get("/metrics").text, re.MULTILINE)
-        return sum(map(float, found))
-
-    def close(self):
-        self.http.close()
-        self.process.kill()
-        self.process.wait()
-
-
-@contextmanager
-def serving(*arguments):
-    server = Server("--port", "0", *arguments)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,18 @@ def test_accumulation_equals_a_larger_batch(base, documents, tmp_path):
     assert trajectories[0] == pytest.approx(trajectories[1], rel=1e-5)
 
 
+def test_training_at_the_bases_own_context(base, documents, tmp_path):
+    content = settings(base, documents, tmp_path / "run", learning_rate=1e-2) | {
+        "context": {"target": 32, "method": "none"},
+        "attention": {"kind": "full"},
+    }
+    folder = train(parse_recipe(content, "test"))
+    assert losses(folder)[-1] < losses(folder)[0]
+    before, after = (load(str(model))[0].config for model in (base, folder))
+    assert after.rope_parameters == before.rope_parameters
+    assert after.max_position_embeddings == before.max_position_embeddings == 32
+
+
 def test_refusals(base, documents, tmp_path, finished):
     for wrong, message in (({"pattern": "plian"}, "did you mean 'plain'"), ({"backend": "flash_attention_2"}, "CUDA")):
         content = {**settings(tmp_path / "no-base", documents, tmp_path / "early"), "attention": wrong}

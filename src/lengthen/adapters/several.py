@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
-
 import lengthen
 from lengthen.adapters.load import adapter_config, attaching, base_record, check_folder
-from lengthen.context import base_context
+from lengthen.context import base_context, positions
 from lengthen.errors import ModelError
 from lengthen.models import find, load_config
 
@@ -51,12 +49,8 @@ def _check_same_base(model: str, first: Path, other: Path) -> None:
         if None not in values and values[0] != values[1]:
             raise ModelError(f"the adapters {first} and {other} were made over other bases; use one at a time")
     one, two = (adapter_config(folder) or load_config(find(model)) for folder in (first, other))
-    if _positions(one) != _positions(two):
+    if (positions(one), base_context(one)) != (positions(two), base_context(two)):
         raise ModelError(
             f"the adapters {first} and {other} were trained with other positions (contexts {base_context(one)} and "
             f"{base_context(two)} tokens), which one model in memory can't have; use one at a time"
         )
-
-
-def _positions(config: PreTrainedConfig) -> tuple[Any, int]:
-    return getattr(config.get_text_config(), "rope_parameters", None), base_context(config)

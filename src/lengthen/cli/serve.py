@@ -21,6 +21,9 @@ def serve(
     allow: Annotated[
         list[Path] | None, typer.Option(help="Folder from which requests may load adapters; may be repeated.")
     ] = None,
+    allow_training: Annotated[
+        Path | None, typer.Option(help="Folder in which requests may train adapters, one at a time, and load them.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Requests computed together, at most.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Requests that wait, at most; others get error 429.")] = 256,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens one request may ask for.")] = None,
@@ -59,6 +62,7 @@ def serve(
         port=port,
         token=token,
         allowed=tuple(allow or ()),
+        training=allow_training,
         max_tokens=max_tokens,
         max_body=int(max_body * 2**20),
         timeout=timeout,

@@ -280,12 +280,13 @@ def _blocks(
     blocks = pack(store, length, data.packing, data.min_tokens, data.max_tokens)
     if data.skip_wise:
         blocks = skip_wise(blocks, recipe.sequence_length, recipe.context.target, recipe.seed)
-    beyond = positions_beyond(blocks, context)
     tokens = sum(len(block.input_ids) for block in blocks)
-    say(
-        f"{len(store)} documents, {tokens:,} tokens in {len(blocks)} sequences; {beyond:.0%} lie beyond "
-        f"the base's {context}"
-    )
+    read = f"{len(store)} documents, {tokens:,} tokens in {len(blocks)} sequences"
+    if recipe.context.target == context:  # nothing is extended
+        say(read)
+        return blocks
+    beyond = positions_beyond(blocks, context)
+    say(f"{read}; {beyond:.0%} lie beyond the base's {context}")
     if beyond == 0:
         raise DataError(
             f"no training token lies beyond the base's context of {context} tokens, so nothing longer would be learnt; "

@@ -10,12 +10,12 @@ from transformers.cache_utils import DynamicLayer
 from lengthen.adapters.build import has_tied_embeddings
 from lengthen.adapters.load import BaseApart
 from lengthen.adapters.targets import is_norm
-from lengthen.context import base_context, is_length_dependent
+from lengthen.context import base_context, is_length_dependent, positions
 from lengthen.errors import ContextError, ModelError
 from lengthen.inference.prefill import check_prefill, new_cache
 from lengthen.models import Source, load_config, weight_hashes
 
-__all__ = ["ServedBase", "positions"]
+__all__ = ["ServedBase"]
 
 # Different numbers, so that shapes tell sequences from tokens.
 _PROBED_SEQUENCES, _PROBED_TOKENS = 2, 3
@@ -103,11 +103,6 @@ class ServedBase:
     def cache_bytes_per_token(self) -> int:
         """Bytes of keys and values of one token, all layers."""
         return sum(heads * (key + value) for heads, key, value in self.key_value_shapes) * self.dtype.itemsize
-
-
-def positions(config: Any) -> dict[str, Any]:
-    """What tells how a model rotates its positions; equal for two configs that do it the same way."""
-    return dict(getattr(config.get_text_config(), "rope_parameters", None) or {})
 
 
 class _Probe:

@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from lengthen.adapters.load import adapter_config, base_record, check_base
+from lengthen.context import positions
 from lengthen.errors import ModelError
-from lengthen.inference.engine.base import ServedBase, positions
+from lengthen.inference.engine.base import ServedBase
 from lengthen.inference.sgmv import LoraMatrices
 from lengthen.models import shortened
 

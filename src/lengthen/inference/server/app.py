@@ -1,4 +1,4 @@
-"""The HTTP application: OpenAI's completions and chat, vLLM's adapter loading, health and metrics."""
+"""The HTTP application: OpenAI's completions, chat and fine-tuning, vLLM's adapter loading, health and metrics."""
 
 import asyncio
 import json
@@ -6,9 +6,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -18,19 +18,32 @@ from lengthen.errors import BusyError, LengthenError
 from lengthen.inference.engine import Event
 from lengthen.inference.server.guard import Guard, error_body, error_response
 from lengthen.inference.server.metrics import metrics_text
-from lengthen.inference.server.protocol import ChatRequest, CompletionRequest, LoadRequest, UnloadRequest, explained
+from lengthen.inference.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    LoadRequest,
+    TrainingRequest,
+    UnloadRequest,
+    explained,
+)
 from lengthen.inference.server.service import Call, Refusal, Service, usage_of
+from lengthen.inference.server.training import Training
 
 __all__ = ["make_app"]
 
 _LOOK_FOR_CLIENT = 0.5  # seconds between looks whether the client is still there
 
+_PageSize = Annotated[int, Query(ge=1, le=1000)]
 
-def make_app(service: Service, token: str | None = None, max_body: int = 4 * 2**20) -> FastAPI:
+
+def make_app(
+    service: Service, training: Training | None = None, token: str | None = None, max_body: int = 4 * 2**20
+) -> FastAPI:
     """Build the application; its engine works while the application is up.
 
     Args:
         service: what is offered.
+        training: trains adapters by request; None where that is not allowed.
         token: bearer token that every request but /health needs; None for none.
         max_body: bytes of a request's body, at most.
     """
@@ -46,6 +59,7 @@ def make_app(service: Service, token: str | None = None, max_body: int = 4 * 2**
     _add_errors(app)
     _add_generation(app, service)
     _add_adapters(app, service)
+    _add_training(app, training)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -112,6 +126,44 @@ def _add_adapters(app: FastAPI, service: Service) -> None:
     async def unload(body: UnloadRequest) -> Response:
         await run_in_threadpool(service.unload, body.lora_name)
         return PlainTextResponse(f"Success: adapter {body.lora_name!r} is unloaded")
+
+
+def _add_training(app: FastAPI, training: Training | None) -> None:
+    def allowed() -> Training:
+        if training is None:
+            raise Refusal(403, "adapters can't be trained by request; start the server with --allow-training FOLDER")
+        return training
+
+    @app.post("/v1/fine_tuning/jobs")
+    async def create(body: TrainingRequest) -> dict[str, Any]:
+        return (await run_in_threadpool(allowed().create, body)).to_json()
+
+    @app.get("/v1/fine_tuning/jobs")
+    async def jobs(after: str | None = None, limit: _PageSize = 20) -> dict[str, Any]:
+        return _page([job.to_json() for job in allowed().jobs], after, limit)
+
+    @app.get("/v1/fine_tuning/jobs/{job_id}")
+    async def job(job_id: str) -> dict[str, Any]:
+        return allowed().job(job_id).to_json()
+
+    @app.get("/v1/fine_tuning/jobs/{job_id}/events")
+    async def events(job_id: str, after: str | None = None, limit: _PageSize = 20) -> dict[str, Any]:
+        return _page(allowed().job(job_id).events, after, limit)
+
+    @app.post("/v1/fine_tuning/jobs/{job_id}/cancel")
+    async def cancel(job_id: str) -> dict[str, Any]:
+        return (await run_in_threadpool(allowed().cancel, job_id)).to_json()
+
+
+def _page(items: Sequence[dict[str, Any]], after: str | None, limit: int) -> dict[str, Any]:
+    """The newest items, or those before the one of which a client has the id; `items` are in order of time."""
+    newest = list(reversed(items))
+    if after is not None:
+        ids = [item["id"] for item in newest]
+        if after not in ids:
+            raise Refusal(404, f"after: there is no {after!r} in this list")
+        newest = newest[ids.index(after) + 1 :]
+    return {"object": "list", "data": newest[:limit], "has_more": len(newest) > limit}
 
 
 def _model(service: Service, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lengthen.errors import DataError
 from lengthen.inference.engine import GenerationRequest
 
-__all__ = ["ChatRequest", "CompletionRequest", "LoadRequest", "UnloadRequest", "explained"]
+__all__ = ["ChatRequest", "CompletionRequest", "LoadRequest", "TrainingRequest", "UnloadRequest", "explained"]
 
 # OpenAI's default for completions; a chat answer may use what the prompt leaves of the context.
 _COMPLETION_TOKENS = 16
@@ -140,12 +140,44 @@ class UnloadRequest(_Strict):
     lora_name: Name
 
 
+class Hyperparameters(_Strict):
+    """How an adapter is trained.
+
+    Attributes:
+        n_steps: optimiser steps, one sequence each.
+        learning_rate_multiplier: of a learning rate of 2e-4.
+        rank: of LoRA.
+    """
+
+    n_steps: Annotated[int, Field(ge=1, le=1000)] = 100
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=100)] = 1.0
+    rank: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class TrainingRequest(_Strict):
+    """Train an adapter, in the words of OpenAI's fine-tuning jobs; the documents come with the request.
+
+    Attributes:
+        model: the base.
+        suffix: the name under which the adapter will be served.
+        documents: texts to train on.
+        training_file: OpenAI's client has to send one, and there are no uploaded files here.
+    """
+
+    model: str
+    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    documents: Annotated[list[Annotated[str, Field(pattern=r"\S")]], Field(min_length=1)]
+    training_file: Literal["inline"] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
 def explained(errors: Sequence[Any]) -> str:
     """What pydantic found wrong with a request, each field once."""
     said: dict[str, str] = {}
     for each in errors:
-        place = [str(part) for part in each["loc"] if part != "body"]
-        field = place[0] if place else "the body"
+        place = [str(part) for part in each["loc"] if part not in ("body", "query")]
+        field = ".".join(place[:2] if place[:1] == ["hyperparameters"] else place[:1]) or "the body"
         if each["type"] == "extra_forbidden":
             message = "is not known here; leave it out"
         elif each["type"] == "json_invalid":

@@ -11,7 +11,7 @@ from lengthen.adapters.load import load_apart
 from lengthen.data.instruct.templates import use_template
 from lengthen.errors import LengthenError
 from lengthen.inference.engine import Engine, Limits, ServedBase
-from lengthen.models import default_device
+from lengthen.models import default_device, find
 
 __all__ = ["ServerSettings", "serve"]
 
@@ -25,6 +25,8 @@ class ServerSettings:
         port: 0 for any free one.
         token: bearer token that clients have to send; None for none.
         allowed: folders from which adapters may be loaded by request.
+        training: folder in which adapters may be trained by request, and from which they may be loaded; None for no
+            training.
         max_tokens: that one request may ask for; None for what the context leaves.
         max_body: bytes of one request.
         timeout: seconds that one request may take.
@@ -36,6 +38,7 @@ class ServerSettings:
     port: int = 8000
     token: str | None = None
     allowed: Sequence[Path] = ()
+    training: Path | None = None
     max_tokens: int | None = None
     max_body: int = 4 * 2**20
     timeout: float = 600.0
@@ -74,15 +77,21 @@ def serve(
 
     from lengthen.inference.server.app import make_app
     from lengthen.inference.server.service import Service
+    from lengthen.inference.server.training import Training
 
     for folder in settings.allowed:
         if not folder.is_dir():
             raise LengthenError(f"--allow {folder} is no folder; give one that holds adapters")
+    if settings.training is not None:
+        _check_training(settings.training, model)
     with _listen(settings.host, settings.port) as listener:
         engine, base_name = _load(model, adapters, settings.limits, dtype, quantize, template)
-        service = Service(engine, base_name, settings.allowed, settings.max_tokens, settings.timeout)
+        allowed = [*settings.allowed, *([settings.training] if settings.training else [])]
+        service = Service(engine, base_name, allowed, settings.max_tokens, settings.timeout)
+        nf4 = "nf4" if quantize == "nf4" else None
+        training = Training(service, settings.training, model, nf4, dtype) if settings.training else None
         config = uvicorn.Config(
-            make_app(service, settings.token, settings.max_body),
+            make_app(service, training, settings.token, settings.max_body),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=max(1, round(settings.grace)),
@@ -95,6 +104,18 @@ def serve(
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             return
+        finally:
+            if training is not None:
+                training.close()
+
+
+def _check_training(folder: Path, model: str) -> None:
+    if not folder.is_dir():
+        raise LengthenError(f"--allow-training {folder} is no folder; make one for the runs")
+    if find(model).run is not None:
+        raise LengthenError(
+            f"--allow-training trains over a base, and {model} is a run folder; export it, and serve what comes out"
+        )
 
 
 def _load(

@@ -151,11 +151,34 @@ class Service:
 
         Raises:
             Refusal: the name or the path is not allowed.
-            ModelError: it can't be served.
+            ModelError: it can't be served, or the name is taken.
+        """
+        self.check_new(name)
+        self.engine.load_adapter(name, self._allowed(path))
+
+    def check_new(self, name: str) -> None:
+        """Refuse the name of the base or of an adapter.
+
+        Raises:
+            Refusal: it is the base's.
+            ModelError: it is an adapter's.
         """
         if name == self.base_name:
             raise Refusal(400, f"{name!r} is the base; choose another name")
-        self.engine.load_adapter(name, self._allowed(path))
+        self.engine.registry.check_new(name)
+
+    def count_tokens(self, texts: Sequence[str], at_most: int) -> int:
+        """Tokens of texts, counted no further than to the first text with which they are more than `at_most`.
+
+        Slow: not for the event loop.
+        """
+        total = 0
+        for text in texts:
+            with self._tokenizer_lock:
+                total += len(self.engine.tokenizer(text, verbose=False)["input_ids"])
+            if total > at_most:
+                break
+        return total
 
     def unload(self, name: str) -> None:
         """Forget an adapter.
