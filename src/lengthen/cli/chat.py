@@ -102,6 +102,8 @@ class _Terminal:
     def load(self, path: Path, question: str | None = None) -> None:
         """Load a file; with --fit middle-cut, room stays for the question, or else for a few of them."""
         from lengthen.data.documents import read_documents
+        from lengthen.errors import DataError
+        from lengthen.inference.chat import DoesNotFitError
 
         documents, warnings = read_documents([path])
         for warning in warnings:
@@ -112,7 +114,11 @@ class _Terminal:
             asked = len(self._subject.tokenizer(question)["input_ids"]) if question is not None else None
             room = min(longest, self._subject.context // 4) + (asked or self._subject.context // 8)
         for document in documents:
-            loaded = self._session.load(Path(document.name).name, document.text, room)
+            try:
+                loaded = self._session.load(Path(document.name).name, document.text, room)
+            except DoesNotFitError as error:
+                advice = "load less, or choose how to go on with --fit middle-cut or --fit streaming"
+                raise DataError(f"{error}; {advice}") from error
             self._note(f"{loaded.name}: {loaded.tokens:,} tokens")
             if loaded.cut:
                 self._note(f"warning: {loaded.cut:,} tokens were cut out of its middle", always=True)

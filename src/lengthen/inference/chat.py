@@ -18,9 +18,13 @@ from lengthen.errors import DataError
 from lengthen.inference.generation import Reader, TextStream, check_sampling, end_tokens
 from lengthen.inference.streaming import Streaming
 
-__all__ = ["Answer", "ChatSession", "Loaded"]
+__all__ = ["Answer", "ChatSession", "DoesNotFitError", "Loaded"]
 
 _ANSWER = "(an answer)"
+
+
+class DoesNotFitError(DataError):
+    """A document leaves no room in the context. What to do about it, only who offers the ways can say."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class ChatSession:
                 answers; None refuses a document that does not fit.
 
         Raises:
-            DataError: it is empty, does not fit, or has the name of another one.
+            DataError: it is empty, does not fit (`DoesNotFitError`), or has the name of another one.
         """
         if not text.strip():
             raise DataError(f"{name} is empty; give a document with text")
@@ -296,9 +300,8 @@ class ChatSession:
         if excess <= 0:
             return text, 0
         if room is None:
-            raise DataError(
-                f"{name} does not fit: with it, the prompt has {used:,} tokens, and the context is {limit:,}; load "
-                "less, or choose how to go on with --fit middle-cut or --fit streaming"
+            raise DoesNotFitError(
+                f"{name} does not fit: with it, the prompt has {used:,} tokens, and the context is {limit:,}"
             )
         if not self._tokenizer.is_fast:
             raise DataError(

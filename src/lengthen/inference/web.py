@@ -14,7 +14,7 @@ import gradio as gr
 
 from lengthen.data.documents import SUPPORTED
 from lengthen.errors import DataError, LengthenError
-from lengthen.inference.chat import Answer, Loaded
+from lengthen.inference.chat import Answer, DoesNotFitError, Loaded
 from lengthen.inference.desk import Desk, Progress, Visitor
 
 __all__ = ["EXAMPLES", "serve_page"]
@@ -279,11 +279,8 @@ def _check_address(host: str, port: int | None) -> None:
 def _load(visitor: Visitor, path: Path, room: int | None) -> list[Loaded]:
     try:
         loaded, warnings = visitor.load(path, room)
-    except DataError as error:
-        if "--fit" not in str(error):
-            raise
-        # The advice is for the command line.
-        raise DataError(f"{str(error).rpartition(';')[0]}; load less, or have its middle cut out") from error
+    except DoesNotFitError as error:
+        raise DataError(f"{error}; load less, or have its middle cut out") from error
     for warning in warnings:
         _warn(warning.replace(str(path), path.name))
     return loaded
