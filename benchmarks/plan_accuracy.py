@@ -130,7 +130,7 @@ def prepare(model: str, folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="cases in it that are not measured now stay")
     parser.add_argument("--only", action="append", choices=CASES, metavar="CASE")
     parser.add_argument("--mmap", action="store_true", help="freed tensors go back to the system at once")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
@@ -142,7 +142,9 @@ def main() -> None:
     from lengthen.files import write_json
     from record import record
 
-    results = []
+    results: dict[str, Any] = {}
+    if arguments.json and arguments.json.is_file():
+        results = {each["case"]: each for each in json.loads(arguments.json.read_text(encoding="utf-8"))["results"]}
     with tempfile.TemporaryDirectory() as folder:
         bases = {}
         print(f"{'case':<40}{'planned, GB':>12}{'measured, GB':>14}{'deviation':>11}", flush=True)
@@ -157,11 +159,11 @@ def main() -> None:
                 print(f"{case:<40} failed: {(done.stderr.splitlines() or ['?'])[-1]}")
                 continue
             result = json.loads(done.stdout.splitlines()[-1])
-            results.append(result)
+            results[case] = result
             planned, measured = result["planned_bytes"] / 1e9, result["measured_bytes"] / 1e9
             print(f"{case:<40}{planned:>12.2f}{measured:>14.2f}{result['deviation']:>11.1%}", flush=True)
             if arguments.json:
-                write_json(arguments.json, {**record(), "mmap": arguments.mmap, "results": results})
+                write_json(arguments.json, {**record(), "mmap": arguments.mmap, "results": list(results.values())})
 
 
 if __name__ == "__main__":
