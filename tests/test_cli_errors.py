@@ -300,6 +300,8 @@ def test_a_full_disk_while_exporting(refused, run, tmp_path, size):
     ],
 )
 def test_a_full_disk_while_training(refused, recipe, tmp_path, size):
+    import lengthen.training.run  # noqa: F401 - what imports write to the captured stderr would count
+
     with full_disk(size):
         refused(["train", recipe, "--quiet"], "can't write", "File too large")
     assert not list((tmp_path / "run").glob("checkpoints/checkpoint-*"))
