@@ -3,13 +3,14 @@
     python benchmarks/ablation.py --json docs/results/ablation.json
     python benchmarks/ablation.py --json docs/results/ablation.json --table
 
-About 95 minutes on one CPU core. Every case is a run of `lengthen.train`, written to the file when it is done; cases
+About two hours on one CPU core. Every case is a run of `lengthen.train`, written to the file when it is done; cases
 that are in the file are not run again, so that what was stopped goes on. --table prints the file's tables as Markdown.
 
 Each cell tries three learning rates with one seed, takes the one with the lowest loss on documents that are used for
 nothing else, and repeats it with two more seeds. What is reported is perplexity on other held-out documents, the same
-tokens for all. "At equal seconds": full attention again with as many steps as fit into the seconds of S2's run. Seconds
-are the process's own on the CPU, so that other programs count little; run it with OMP_NUM_THREADS=1.
+tokens for all. "At equal seconds": full attention again with as many steps as fit into the seconds of S2's run. Three
+adapters are also trained four times as long, with one seed. Seconds are the process's own on the CPU, so that other
+programs count little; run it with OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -26,12 +27,14 @@ from ablation_cases import (
     BOTH,
     LAST_10,
     LAST_20,
+    LONGER,
     METHODS,
     POSE,
     SEEDS,
     SINK,
     STEPS,
     TARGET,
+    TIMES_LONGER,
     Case,
     Study,
 )
@@ -54,6 +57,10 @@ def run_all(study: Study) -> None:
             study.run(Case(adapter, "full", "linear", rate, seed, steps))
     for method in METHODS:
         study.run_cell(BOTH, "full", method)
+    for adapter in LONGER:
+        for attention in ATTENTIONS:
+            rate = study.best_rate(adapter, attention)
+            study.run(Case(adapter, attention, "linear", rate, SEEDS[0], TIMES_LONGER * study.steps))
 
 
 def show(values: Sequence[float]) -> str:
@@ -92,6 +99,7 @@ def print_tables(study: Study) -> None:
     print_matrix(study, "Chosen learning rate, and seconds a step:", rate_and_seconds)
 
     print_equal_seconds(study)
+    print_longer(study)
 
     head = ["", "learning rate, step", f"perplexity at {TARGET:,}", f"first {BASE_CONTEXT}"]
     runs = {attention: study.cell(BOTH, attention) for attention in (*ATTENTIONS, *BESIDE)}
@@ -122,6 +130,17 @@ def print_equal_seconds(study: Study) -> None:
             rows.append([adapter, str(steps), *(each("perplexity")(cell) for cell in (full, s2, plain))])
     title = f"Perplexity at {TARGET:,} tokens in the seconds of S2's {study.steps} steps:"
     print_table(title, ["", "full attention's steps", *ATTENTIONS], rows)
+
+
+def print_longer(study: Study) -> None:
+    steps = TIMES_LONGER * study.steps
+    runs = [[study.find(adapter=name, attention=attention, steps=steps) for attention in ATTENTIONS] for name in LONGER]
+    for title, key in (
+        (f"at {TARGET:,} tokens", "perplexity"),
+        (f"of the first {BASE_CONTEXT} tokens", "perplexity_begin"),
+    ):
+        rows = [[name, *map(each(key), cells)] for name, cells in zip(LONGER, runs, strict=True)]
+        print_table(f"Perplexity {title}, {steps} steps, seed {SEEDS[0]}:", ["", *ATTENTIONS], rows)
 
 
 def untrained(study: Study, method: str) -> list[str]:

@@ -39,6 +39,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "LoRA r=8, norms, embeddings": {"rank": 8, "alpha": 16},
 }
 BOTH = "LoRA r=8, norms, embeddings"
+LONGER, TIMES_LONGER = ("full fine-tuning", "LoRA r=8", BOTH), 4
 RATES = dict.fromkeys(ADAPTERS, (2e-3, 6e-3, 2e-2)) | {"full fine-tuning": (5e-4, 1.5e-3, 5e-3)}
 EMBEDDING_SHARE = 1 / 3
 """Of LoRA's learning rate, for the embeddings beside it: they bear less."""
