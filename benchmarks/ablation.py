@@ -9,8 +9,8 @@ that are in the file are not run again, so that what was stopped goes on. --tabl
 Each cell tries three learning rates with one seed, takes the one with the lowest loss on documents that are used for
 nothing else, and repeats it with two more seeds. What is reported is perplexity on other held-out documents, the same
 tokens for all. "At equal seconds": full attention again with as many steps as fit into the seconds of S2's run. Three
-adapters are also trained four times as long, with one seed. Seconds are the process's own on the CPU, so that other
-programs count little; run it with OMP_NUM_THREADS=1.
+adapters also with YaRN's positions, which start near their goal. Seconds are the process's own on the CPU, so that
+other programs count little; run it with OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -21,20 +21,19 @@ from typing import Any
 
 from ablation_cases import (
     ADAPTERS,
+    AT_YARN,
     ATTENTIONS,
     BASE_CONTEXT,
     BESIDE,
     BOTH,
     LAST_10,
     LAST_20,
-    LONGER,
     METHODS,
     POSE,
     SEEDS,
     SINK,
     STEPS,
     TARGET,
-    TIMES_LONGER,
     Case,
     Study,
 )
@@ -57,10 +56,10 @@ def run_all(study: Study) -> None:
             study.run(Case(adapter, "full", "linear", rate, seed, steps))
     for method in METHODS:
         study.run_cell(BOTH, "full", method)
-    for adapter in LONGER:
-        for attention in ATTENTIONS:
-            rate = study.best_rate(adapter, attention)
-            study.run(Case(adapter, attention, "linear", rate, SEEDS[0], TIMES_LONGER * study.steps))
+    for adapter in AT_YARN:
+        study.run_cell(adapter, "full", "yarn")
+        for attention in ("S2", "groups, no shift"):
+            study.run_cell(adapter, attention, "yarn", rates=[study.best_rate(adapter, "full", "yarn")])
 
 
 def show(values: Sequence[float]) -> str:
@@ -99,7 +98,7 @@ def print_tables(study: Study) -> None:
     print_matrix(study, "Chosen learning rate, and seconds a step:", rate_and_seconds)
 
     print_equal_seconds(study)
-    print_longer(study)
+    print_at_yarn(study)
 
     head = ["", "learning rate, step", f"perplexity at {TARGET:,}", f"first {BASE_CONTEXT}"]
     runs = {attention: study.cell(BOTH, attention) for attention in (*ATTENTIONS, *BESIDE)}
@@ -132,15 +131,14 @@ def print_equal_seconds(study: Study) -> None:
     print_table(title, ["", "full attention's steps", *ATTENTIONS], rows)
 
 
-def print_longer(study: Study) -> None:
-    steps = TIMES_LONGER * study.steps
-    runs = [[study.find(adapter=name, attention=attention, steps=steps) for attention in ATTENTIONS] for name in LONGER]
+def print_at_yarn(study: Study) -> None:
+    cells = [[study.cell(name, attention, "yarn") for attention in ATTENTIONS] for name in AT_YARN]
     for title, key in (
         (f"at {TARGET:,} tokens", "perplexity"),
         (f"of the first {BASE_CONTEXT} tokens", "perplexity_begin"),
     ):
-        rows = [[name, *map(each(key), cells)] for name, cells in zip(LONGER, runs, strict=True)]
-        print_table(f"Perplexity {title}, {steps} steps, seed {SEEDS[0]}:", ["", *ATTENTIONS], rows)
+        rows = [[name, *map(each(key), row)] for name, row in zip(AT_YARN, cells, strict=True)]
+        print_table(f"With YaRN, perplexity {title}:", ["", *ATTENTIONS], rows)
 
 
 def untrained(study: Study, method: str) -> list[str]:

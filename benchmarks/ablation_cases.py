@@ -39,7 +39,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "LoRA r=8, norms, embeddings": {"rank": 8, "alpha": 16},
 }
 BOTH = "LoRA r=8, norms, embeddings"
-LONGER, TIMES_LONGER = ("full fine-tuning", "LoRA r=8", BOTH), 4
+AT_YARN = ("full fine-tuning", "LoRA r=8", BOTH)
 RATES = dict.fromkeys(ADAPTERS, (2e-3, 6e-3, 2e-2)) | {"full fine-tuning": (5e-4, 1.5e-3, 5e-3)}
 EMBEDDING_SHARE = 1 / 3
 """Of LoRA's learning rate, for the embeddings beside it: they bear less."""
@@ -195,7 +195,8 @@ class Study:
         """Steps of full attention in the seconds of S2's run."""
         full, s2 = (
             statistics.median(
-                row["step_seconds"] for row in self.find(adapter=adapter, attention=name, steps=self.steps)
+                row["step_seconds"]
+                for row in self.find(adapter=adapter, attention=name, method="linear", steps=self.steps)
             )
             for name in ("full", "S2")
         )

@@ -22,8 +22,8 @@ __all__ = ["enable_checkpointing", "offload_saved", "release_freed", "tile_mlps"
 _LEAST_OFFLOADED = 2**20
 """Bytes; moving smaller tensors costs more than it saves."""
 
-_LEAST_RELEASED = 2**22
-"""Bytes; each release costs page faults when the memory is used again, and the large tensors are what counts."""
+_LEAST_RELEASED = 2**20
+"""Bytes; each release costs page faults when the memory is used again. Tiles and pieces of S2 have 2 to 3 MB, and many."""
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
@@ -122,7 +122,7 @@ def offload_saved(model: nn.Module) -> AbstractContextManager[Any]:
 
 
 def release_freed() -> None:
-    """Let tensors of 4 MiB and more go back to the system as soon as they are freed, in this process from now on.
+    """Let tensors of 1 MiB and more go back to the system as soon as they are freed, in this process from now on.
 
     glibc by itself learns to keep blocks up to 32 MiB for later use, and scattered ones add up to several times of what
     is in use. Other C libraries have no such setting and are left alone.
