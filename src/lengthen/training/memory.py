@@ -23,7 +23,7 @@ _LEAST_OFFLOADED = 2**20
 """Bytes; moving smaller tensors costs more than it saves."""
 
 _LEAST_RELEASED = 2**20
-"""Bytes; each release costs page faults when the memory is used again. Tiles and pieces of S2 have 2 to 3 MB, and many."""
+"""Bytes; each release costs page faults when the memory is used again. Tiles and pieces of S2 have 2 to 3 MB."""
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
