@@ -11,7 +11,6 @@ and goes on with it where it is there. An hour on two cores.
 """
 
 import argparse
-import json
 import random
 import tempfile
 from pathlib import Path
@@ -21,7 +20,7 @@ import lengthen
 from lengthen.evaluation.tasks.files import Sample, read_samples
 from lengthen.evaluation.tasks.metrics import score
 from lengthen.evaluation.tasks.scoring import answer_samples
-from lengthen.files import write_json, write_text
+from lengthen.files import write_json, write_json_lines
 from lengthen.recipe import parse_recipe
 from lengthen.training.run import read_metrics
 from record import record
@@ -45,7 +44,7 @@ def train(samples: list[Sample], steps: int, folder: Path) -> Path:
     run = folder / "run"
     chosen = random.Random(0).sample(samples, len(samples))
     data = folder / "train.jsonl"
-    write_text(data, "".join(f"{json.dumps(conversation(sample))}\n" for sample in chosen))
+    write_json_lines(data, map(conversation, chosen))
     recipe = {
         "model": MODEL,
         "out": str(run),
@@ -106,8 +105,7 @@ def main() -> None:
         results = {"before": measure(MODEL, asked, arguments.max_new_tokens)}
         run = train(read_samples([arguments.train]), arguments.steps, folder)
         results["after"] = measure(str(run), asked, arguments.max_new_tokens)
-        losses = [line["loss"] for line in read_metrics(run)]
-        seconds = [line["seconds"] for line in read_metrics(run)]
+        metrics = read_metrics(run)
     for when, found in results.items():
         print(
             f"{when:<6}  {len(asked)} questions  ROUGE-L {found['rouge-l']:5.2f}  F1 {found['f1']:5.2f}  "
@@ -116,7 +114,13 @@ def main() -> None:
     if arguments.json:
         write_json(
             arguments.json,
-            {**record(), "context": CONTEXT, "losses": losses, "step_seconds": seconds, "results": results},
+            {
+                **record(),
+                "context": CONTEXT,
+                "losses": [line["loss"] for line in metrics],
+                "step_seconds": [line["seconds"] for line in metrics],
+                "results": results,
+            },
         )
 
 

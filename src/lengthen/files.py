@@ -3,14 +3,14 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lengthen.errors import OutputError
 
-__all__ = ["atomic_folder", "sync_folder", "write_bytes", "write_json", "write_text", "writing"]
+__all__ = ["atomic_folder", "sync_folder", "write_bytes", "write_json", "write_json_lines", "write_text", "writing"]
 
 
 @contextmanager
@@ -64,6 +64,11 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`write_bytes` of indented JSON with a final line end."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, records: Iterable[Any]) -> None:
+    """Write objects as JSON, one a line; what JSON has no form for becomes its text."""
+    write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False, default=str)}\n" for record in records))
 
 
 def sync_folder(path: Path) -> None:

@@ -39,6 +39,7 @@ def tasks(
 ) -> None:
     """Measure a model on benchmark tasks: files of long-document suites, or tasks of lm-eval."""
     from lengthen.errors import LengthenError
+    from lengthen.files import write_json_lines
 
     if (names is None) == (not data):
         raise LengthenError("give one of --data (files of long-document suites) and --tasks (names of lm-eval tasks)")
@@ -76,7 +77,8 @@ def tasks(
     columns = [name for name in ("task", "metric", "score", "stderr", "samples", "truncated") if name in results[0]]
     print_table(f"Tasks, context {size}", columns, [[result[name] for name in columns] for result in results])
     if predictions is not None:
-        _write_lines(predictions, answers)
+        write_json_lines(predictions, answers)
+        typer.echo(f"wrote {predictions}", err=True)
     content = {
         "data": [str(path) for path in data or []],
         "context": size,
@@ -102,13 +104,3 @@ def _load(
     size = context or subject.context
     subject.check_lengths([size], beyond)
     return subject, size
-
-
-def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    import json
-
-    from lengthen.files import write_text
-
-    lines = (json.dumps(record, ensure_ascii=False, default=str) for record in records)
-    write_text(path, "".join(f"{line}\n" for line in lines))
-    typer.echo(f"wrote {path}", err=True)

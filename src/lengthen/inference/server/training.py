@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lengthen.errors import LengthenError
-from lengthen.files import write_text
+from lengthen.files import write_json_lines, write_text
 from lengthen.inference.server.protocol import TrainingRequest
 from lengthen.inference.server.service import Refusal, Service
 from lengthen.models import lasting_name, shortened
@@ -243,8 +243,7 @@ class Training:
 
     def _train(self, job: Job) -> None:
         name = job.request.suffix
-        records = [json.dumps({"text": text}) + "\n" for text in job.request.documents]
-        write_text(self._documents(name), "".join(records))
+        write_json_lines(self._documents(name), ({"text": text} for text in job.request.documents))
         with tempfile.TemporaryDirectory() as scratch, Path(scratch, "said").open("w+", errors="replace") as said:
             recipe = Path(scratch, f"{name}.yaml")
             write_text(recipe, self._recipe(job.request).to_yaml())
