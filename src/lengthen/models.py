@@ -260,7 +260,10 @@ def load_base(
         )
     if nf4:
         if source.gguf:
-            quantize(model, dtype, device)
+            try:
+                quantize(model, dtype, device)
+            except RuntimeError as error:  # bitsandbytes' own, where its kernels are missing
+                raise ModelError(f"can't quantise {source.id} on {device}: {shortened(error)}") from error
         if not is_quantized(model):
             raise ModelError(
                 f"no linear layer of {source.id} has sizes that NF4 takes (inputs a multiple of 64, outputs of 32); "

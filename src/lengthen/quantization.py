@@ -16,6 +16,8 @@ from lengthen.errors import ModelError
 
 __all__ = [
     "check_nf4",
+    "check_not_quantized",
+    "compute_dtype",
     "count_quantized",
     "count_weights",
     "dequantize",
@@ -41,11 +43,7 @@ def check_nf4(config: Any, device: torch.device) -> None:
     Raises:
         ModelError: bitsandbytes is missing or has nothing for the device, or the base is quantised already.
     """
-    method = getattr(config, "quantization_config", None)
-    if method is not None:
-        name = method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", None)
-        name = getattr(name, "value", name)
-        raise ModelError(f"the base is quantised already ({name}); leave quantize out, or give the 16-bit base")
+    check_not_quantized(config)
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError("quantize=nf4 needs the package bitsandbytes: pip install 'lengthen[nf4]'")
     import bitsandbytes
@@ -56,6 +54,22 @@ def check_nf4(config: Any, device: torch.device) -> None:
             f"bitsandbytes has no 4-bit kernels for {device.type} (only {', '.join(sorted(supported))}); leave "
             "quantize out"
         )
+
+
+def check_not_quantized(config: Any) -> None:
+    """Refuse a base whose weights are quantised already.
+
+    Args:
+        config: the base's.
+
+    Raises:
+        ModelError: they are.
+    """
+    method = getattr(config, "quantization_config", None)
+    if method is not None:
+        name = method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", None)
+        name = getattr(name, "value", name)
+        raise ModelError(f"the base is quantised already ({name}); leave quantize out, or give the 16-bit base")
 
 
 def quantizable(model: PreTrainedModel) -> tuple[list[str], list[str]]:
@@ -158,6 +172,14 @@ def count_quantized(model: PreTrainedModel) -> str:
     weights = sum(count_weights(module.weight) for module in packed)
     total = sum(map(count_weights, model.parameters()))
     return f"{len(packed)} of {linear} linear layers, {weights / total:.0%} of the weights"
+
+
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """What the 4-bit layers of a model compute in."""
+    dtypes: Iterator[torch.dtype] = (
+        packed.compute_dtype for _, packed in _packed_layers(model) if hasattr(packed, "compute_dtype")
+    )
+    return next(dtypes)  # peft's layers around them show their weights, and not this
 
 
 def is_packed(tensor: object) -> bool:

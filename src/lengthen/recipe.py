@@ -275,6 +275,12 @@ class Recipe(_Section):
         """Tokens per S2 group."""
         return self.attention.group_size or max(2, self.context.target // 4)
 
+    @property
+    def keeps_attention(self) -> bool:
+        """Whether layers are recomputed, but not their attention; flex_attention's compiled kernels always are."""
+        keeps = self.memory.activation_checkpointing == "keep_attention"
+        return keeps and self.attention.backend != "flex_attention"
+
     def to_yaml(self) -> str:
         """The recipe as a file that `load_recipe` reads back to an equal recipe."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
@@ -351,7 +357,7 @@ def _problem(error: Any) -> str:
         return f"{location} is missing"
     message = error["msg"].removeprefix("Value error, ")
     if location == "quantize":
-        message = "4-bit bases are not supported by this version; leave it out"
+        message = "choose nf4, or leave it out"
     elif field is not None and len(error["loc"]) > len(path):
         message = f"Input should be: {field.description}"
     given = "" if error["type"] == "value_error" else f" (it is {error['input']!r})"

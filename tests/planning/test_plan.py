@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen3Config, Qwen3MoeConfig
 
 from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.attention.pattern import Groups, groups_mask, layer_patterns
 from lengthen.errors import ContextError, LengthenError, ModelError, RecipeError
 from lengthen.planning import DEVICES, find_device, plan
+from lengthen.planning.devices import of_driver
 from lengthen.planning.flops import visible_pairs
 from lengthen.planning.memory import KINDS
 from lengthen.planning.shape import model_shape
@@ -327,7 +328,58 @@ def test_bases_that_can_not_be_planned():
         plan(least(base_config={"model_type": "llama", "hidden_size": "wide"}), A100)
     with pytest.raises(ContextError, match=r"context\.target is 64"):
         plan(least(base_config=LlamaConfig(**{**SIZES, "max_position_embeddings": 64}).to_dict()), A100)
-    assert GPT2Config(**sizes).model_type == "gpt2"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["quantize=nf4", "parallel=fsdp2"], "4-bit"),
+        (["training.optimizer=adamw_8bit", "parallel=zero2"], "adamw_8bit"),
+    ],
+)
+def test_what_a_run_refuses_is_not_planned(overrides, part):
+    with pytest.raises(RecipeError, match=part):
+        plan(shipped("llama2-7b-8k", *overrides), A100, 8)
+
+
+def test_a_quantised_base_is_not_planned_in_four_bits():
+    quantised = LlamaConfig(**SIZES, quantization_config={"quant_method": "gptq", "bits": 4}).to_dict()
+    with pytest.raises(ModelError, match="quantised already"):
+        plan(least(base_config=quantised, quantize="nf4"), A100)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize(
+    ("name", "device", "devices"),
+    [("llama2-13b-32k", V100, 8), ("llama2-70b-32k", "rtx4090-24gb", 8), ("llama2-70b-32k", A100, 1)],
+)
+def test_all_advice_can_be_followed(name, device, devices, parallel):
+    found = plan(shipped(name, f"parallel={parallel}"), device, devices)
+    assert found.fits == (not found.advice)
+    for advice in found.advice:
+        again = plan(shipped(name, f"parallel={parallel}", *advice.overrides), device, devices)
+        assert again.fits
+        assert again.peak_bytes == advice.peak_bytes
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100-40gb"),  # the first of the two; memory is the driver's
+        ("NVIDIA H100 80GB HBM3", "h100-80gb"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "rtx4090-24gb"),
+        ("Tesla V100-SXM2-32GB", "v100-16gb"),
+        ("Tesla T4", "t4-16gb"),
+        ("NVIDIA L4", "l4-24gb"),
+        ("NVIDIA L40S", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA T400", None),
+        ("AMD Instinct MI300X", "mi300x"),
+    ],
+)
+def test_a_drivers_name_is_found_in_the_table(driver, name):
+    found = of_driver(driver)
+    assert (found and found.name) == name
 
 
 def test_settings_that_can_not_be_planned():

@@ -49,6 +49,17 @@ def test_only_the_longest_context(run):
     assert run("llama2-7b-8k", "--device", "a100-80gb", "--quiet")[1] == ""
 
 
+def test_skip_wise_sequences_set_no_limit_to_the_context(run):
+    skip_wise = ["data.skip_wise=true", "data.sequence_length=2048", "attention.kind=full"]
+    command = ["llama2-7b-8k", *skip_wise, "--device"]
+    assert "longest context that fits: any, " in run(*command, "a100-80gb")[1]
+    assert run(*command, "a100-80gb", "--max-context")[1] == "any\n"
+    code, out, _ = run(*command, "t4-16gb")
+    assert code == 0
+    assert out.startswith("does not fit: ")
+    assert "longest context that fits: 0 tokens\n" in out
+
+
 def test_this_machine_and_an_efficiency(run):
     code, out, _ = run("quickstart", "--efficiency", "0.25")
     assert code == 0

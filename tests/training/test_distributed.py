@@ -4,11 +4,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+NF4 = {
+    "quantize": "nf4", "memory": {"preset": "smallest", "mlp_tile": 50}, "adapter": {"targets": "all", "rank": 4},
+}  # fmt: skip
 
-@pytest.mark.parametrize("launcher", ["torch.distributed.run", "accelerate.commands.launch"])
-def test_two_processes_equal_one_with_accumulation(base, train_in_processes, launcher):
-    one, losses = train_in_processes(base, 1)
-    two, others = train_in_processes(base, 2, launcher=launcher)
+
+@pytest.mark.parametrize(
+    ("launcher", "recipe"), [("torch.distributed.run", {}), ("accelerate.commands.launch", NF4)], ids=["plain", "nf4"]
+)
+def test_two_processes_equal_one_with_accumulation(make_base, train_in_processes, launcher, recipe):
+    base = make_base("wide", hidden_size=64, intermediate_size=128)
+    one, losses = train_in_processes(base, 1, **recipe)
+    two, others = train_in_processes(base, 2, launcher=launcher, **recipe)
     assert len(losses) == 4
     assert losses == pytest.approx(others, rel=1e-5)
     adapters = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (one, two)]

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from lengthen import quantization
@@ -59,6 +60,51 @@ def loss_and_gradients(savers, nf4=False, kind=LlamaForCausalLM, config=LlamaCon
 def test_loss_and_gradients_stay(savers, nf4):
     plain = {"activation_checkpointing": False}
     torch.testing.assert_close(loss_and_gradients(savers, nf4), loss_and_gradients(plain, nf4), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("keep", "times"), [(False, 2), (True, 1)])
+def test_kept_attention_is_computed_once(keep, times):
+    class Count(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.seen += function is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+            return function(*args, **(kwargs or {}))
+
+    model = LlamaForCausalLM(LlamaConfig(**SIZES | {"attn_implementation": "sdpa"})).train()
+    enable_checkpointing(model, keep)
+    ids = torch.randint(0, 97, (1, 33))
+    with Count() as count:
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert count.seen == times * SIZES["num_hidden_layers"]
+
+
+def test_flash_attention_is_kept_too():
+    """As the packages register their operators, in a checkpoint like that of a layer."""
+    calls = []
+    library = torch.library.Library("flash_attn", "FRAGMENT")
+    library.define("_forward_of_test(Tensor x) -> Tensor")
+    library.impl("_forward_of_test", lambda x: calls.append(1) or x.sin(), "CPU")
+
+    class Attention(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return torch.ops.flash_attn._forward_of_test(x)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (x,) = ctx.saved_tensors
+            return gradient * x.cos()
+
+    model = LlamaForCausalLM(LlamaConfig(**SIZES | {"num_hidden_layers": 1})).train()
+    model.model.layers[0].self_attn.forward = lambda hidden_states, **_: (Attention.apply(hidden_states), None)
+    ids = torch.randint(0, 97, (1, 33))
+    for keep, times in ((False, 2), (True, 1)):
+        calls.clear()
+        enable_checkpointing(model, keep)
+        model(input_ids=ids, labels=ids).loss.backward()
+        assert len(calls) == times
 
 
 def test_experts_are_tiled_too():

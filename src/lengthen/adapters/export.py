@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from lengthen.adapters.load import load, load_dequantized
+from lengthen.adapters.load import load, load_dequantized, trained_over_nf4
 from lengthen.errors import ModelError, OutputError
 from lengthen.files import atomic_folder
 from lengthen.models import pick_dtype, quiet_transformers
@@ -85,6 +85,11 @@ def load_for_export(model: str | Path, adapter: str | Path | None, merge_into: s
     cpu = torch.device("cpu")
     if merge_into == "original":
         return load(model, "float32", adapter, quantize="none", device=cpu)
+    over_nf4 = trained_over_nf4(model, adapter)
+    if over_nf4 is False or (over_nf4 is None and adapter is None):
+        raise ModelError(
+            f"{adapter or model} was not trained over a 4-bit base, as merge_into=dequantized needs; choose original"
+        )
     return load_dequantized(model, "float32", adapter, cpu)
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "load",
     "load_apart",
     "load_dequantized",
+    "trained_over_nf4",
 ]
 
 
@@ -211,6 +212,17 @@ def base_record(adapter: Path) -> dict[str, str] | None:
         return noted | {key: str(record[key]) for key in (*hashes, "quantize") if record.get(key)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is damaged, so the adapter's base is not known; restore it") from error
+
+
+def trained_over_nf4(model: str | Path, adapter: str | Path | None) -> bool | None:
+    """Whether an adapter was trained over a 4-bit base, by its maker's note; None for adapters of others.
+
+    Args:
+        model: a run folder, or a base with `adapter`.
+        adapter: a PEFT folder.
+    """
+    record = base_record(Path(adapter) if adapter else Path(model) / "adapter")
+    return None if record is None else record.get("quantize") == "nf4"
 
 
 def _base_of(run: Path) -> Source:

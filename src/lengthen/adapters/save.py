@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from lengthen.files import atomic_folder, write_json, write_text
 from lengthen.models import quiet_transformers
+from lengthen.quantization import compute_dtype, is_quantized
 
 __all__ = ["save_adapter", "save_full"]
 
@@ -21,7 +22,8 @@ tags: [lengthen, long-context]
 # Adapter for {context} tokens
 
 Made by lengthen over `{id}` (context {base_context} before). Trained tensors are stored in float32. It is an ordinary
-PEFT adapter; with `RUN` the run folder and `BASE` the base model (`{model}`), these lines load it without lengthen:
+PEFT adapter; with `RUN` the run folder and `BASE` the base model (`{model}`), these lines load it without
+lengthen{over}:
 
 ```python
 from peft import PeftModel
@@ -35,6 +37,18 @@ The config matters: it holds the position scaling ({scaling}).
 """
 
 
+_NF4 = """import torch
+from transformers import BitsAndBytesConfig
+
+nf4 = BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype={}
+)
+"""
+_NF4_OF_GGUF = """.
+It was trained over the base in 4 bits, which transformers can't make of a GGUF file: this is the 16-bit base, and
+`lengthen export RUN OUT --merge-into dequantized` writes exactly what was trained"""
+
+
 def save_adapter(model: PeftModel, folder: Path, config: PreTrainedConfig, base: dict[str, Any]) -> None:
     """Write adapter weights, extended config, the base's name and weight hash, and a README, whole or not at all.
 
@@ -42,19 +56,29 @@ def save_adapter(model: PeftModel, folder: Path, config: PreTrainedConfig, base:
         model: the trained adapter.
         folder: becomes the PEFT folder.
         config: the extended config.
-        base: id, model, weight_hash and context of the base.
+        base: id, model, hashes, context and quantize of the base.
 
     Raises:
         OutputError: the folder can't be written.
     """
     gguf = Path(base["model"]).name if base["model"].endswith(".gguf") else None
     text = config.get_text_config()
+    over, imports, more = "", "", ""
+    nf4 = is_quantized(model)
+    if gguf:
+        over = _NF4_OF_GGUF if nf4 else ""
+        imports = "from transformers import GgufConfig\n"
+        more = f', gguf_file="{gguf}", quantization_config=GgufConfig(dequantize=True)'
+    elif nf4:
+        over = ",\nover the base in 4 bits, as it was trained"
+        imports, more = _NF4.format(compute_dtype(model)), ", quantization_config=nf4"
     readme = _README.format(
         **{key: base[key] for key in ("id", "model")},
         base_context=base["context"],
         context=text.max_position_embeddings,
-        imports="from transformers import GgufConfig\n" if gguf else "",
-        more=f', gguf_file="{gguf}", quantization_config=GgufConfig(dequantize=True)' if gguf else "",
+        over=over,
+        imports=imports,
+        more=more,
         scaling=", ".join(f"{key} {value}" for key, value in text.rope_parameters.items()),
     )
     with atomic_folder(folder) as temporary:

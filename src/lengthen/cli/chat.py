@@ -176,7 +176,8 @@ class _Terminal:
         used, limit = self._session.tokens()
         if limit is None:
             return f"{used:,} tokens, of which {self._session.cached:,} are held (streaming)"
-        return f"{used:,} of {limit:,} tokens"
+        full = "full: a question would begin at " if used >= limit else ""
+        return f"{full}{used:,} of {limit:,} tokens"
 
     def _note(self, text: str, always: bool = False) -> None:
         if always or not self._quiet:

@@ -38,7 +38,8 @@ def export(
         raise typer.BadParameter("documents are measured for merges only; leave it out", param_hint="--data")
     from lengthen.adapters.export import export as run_export
     from lengthen.adapters.vllm import export_for_vllm
-    from lengthen.evaluation.merged import perplexities
+    from lengthen.errors import DataError
+    from lengthen.evaluation.merged import documents_to_score, perplexities
     from lengthen.files import write_json
 
     content: dict[str, Any] = {"model": run, "out": str(out), "dtype": dtype, "merge_into": merge_into}
@@ -48,9 +49,17 @@ def export(
         content |= {"base": str(written.base), "adapter": str(written.adapter), "command": written.command}
         lines.append(written.command)
     else:
+        content["perplexity"] = documents = None
+        try:
+            documents = documents_to_score(run, adapter, data, quiet)
+        except DataError as error:
+            if data:
+                raise
+            # The run's own data may be gone; the merge does not need them.
+            lines.insert(0, f"perplexity as trained and merged: not measured, {error}; name documents with --data")
         run_export(run, out, dtype, adapter, merge_into)
-        measured = content["perplexity"] = perplexities(run, out, adapter, data, quiet)
-        if measured is not None:
+        if documents is not None:
+            measured = content["perplexity"] = perplexities(run, out, adapter, documents, quiet)
             lines.insert(
                 0,
                 f"perplexity as trained (4-bit base) {measured['trained']:.2f}, merged into the {merge_into} base "

@@ -54,7 +54,7 @@ def plan(
     if json_file is not None:
         write_json(json_file, result.to_json())
     if not quiet:
-        print(result.max_context if max_context else _report(result))
+        print(("any" if result.max_context is None else result.max_context) if max_context else _report(result))
     if result.device.kind == "cpu" and not chosen.memory.release_freed:
         print(
             "warning: on a CPU, freed tensors below 32 MiB stay with the process beside these; "
@@ -67,10 +67,12 @@ def _report(plan: "Plan") -> str:
     count = f"{plan.devices} x " if plan.devices > 1 else ""
     each = " on each" if plan.devices > 1 else ""
     answer = "fits" if plan.fits else "does not fit"
+    any_fits = plan.max_context is None
+    longest = "any, for memory grows with the sequences only" if any_fits else f"{plan.max_context:,} tokens"
     lines = [
         f"{answer}: {plan.peak_bytes / _GB:.1f} GB{each} of {count}{plan.device.name} "
         f"({plan.device.memory / _GB:.1f} GB), context {plan.context:,}, {str(plan.dtype).removeprefix('torch.')}",
-        f"longest context that fits: {plan.max_context:,} tokens",
+        f"longest context that fits: {longest}",
         "",
     ]
     lines += [

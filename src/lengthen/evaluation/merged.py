@@ -4,47 +4,85 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lengthen
-from lengthen.adapters.load import base_record
-from lengthen.data.tokens import default_cache, load_tokens
-from lengthen.evaluation.sliding_perplexity import perplexity
+import numpy as np
 
-__all__ = ["perplexities"]
+import lengthen
+from lengthen.adapters.load import trained_over_nf4
+from lengthen.data.instruct.dataset import load_instructions
+from lengthen.data.instruct.templates import use_template
+from lengthen.data.tokens import default_cache, load_tokens
+from lengthen.errors import DataError
+from lengthen.evaluation.sliding_perplexity import perplexity
+from lengthen.models import find, load_config, load_tokenizer
+from lengthen.recipe import Recipe
+
+__all__ = ["documents_to_score", "perplexities"]
 
 DOCUMENTS, TOKENS = 4, 4096
+_EXAMPLES = 64
+"""Instruction examples to choose from; they are tokenised for this alone."""
+
+
+def documents_to_score(
+    model: str, adapter: str | None, data: Sequence[str] | None, quiet: bool = True
+) -> list[np.ndarray] | None:
+    """The longest four documents, cut to 4,096 tokens, for `perplexities`.
+
+    Args:
+        model: a run folder, or a base with `adapter`.
+        adapter: a PEFT folder.
+        data: documents; default the run's validation data, else what it was trained on.
+        quiet: show no progress.
+
+    Returns:
+        Token ids; None where the base was not in 4 bits, and a merge is what was trained.
+
+    Raises:
+        DataError: the data can't be read, or none are named and there is no run to have some.
+    """
+    if not trained_over_nf4(model, adapter):
+        return None
+    tokenizer, most = load_tokenizer(model), None
+    if data is None:
+        if adapter is not None:
+            raise DataError("no documents were named")
+        recipe = lengthen.load_recipe(Path(model) / "recipe.yaml")
+        data, most = recipe.data.validation or recipe.data.train, recipe.data.max_documents
+        if recipe.data.kind == "instruct":
+            return _examples(recipe, data, tokenizer, quiet)
+    vocabulary = load_config(find(model)).get_text_config().vocab_size
+    store, _ = load_tokens(data, tokenizer, vocabulary, default_cache(), quiet, max_documents=most)
+    longest = np.argsort(-store.lengths, kind="stable")[:DOCUMENTS]
+    return [store[index][:TOKENS] for index in longest]
+
+
+def _examples(recipe: Recipe, data: Sequence[str], tokenizer: Any, quiet: bool) -> list[np.ndarray]:
+    use_template(tokenizer, recipe.data.template)
+    most = min(recipe.data.max_documents or _EXAMPLES, _EXAMPLES)
+    template, length = recipe.data.template, recipe.sequence_length
+    loaded = load_instructions(data, tokenizer, length, template, max_examples=most, quiet=quiet)
+    found = [example.input_ids for source in loaded for example in source.examples]
+    return [tokens[:TOKENS] for tokens in sorted(found, key=len, reverse=True)[:DOCUMENTS]]
 
 
 def perplexities(
-    model: str, merged: Path, adapter: str | None, data: Sequence[str] | None, quiet: bool = True
-) -> dict[str, Any] | None:
-    """Perplexity of what was trained and of what it was merged into, on the first 4,096 tokens of four documents.
+    model: str, merged: Path, adapter: str | None, documents: Sequence[np.ndarray], quiet: bool = True
+) -> dict[str, float]:
+    """Perplexity of what was trained and of what it was merged into.
 
     Args:
         model: a run folder, or a base with `adapter`.
         merged: the folder of the merge.
         adapter: a PEFT folder.
-        data: documents; default the run's validation documents, else what it was trained on.
+        documents: from `documents_to_score`.
         quiet: show no progress.
 
     Returns:
-        "trained", "merged" and how many "tokens" were scored; None where the base was not in 4 bits, or there are
-        no documents.
+        "trained", "merged" and how many "tokens" were scored.
     """
-    record = base_record(Path(adapter) if adapter else Path(model) / "adapter")
-    if record is None or "quantize" not in record:
-        return None
-    recipe_file = Path(model) / "recipe.yaml"
-    if data is None and recipe_file.is_file():
-        recipe = lengthen.load_recipe(recipe_file)
-        data = recipe.data.validation or recipe.data.train
-    if not data:
-        return None
-    trained, tokenizer = lengthen.load(model, adapter=adapter)
-    vocabulary = trained.config.get_text_config().vocab_size
-    store, _ = load_tokens(data, tokenizer, vocabulary, cache=default_cache(), quiet=quiet)
+    trained, _ = lengthen.load(model, adapter=adapter)
     context = min(TOKENS, trained.config.get_text_config().max_position_embeddings)
-    longest = sorted(range(len(store)), key=lambda i: len(store[i]), reverse=True)[:DOCUMENTS]
-    documents = [store[i][:context] for i in longest]
+    documents = [tokens[:context] for tokens in documents]
     before = perplexity(trained, documents, context, quiet=quiet)
     del trained
     after = perplexity(lengthen.load(merged)[0], documents, context, quiet=quiet)

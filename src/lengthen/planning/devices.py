@@ -8,7 +8,8 @@ this kind of model and not a measurement, so every plan states it.
 
 import difflib
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -16,7 +17,7 @@ import torch
 from lengthen._compat import bf16_is_fast
 from lengthen.errors import LengthenError
 
-__all__ = ["DEVICES", "Device", "find_device", "this_device"]
+__all__ = ["DEVICES", "Device", "find_device", "of_driver", "this_device"]
 
 _GIB = 1 << 30
 _TERA = 1e12
@@ -117,11 +118,16 @@ def this_device() -> Device:
     if accelerator.type != "cuda":  # shared memory, and a speed that nobody publishes
         return Device(accelerator.type, psutil.virtual_memory().total, None, None, kind=accelerator.type)
     found = torch.cuda.get_device_properties(accelerator)
-    plain = found.name.lower().replace(" ", "")
-    same = [each for each in _GPUS if each.name.split("-")[0] in plain]
-    if same:
-        return min(same, key=lambda each: abs(each.memory - found.total_memory))
+    same = of_driver(found.name)
+    if same is not None:
+        return replace(same, name=found.name, memory=found.total_memory)
     return Device(found.name, found.total_memory, None, None, bf16_is_fast(accelerator))
+
+
+def of_driver(name: str) -> Device | None:
+    """The first device of the table that a driver's name means, such as "NVIDIA A100-SXM4-80GB" or "Tesla T4"."""
+    words = re.split(r"[^a-z0-9]+", name.lower().replace("rtx ", "rtx"))
+    return next((each for each in _GPUS if each.name.split("-")[0] in words), None)
 
 
 def _cpu() -> Device:

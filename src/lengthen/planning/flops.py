@@ -55,7 +55,6 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
     length = recipe.sequence_length
     sequences = recipe.training.batch_size * recipe.training.accumulation
     recomputed = bool(recipe.memory.activation_checkpointing)
-    keeps_attention = recipe.memory.activation_checkpointing == "keep_attention"
     full = recipe.adapter.kind == "full"
     per_token = 0.0
     for layer in shape.layers:
@@ -66,7 +65,7 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
         per_token += layer.count * (passes * forward + layer.active_trained + tiles)
     per_token += shape.head * (3 if shape.trains_head else 2)
     attention, full_attention = 0.0, 0.0
-    passes_over = 1 + _ATTENTION_BACKWARD + (recomputed and not keeps_attention)
+    passes_over = 1 + _ATTENTION_BACKWARD + (recomputed and not recipe.keeps_attention)
     for layer, patterns in _patterned(shape, recipe):
         products = 2 * (layer.query + layer.value * layer.heads / max(1, layer.kv_heads))
         causal = visible_pairs([0, length], length, layer.window)

@@ -133,7 +133,7 @@ def memory_of(
     inputs = shape.hidden * width * tokens
     if settings.activation_checkpointing:
         movable, staying = float(shape.layer_count * inputs), 0.0
-        if settings.activation_checkpointing == "keep_attention":
+        if recipe.keeps_attention:
             staying = sum(layer.count * each.kept for layer, each in layers) * tokens
     else:
         movable, staying = sum(layer.count * each.saved for layer, each in layers) * tokens, 0.0

@@ -16,7 +16,9 @@ from lengthen.planning.devices import Device, find_device
 from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
 from lengthen.planning.shape import ModelShape, model_shape
+from lengthen.quantization import check_not_quantized
 from lengthen.recipe import Recipe, parse_recipe
+from lengthen.training.parallel import check_shardable
 
 __all__ = ["Advice", "Plan", "config_of", "plan"]
 
@@ -53,7 +55,8 @@ class Plan:
         parameters, trained: of the base, and what the recipe trains.
         fits: whether the peak is within the device's memory.
         memory: bytes on each device.
-        max_context: the longest context target that fits, in whole 1,024 tokens; 0 for none.
+        max_context: the longest context target that fits, in whole 1,024 tokens; 0 for none; None where memory does not
+            depend on it, as with skip-wise sequences.
         flops: of one optimiser step on one device.
         efficiency: share of the device's peak that the times assume.
         seconds_per_step: None where the device's speed is not known.
@@ -70,7 +73,7 @@ class Plan:
     trained: int
     fits: bool
     memory: Memory
-    max_context: int
+    max_context: int | None
     flops: Flops
     efficiency: float
     seconds_per_step: float | None
@@ -132,7 +135,7 @@ def plan(
 
     Raises:
         LengthenError: an unknown device, a base whose config is not at hand, without RoPE or with an architecture that
-            can't be built, or settings that don't belong together.
+            can't be built, or settings that don't belong together, as a run would refuse them.
     """
     device = find_device(device) if isinstance(device, str) else device
     if devices < 1:
@@ -150,7 +153,10 @@ def plan(
         raise RecipeError(
             f"training.optimizer={recipe.training.optimizer} needs CUDA, which {device.name} has not; choose adamw"
         )
+    check_shardable(recipe)
     config = config_of(recipe)
+    if recipe.quantize:
+        check_not_quantized(config)
     extend(config, **recipe.context.model_dump(exclude={"target"}), context=recipe.context.target)
     share = efficiency or device.efficiency
     planner = _Planner(config, device, devices, share, unfused_loss)
@@ -226,8 +232,13 @@ class _Planner:
             steps=recipe.training.steps,
         )
 
-    def longest(self, recipe: Recipe) -> int:
-        """The longest context target that fits, sequences as long as it; memory grows with it, so halving finds it."""
+    def longest(self, recipe: Recipe) -> int | None:
+        """The longest context target that fits, sequences as long as it; memory grows with it, so halving finds it.
+
+        Skip-wise sequences have a length of their own: any target fits then, or none.
+        """
+        if recipe.data.skip_wise:
+            return None if self._fits(recipe) else 0
         fits = lambda blocks: self._fits(_with_context(recipe, blocks * STEP))  # noqa: E731
         below, above = 0, _LONGEST // STEP + 1
         while above - below > 1:
@@ -244,7 +255,7 @@ class _Planner:
             ({**start, **overrides}, why)
             for overrides, why in _changes(_changed(recipe, start), self._device, self._devices)
         ]
-        if found.max_context > context:
+        if found.max_context and found.max_context > context:
             changes.append((_shorter(recipe, found.max_context), "the longest context that fits"))
         alone = [each for each in changes if self._fits(_changed(recipe, each[0]))]
         if alone:
@@ -254,13 +265,13 @@ class _Planner:
         together: dict[str, Any] = {}
         whys: list[str] = []
         for overrides, why in changes:
-            together |= overrides
+            together = _unsharded_if_packed(together | overrides)
             whys.append(why)
             if self._fits(_changed(recipe, together)):
                 yield self._advise(recipe, together, "; ".join(whys))
                 return
         longest = self.longest(_changed(recipe, together))
-        if longest > context:
+        if longest and longest > context:
             yield self._advise(recipe, together | _shorter(recipe, longest), "; ".join([*whys, "less context"]))
 
     def _advise(self, recipe: Recipe, overrides: dict[str, Any], why: str) -> Advice:
@@ -288,9 +299,17 @@ class _Planner:
         return pick_dtype(recipe.training.dtype, torch.device("meta"))
 
 
+def _unsharded_if_packed(overrides: dict[str, Any]) -> dict[str, Any]:
+    """4-bit weights can't be sharded: what would share them out shares gradients and optimiser only."""
+    kind = overrides.get("parallel", "")
+    if "quantize" in overrides and kind.startswith(("zero3", "fsdp2")):
+        return overrides | {"parallel": kind.replace("zero3", "zero2").replace("fsdp2", "zero2")}
+    return overrides
+
+
 def _with_context(recipe: Recipe, tokens: int) -> Recipe:
-    """The recipe for another target; sequences are as long as it, unless skip-wise, and a given group stays."""
-    data = recipe.data if recipe.data.skip_wise else recipe.data.model_copy(update={"sequence_length": None})
+    """The recipe for another target; sequences are as long as it, and a given group stays."""
+    data = recipe.data.model_copy(update={"sequence_length": None})
     context = recipe.context.model_copy(update={"target": tokens})
     return recipe.model_copy(update={"context": context, "data": data})
 
@@ -317,7 +336,8 @@ def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dic
     if training.batch_size > 1:
         less = {"training.batch_size": 1, "training.accumulation": training.accumulation * training.batch_size}
         yield less, "one sequence at a time, as many per step"
-    can_share = devices > 1 and device.kind == "cuda" and training.optimizer == "adamw"
+    plain = training.optimizer == "adamw"
+    can_share = devices > 1 and device.kind == "cuda" and plain and recipe.adapter.kind in ("lora", "full")
     shares = ["zero2", "zero3"] if can_share and recipe.parallel in ("ddp", "zero2") else []
     for kind in shares:
         if kind != recipe.parallel and (kind == "zero2" or recipe.quantize is None):
@@ -333,10 +353,9 @@ def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dic
         smallest = {"activation_checkpointing": True, "mlp_tile": memory.mlp_tile or 2048, "offload_activations": True}
         changed = {f"memory.{key}": value for key, value in smallest.items() if getattr(memory, key) != value}
         yield changed, "layers' inputs wait in CPU memory"
-    plain = training.optimizer == "adamw"
-    if device.kind == "cuda" and plain and recipe.parallel == "ddp":
+    if device.kind == "cuda" and plain and recipe.parallel == "ddp" and not can_share:
         yield {"training.optimizer": "paged_adamw_32bit"}, "the optimiser's states move to CPU memory when needed"
-    if device.kind == "cuda" and devices > 1 and plain and not recipe.parallel.endswith("_offload"):
+    if can_share and not recipe.parallel.endswith("_offload"):
         if recipe.quantize:
             yield {"parallel": "zero2_offload"}, "the optimiser on the CPU: slow steps"
         else:

@@ -13,11 +13,20 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from lengthen.errors import ModelError
 
 __all__ = ["enable_checkpointing", "offload_saved", "release_freed", "tile_mlps"]
+
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+}
+_FLASH_ATTENTION = {"flash_attn", "flash_attn_3"}
+"""Namespaces in which flash-attention 2 and 3 register their operators, all of them attention."""
 
 _LEAST_OFFLOADED = 2**20
 """Bytes; moving smaller tensors costs more than it saves."""
@@ -35,19 +44,17 @@ def enable_checkpointing(model: Any, keep_attention: bool) -> None:
 
     Args:
         model: a transformers model.
-        keep_attention: keep the outputs of torch's attention kernels.
+        keep_attention: keep the outputs of torch's and flash-attention's kernels; flex_attention's are recomputed.
     """
     arguments: dict[str, Any] = {"use_reentrant": False}
     if keep_attention:
-        aten = torch.ops.aten
-        kept = [
-            aten._scaled_dot_product_flash_attention_for_cpu.default,
-            aten._scaled_dot_product_flash_attention.default,
-            aten._scaled_dot_product_efficient_attention.default,
-            aten._scaled_dot_product_cudnn_attention.default,
-        ]
-        arguments["context_fn"] = partial(create_selective_checkpoint_contexts, kept)
+        arguments["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_attention)
     model.activation_checkpointing_enable(arguments)
+
+
+def _keep_attention(_context: Any, operator: Any, *_arguments: Any, **_options: Any) -> CheckpointPolicy:
+    kept = operator in _ATTENTION or getattr(operator, "namespace", None) in _FLASH_ATTENTION
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def tile_mlps(model: nn.Module, tokens: int) -> None:

@@ -23,6 +23,7 @@ from lengthen.recipe import Recipe
 
 __all__ = [
     "check_parallel",
+    "check_shardable",
     "gather_trained",
     "is_sharded",
     "shard",
@@ -45,8 +46,8 @@ def check_parallel(recipe: Recipe, device: torch.device) -> None:
         device: of the run.
 
     Raises:
-        RecipeError: no launcher or a single process where shards are asked for; deepspeed is missing; the launcher has
-            a sharding of its own; an optimiser, adapter or 4-bit base that can't be sharded.
+        RecipeError: no launcher or a single process where shards are asked for; ZeRO without deepspeed or accelerator;
+            the launcher has a sharding of its own; what `check_shardable` refuses.
     """
     kind, processes = recipe.parallel, int(os.environ.get("WORLD_SIZE", "1"))
     is_zero = kind.startswith("zero")
@@ -69,6 +70,21 @@ def check_parallel(recipe: Recipe, device: torch.device) -> None:
         )
     if "LOCAL_RANK" not in os.environ:
         raise RecipeError(f"parallel={kind} needs a launcher, for one process too: {start.replace('N', '1')}")
+    check_shardable(recipe)
+
+
+def check_shardable(recipe: Recipe) -> None:
+    """Refuse a recipe whose `parallel` can't be had, wherever and however it is started.
+
+    Args:
+        recipe: of the run.
+
+    Raises:
+        RecipeError: an optimiser, adapter or 4-bit base that can't be sharded.
+    """
+    kind = recipe.parallel
+    if kind == "ddp":
+        return
     if recipe.quantize and kind not in ("zero2", "zero2_offload"):
         raise RecipeError(
             f"parallel={kind} shards the base's weights, and packed 4-bit weights can't be sharded; set parallel=zero2 "

@@ -155,7 +155,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         _say_if_full(blocks, recipe.group_size, say)
     if recipe.memory.activation_checkpointing and recipe.adapter.kind != "prefix_tuning":
         # Prefix tuning hands its prefix over as a key/value cache, which recomputing would fill twice.
-        enable_checkpointing(model, recipe.memory.activation_checkpointing == "keep_attention")
+        enable_checkpointing(model, recipe.keeps_attention)
     if recipe.memory.mlp_tile:
         tile_mlps(model, recipe.memory.mlp_tile)
     model = add_adapter(model, recipe.adapter)

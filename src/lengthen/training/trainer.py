@@ -19,7 +19,15 @@ from lengthen.head import embedding_parameters
 from lengthen.training.loss import IGNORED
 from lengthen.training.parallel import is_sharded, shard_like, share_head_weight, whole_states, whole_tensors
 
-__all__ = ["LengthenTrainer", "check_optimizer", "is_last", "last_checkpoint", "rate_share", "step_of"]
+__all__ = [
+    "LengthenTrainer",
+    "check_optimizer",
+    "is_last",
+    "last_checkpoint",
+    "page_states",
+    "rate_share",
+    "step_of",
+]
 
 BETAS = (0.9, 0.95)  # LongLoRA's; with 0.999, the large gradients of the first steps would hold back a short run
 KEEP = 2
@@ -62,6 +70,24 @@ def check_optimizer(name: str, device: torch.device) -> None:
             f"training.optimizer={name} moves pages between CUDA and CPU memory, and the model is on {device.type}; "
             f"take {'adamw_8bit' if '8bit' in name else 'adamw'}"
         )
+
+
+def page_states(optimizer: Any) -> None:
+    """Put the loaded states of a paged optimizer into pages again; bitsandbytes itself moves them to the GPU, to stay.
+
+    Args:
+        optimizer: any, accelerate's wrapper included; others than paged ones are left alone.
+    """
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    if not getattr(optimizer, "is_paged", False):
+        return
+    for parameter, states in optimizer.state.items():
+        for name in ("state1", "state2"):
+            if name in states:
+                pages = optimizer.get_state_buffer(parameter, dtype=states[name].dtype)
+                if parameter.is_cuda:
+                    torch.cuda.synchronize()  # the kernel that fills the pages with zeros is not waited for
+                states[name] = pages.copy_(states[name])
 
 
 def _optimizer_class(name: str) -> Any:
@@ -251,9 +277,13 @@ class LengthenTrainer(Trainer):
         return nullcontext()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not self.is_distributed_loading_by_transformers:
-            return super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
         assert self.optimizer is not None
+        if not self.is_distributed_loading_by_transformers:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            page_states(self.optimizer)
+            return
         assert self.lr_scheduler is not None
         saved = torch.load(Path(checkpoint) / OPTIMIZER, map_location="cpu", weights_only=True)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -262,7 +292,7 @@ class LengthenTrainer(Trainer):
                 state[name] = shard_like(value, parameters[index])
         self.optimizer.load_state_dict(saved)
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
-        return None
+        return
 
     def _trained_parameters(self) -> dict[str, torch.nn.Parameter]:
         assert self.model is not None
