@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -171,7 +170,7 @@ def test_a_resumed_run_takes_the_same_steps(base, make_nf4_run):
     shutil.copytree(whole, half)
     shutil.rmtree(half / "adapter")
     shutil.rmtree(half / "checkpoints" / "checkpoint-4")
-    lengthen.train(parse_recipe(yaml.safe_load((half / "recipe.yaml").read_text()) | {"out": str(half)}, "half"), True)
+    lengthen.train(lengthen.load_recipe(half / "recipe.yaml", [f"out={half}"]), resume=True)
     assert [line["loss"] for line in read_metrics(half)] == [line["loss"] for line in read_metrics(whole)]
     ours, theirs = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (half, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

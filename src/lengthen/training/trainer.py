@@ -292,7 +292,6 @@ class LengthenTrainer(Trainer):
                 state[name] = shard_like(value, parameters[index])
         self.optimizer.load_state_dict(saved)
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
-        return
 
     def _trained_parameters(self) -> dict[str, torch.nn.Parameter]:
         assert self.model is not None
