@@ -1,5 +1,6 @@
 """The fused loss against the plain one, alone and around whole models."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
@@ -34,6 +35,42 @@ def test_equals_the_plain_loss_forward_and_backward(monkeypatch, bias, capped):
     torch.testing.assert_close(ours, plain)
     for mine, theirs in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(plain, inputs), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("rows", [7, 1024])
+def test_weights_scale_each_tokens_loss_and_gradient(monkeypatch, rows):
+    monkeypatch.setattr(loss_module, "rows_of_chunk", lambda vocabulary: rows)
+    torch.manual_seed(0)
+    hidden = torch.randn(23, 16, requires_grad=True)
+    weight = torch.randn(40, 16, requires_grad=True)
+    targets = torch.randint(0, 40, (23,))
+    targets[::5] = -100
+    weights = torch.rand(23) * 3
+    weights[::4] = 0
+    ours = linear_cross_entropy(hidden, weight, targets, loss_weights_T=weights)
+    plain = (cross_entropy(linear(hidden, weight), targets, reduction="none") * weights).sum()
+    torch.testing.assert_close(ours, plain)
+    gradients = (torch.autograd.grad(loss, (hidden, weight)) for loss in (ours, plain))
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    ones = linear_cross_entropy(hidden, weight, targets, loss_weights_T=torch.ones(23))
+    torch.testing.assert_close(ones, linear_cross_entropy(hidden, weight, targets))
+
+
+def test_a_batch_has_the_weight_of_predicting_each_label():
+    """As shares of a loss: a sequence whose only weight is at one token has that token's loss."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL)).eval()
+    ids = torch.randint(0, 60, (21,)).numpy()
+    weights = np.zeros(21, np.float32)
+    weights[9] = 2.5
+    batch = collate([Block(ids, (21,), loss_weights=weights), Block(ids[:13], (13,))], 0)
+    assert batch["loss_weights"][1].eq(1).all()
+    with torch.no_grad():
+        ours = CausalLMObjective(model)(**{key: rows[:1] for key, rows in batch.items()})
+        logits = model(input_ids=batch["input_ids"][:1]).logits[0, 8]
+    torch.testing.assert_close(ours, 2.5 * cross_entropy(logits, torch.tensor(ids[9])))
+    assert "loss_weights" not in collate([Block(ids, (21,))], 0)
 
 
 def test_frozen_head_gets_no_gradient_and_float32_head_over_bfloat16_hidden_does():

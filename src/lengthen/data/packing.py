@@ -49,17 +49,20 @@ class Block:
         segments: tokens in each document (or piece of one) in the block, in order; their sum is T.
         positions: of each token, int64, (T,), in a block of one segment; None: from 0 on in each segment.
         trained: bool, (T,): which tokens are predicted; None: all but the first of each segment.
+        loss_weights: float32, (T,): of each token's loss, where it is predicted; None: 1.
     """
 
     input_ids: np.ndarray
     segments: tuple[int, ...]
     positions: np.ndarray | None = None
     trained: np.ndarray | None = None
+    loss_weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         assert sum(self.segments) == len(self.input_ids)
         assert self.positions is None or len(self.positions) == self.segments[0] == len(self)
         assert self.trained is None or len(self.trained) == len(self)
+        assert self.loss_weights is None or len(self.loss_weights) == len(self)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -203,7 +206,8 @@ def collate(blocks: Sequence[Block], pad_id: int) -> "dict[str, torch.Tensor]":
         "input_ids", "labels" and "position_ids", int64, (B, T). Labels are aligned with the ids (the model shifts
         them) and -100 in the padding, at each segment's first token, which nothing before it may predict, and where
         the block says that a token is not trained. For blocks with positions of their own also "attention_mask", all
-        ones.
+        ones. Where any block has loss weights also "loss_weights", float32, (B, T), aligned with the labels; 1 for the
+        other blocks.
     """
     import torch
 
@@ -211,6 +215,7 @@ def collate(blocks: Sequence[Block], pad_id: int) -> "dict[str, torch.Tensor]":
     input_ids = np.full(shape, pad_id, dtype=np.int64)
     labels = np.full(shape, _IGNORED_LABEL, dtype=np.int64)
     position_ids = np.empty(shape, dtype=np.int64)
+    loss_weights = np.ones(shape, dtype=np.float32)
     for row, block in enumerate(blocks):
         input_ids[row, : len(block)] = block.input_ids
         labels[row, : len(block)] = block.input_ids
@@ -224,6 +229,8 @@ def collate(blocks: Sequence[Block], pad_id: int) -> "dict[str, torch.Tensor]":
         if block.positions is not None:
             assert len(block) == shape[1]
             position_ids[row] = block.positions
+        if block.loss_weights is not None:
+            loss_weights[row, : len(block)] = block.loss_weights
     batch = {
         "input_ids": torch.from_numpy(input_ids),
         "labels": torch.from_numpy(labels),
@@ -231,6 +238,8 @@ def collate(blocks: Sequence[Block], pad_id: int) -> "dict[str, torch.Tensor]":
     }
     if blocks[0].positions is not None:
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    if any(block.loss_weights is not None for block in blocks):
+        batch["loss_weights"] = torch.from_numpy(loss_weights)
     return batch
 
 

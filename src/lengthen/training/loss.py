@@ -36,6 +36,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias_V: torch.Tensor | None,
         targets_T: torch.Tensor,
         transform: Transform,
+        loss_weights_T: torch.Tensor | None,
     ) -> torch.Tensor:
         weight = weight_VE.to(hidden_TE.dtype)
         loss = torch.zeros((), dtype=torch.float32, device=hidden_TE.device)
@@ -55,7 +56,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if bias_V is not None:
                     raw_CV = raw_CV + bias_V.detach().float()
                 raw_CV.requires_grad_()
-                chunk_loss = cross_entropy(transform(raw_CV), targets_T[span], ignore_index=IGNORED, reduction="sum")
+                chunk_loss = _weighted_sum(transform(raw_CV), targets_T[span], _part(loss_weights_T, span))
             loss += chunk_loss.detach()
             if not any(ctx.needs_input_grad[:3]):
                 continue
@@ -82,7 +83,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_weight = (grad_weight * scale).to(ctx.dtypes[0])
         if grad_bias is not None:
             grad_bias = (grad_bias * scale).to(ctx.dtypes[1])
-        return grad_hidden, grad_weight, grad_bias, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _part(values_T: torch.Tensor | None, span: slice) -> torch.Tensor | None:
+    return None if values_T is None else values_T[span]
+
+
+def _weighted_sum(
+    logits_CV: torch.Tensor, targets_C: torch.Tensor, loss_weights_C: torch.Tensor | None
+) -> torch.Tensor:
+    if loss_weights_C is None:
+        return cross_entropy(logits_CV, targets_C, ignore_index=IGNORED, reduction="sum")
+    losses_C = cross_entropy(logits_CV, targets_C, ignore_index=IGNORED, reduction="none")
+    return (losses_C * loss_weights_C).sum()
 
 
 def linear_cross_entropy(
@@ -91,6 +105,7 @@ def linear_cross_entropy(
     targets_T: torch.Tensor,
     bias_V: torch.Tensor | None = None,
     transform: Transform | None = None,
+    loss_weights_T: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), holding 2^24 logits at a time.
 
@@ -100,9 +115,10 @@ def linear_cross_entropy(
         targets_T: ids, (T,); rows with -100 don't count.
         bias_V: the head's bias, (V,).
         transform: applied to each chunk's logits, in float32.
+        loss_weights_T: of each target's loss in the sum, float32, (T,); default 1.
 
     Returns:
         A float32 scalar; its gradient reaches hidden, weight and bias.
     """
     same: Transform = lambda logits: logits  # noqa: E731
-    return _LinearCrossEntropy.apply(hidden_TE, weight_VE, bias_V, targets_T, transform or same)
+    return _LinearCrossEntropy.apply(hidden_TE, weight_VE, bias_V, targets_T, transform or same, loss_weights_T)

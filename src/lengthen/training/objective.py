@@ -38,12 +38,15 @@ class CausalLMObjective(nn.Module):
     def _keep_hidden(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._hidden = output[0]
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """Sum of the cross entropies of all labels.
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, loss_weights: torch.Tensor | None = None, **inputs: Any
+    ) -> torch.Tensor:
+        """Weighted sum of the cross entropies of all labels.
 
         Args:
             input_ids: (B, T).
             labels: (B, T), aligned with `input_ids`: position t is predicted from t - 1; -100 is not predicted.
+            loss_weights: float32, (B, T), aligned with `labels`; default 1.
             inputs: passed on, such as position_ids and attention_mask.
 
         Returns:
@@ -57,6 +60,13 @@ class CausalLMObjective(nn.Module):
         hidden_BTE = hidden_BTE[:, -input_ids.shape[1] :]
         head = causal_lm(self.model).get_output_embeddings()
         weight, bias = head.weight, getattr(head, "bias", None)
-        targets = torch.full_like(labels, IGNORED)
-        targets[:, :-1] = labels[:, 1:]
-        return linear_cross_entropy(hidden_BTE.flatten(0, 1), weight, targets.flatten(), bias, self._transform)
+        targets = _shifted(labels, IGNORED).flatten()
+        weights = None if loss_weights is None else _shifted(loss_weights, 0).flatten()
+        return linear_cross_entropy(hidden_BTE.flatten(0, 1), weight, targets, bias, self._transform, weights)
+
+
+def _shifted(values_BT: torch.Tensor, last: float) -> torch.Tensor:
+    """What belongs to the token that comes after each one."""
+    shifted = torch.full_like(values_BT, last)
+    shifted[:, :-1] = values_BT[:, 1:]
+    return shifted
