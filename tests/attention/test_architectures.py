@@ -40,7 +40,7 @@ PLAIN = """
     llama4_text minimax_m2 modernbert-decoder nanochat olmo olmo2 olmo3 olmoe persimmon phi phimoe qwen2 qwen2_moe qwen3
     qwen3_moe seed_oss smollm3 solar_open stablelm
 """
-REFUSED = "codegen doge falcon gemma2 gpt_oss gptj jamba minimax recurrent_gemma vaultgemma"
+REFUSED = "doge falcon gemma2 gpt_oss jamba minimax recurrent_gemma vaultgemma"
 # Model types with what their configs need beside COMMON.
 TYPES: dict[str, dict] = {
     **{name: {} for name in (PLAIN + REFUSED).split()},
@@ -48,6 +48,7 @@ TYPES: dict[str, dict] = {
     **{name: {"sliding_window": None} for name in ("ministral3", "mistral", "mixtral", "phi3", "starcoder2")},
     **{name: {**LATENT, "head_dim": 4, "num_key_value_heads": 4} for name in ("deepseek_v3", "glm4_moe_lite")},
     **dict.fromkeys(("qwen3_5_text", "qwen3_next"), LINEAR),
+    **dict.fromkeys(("codegen", "gptj"), {"rotary_dim": 4}),
     "gemma3_text": {"num_hidden_layers": 6},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "minimax": {"layer_types": ["linear_attention", "full_attention"] * 2},

@@ -198,7 +198,7 @@ class Reader:
             self._forget()
         with self._whole_or_forgotten():
             out = self._model(
-                input_ids=self._tensor(ids), past_key_values=self._cache, use_cache=True, logits_to_keep=1
+                input_ids=self._tensor(ids), cache=self._cache, use_cache=True, logits_to_keep=1
             )
         self.tokens += ids
         return out.logits[0, -1].float()

@@ -88,7 +88,7 @@ def prefill(
 ) -> DynamicCache:
     """Read tokens chunk by chunk into a key/value cache, which `model.generate` then continues.
 
-    `generate` reads the last token itself: give all but the last here, and all there, with `past_key_values` the
+    `generate` reads the last token itself: give all but the last here, and all there, with `cache` the
     cache.
 
     Args:
@@ -154,4 +154,4 @@ def _depends_on_length(model: Any) -> bool:
 
 def _continued(model: Any, ids_Bc: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
     ids_Bc = ids_Bc.to(causal_lm(model).device)
-    return decoder_of(model)(input_ids=ids_Bc, past_key_values=cache, use_cache=True)[0]
+    return decoder_of(model)(input_ids=ids_Bc, cache=cache, use_cache=True)[0]

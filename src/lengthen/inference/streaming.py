@@ -203,7 +203,7 @@ def _check_moves(model: Any, move: _Move) -> None:
     def keys_from(first: int) -> list[torch.Tensor]:
         cache = new_cache(model)
         positions_1T = torch.arange(first, first + _CHECKED_TOKENS, device=base.device)[None]
-        decoder_of(model)(input_ids=ids_1T, position_ids=positions_1T, past_key_values=cache, use_cache=True)
+        decoder_of(model)(input_ids=ids_1T, position_ids=positions_1T, cache=cache, use_cache=True)
         return [cast(DynamicLayer, layer).keys for layer in cache.layers]  # type: ignore[misc]
 
     tolerance = 1e-3 if base.dtype == torch.float32 else 5e-2

@@ -120,7 +120,7 @@ class _Probe:
         hooks = [module.register_forward_pre_hook(self._watch(name)) for name, module in {**watched, **norms}.items()]
         cache = new_cache(model)
         try:
-            model(input_ids=self.ids_BT, past_key_values=cache, use_cache=True)
+            model(input_ids=self.ids_BT, cache=cache, use_cache=True)
         finally:
             for hook in hooks:
                 hook.remove()

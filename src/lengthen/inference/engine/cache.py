@@ -95,7 +95,7 @@ class RowCache(Cache):
         return {
             "attention_mask": mask_nC[:, None, None],
             "position_ids": positions_n[:, None],
-            "past_key_values": self,
+            "cache": self,
             "use_cache": True,
         }
 
