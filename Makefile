@@ -10,7 +10,7 @@ RUN := runs/quickstart
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint format types clean
+.PHONY: help quickstart test test-slow gpu-check lint format types clean
 
 # Several OpenMP programs at once on few cores spin while they wait and slow each other many times over; sleeping
 # while waiting costs a program that is alone next to nothing. It has to be set before torch starts.
@@ -20,6 +20,7 @@ help:
 	@echo "make quickstart [ARGS='--out DIR']   install, extend the shipped base, measure it before and after"
 	@echo "make test [ARGS='-k context']        install with the test extra, run the default test suite"
 	@echo "make test-slow                       the tests that take minutes"
+	@echo "make gpu-check [ARGS='--parts step']   on a GPU: the tests marked gpu, then benchmarks/gpu.py into gpu.json"
 	@echo "make lint | format | types           ruff, ruff (changing files), mypy"
 	@echo "make clean                           remove .venv and caches; runs/ stays"
 
@@ -36,6 +37,11 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# torch for another CUDA version than pip's default: install it into .venv first.
+gpu-check: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/gpu.py --json gpu.json $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
