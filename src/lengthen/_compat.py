@@ -5,8 +5,9 @@ from importlib import import_module
 from typing import Any
 
 import torch
+import transformers
 
-__all__ = ["bf16_is_fast", "flash_varlen", "gguf_dequantized"]
+__all__ = ["bf16_is_fast", "flash_varlen", "gguf_dequantized", "with_cache"]
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -29,6 +30,16 @@ def gguf_dequantized() -> Any:
     from transformers import GgufConfig
 
     return GgufConfig(dequantize=True)
+
+
+def with_cache(cache: Any) -> dict[str, Any]:
+    """The arguments of a forward pass that reads a key/value cache and adds to it.
+
+    transformers 5.24 renamed `past_key_values` to `cache`. Goes when 5.24 is the oldest version that is taken, which
+    is when Python 3.10 is no longer: its newest transformers is 5.20.
+    """
+    major, minor = transformers.__version__.split(".")[:2]
+    return {"cache" if (int(major), int(minor)) >= (5, 24) else "past_key_values": cache, "use_cache": True}
 
 
 def flash_varlen(module: str) -> Callable[..., torch.Tensor]:

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 import lengthen.evaluation
+from lengthen._compat import with_cache
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.errors import ContextError, DataError, LengthenError, ModelError
 from lengthen.evaluation import perplexity, token_losses
@@ -332,7 +333,7 @@ def test_a_cache_continues_what_was_read(llama):
     assert prefill(llama, ids[:, 35:-1], 10, cache, told.append) is cache
     assert told[4:] == [10, 20, 24]
     assert cache.get_seq_length() == 59
-    out = llama.generate(ids, cache=cache, max_new_tokens=4, do_sample=False)
+    out = llama.generate(ids, max_new_tokens=4, do_sample=False, **with_cache(cache))
     assert out.tolist() == llama.generate(ids, max_new_tokens=4, do_sample=False).tolist()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lengthen._compat import with_cache
 from lengthen.errors import DataError, ModelError
 from lengthen.head import causal_lm
 from lengthen.inference.generation import end_tokens
@@ -115,7 +116,7 @@ def answers(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_ne
     last_B1, ended_B1 = ids_BT[:, -1:], torch.zeros_like(ids_BT[:, -1:], dtype=torch.bool)
     new: list[torch.Tensor] = []
     while len(new) < max_new_tokens and not ended_B1.all():
-        logits_BV = model(input_ids=last_B1, cache=cache, use_cache=True).logits[:, -1]
+        logits_BV = model(input_ids=last_B1, **with_cache(cache)).logits[:, -1]
         if logits_BV.isnan().any():
             raise ModelError(
                 f"the model's logits are not numbers (dtype {model.dtype}); load it in bfloat16 or float32"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lengthen._compat import with_cache
 from lengthen.context import base_context, is_length_dependent
 from lengthen.errors import DataError, LengthenError
 from lengthen.head import causal_lm
@@ -197,9 +198,7 @@ class Reader:
             ids = [*self.tokens, token]
             self._forget()
         with self._whole_or_forgotten():
-            out = self._model(
-                input_ids=self._tensor(ids), cache=self._cache, use_cache=True, logits_to_keep=1
-            )
+            out = self._model(input_ids=self._tensor(ids), logits_to_keep=1, **with_cache(self._cache))
         self.tokens += ids
         return out.logits[0, -1].float()
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from lengthen._compat import with_cache
 from lengthen.context import is_length_dependent
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.head import causal_lm, decoder_of, hidden_states
@@ -88,8 +89,8 @@ def prefill(
 ) -> DynamicCache:
     """Read tokens chunk by chunk into a key/value cache, which `model.generate` then continues.
 
-    `generate` reads the last token itself: give all but the last here, and all there, with `cache` the
-    cache.
+    `generate` reads the last token itself: give all but the last here, and all there, with the cache
+    as `cache`.
 
     Args:
         model: as in `hidden_chunks`.
@@ -154,4 +155,4 @@ def _depends_on_length(model: Any) -> bool:
 
 def _continued(model: Any, ids_Bc: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
     ids_Bc = ids_Bc.to(causal_lm(model).device)
-    return decoder_of(model)(input_ids=ids_Bc, cache=cache, use_cache=True)[0]
+    return decoder_of(model)(input_ids=ids_Bc, **with_cache(cache))[0]

@@ -22,6 +22,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from lengthen._compat import with_cache
 from lengthen.context import is_length_dependent
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.head import causal_lm, decoder_of
@@ -203,7 +204,7 @@ def _check_moves(model: Any, move: _Move) -> None:
     def keys_from(first: int) -> list[torch.Tensor]:
         cache = new_cache(model)
         positions_1T = torch.arange(first, first + _CHECKED_TOKENS, device=base.device)[None]
-        decoder_of(model)(input_ids=ids_1T, position_ids=positions_1T, cache=cache, use_cache=True)
+        decoder_of(model)(input_ids=ids_1T, position_ids=positions_1T, **with_cache(cache))
         return [cast(DynamicLayer, layer).keys for layer in cache.layers]  # type: ignore[misc]
 
     tolerance = 1e-3 if base.dtype == torch.float32 else 5e-2

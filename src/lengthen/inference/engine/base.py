@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicLayer
 
+from lengthen._compat import with_cache
 from lengthen.adapters.build import has_tied_embeddings
 from lengthen.adapters.load import BaseApart
 from lengthen.adapters.targets import is_norm
@@ -120,7 +121,7 @@ class _Probe:
         hooks = [module.register_forward_pre_hook(self._watch(name)) for name, module in {**watched, **norms}.items()]
         cache = new_cache(model)
         try:
-            model(input_ids=self.ids_BT, cache=cache, use_cache=True)
+            model(input_ids=self.ids_BT, **with_cache(cache))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -11,6 +11,8 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from lengthen._compat import with_cache
+
 __all__ = ["RowCache", "padded_tokens"]
 
 # Rows grow in steps of so many tokens, so that a batch of similar requests is not laid out anew for each of them.
@@ -95,8 +97,7 @@ class RowCache(Cache):
         return {
             "attention_mask": mask_nC[:, None, None],
             "position_ids": positions_n[:, None],
-            "cache": self,
-            "use_cache": True,
+            **with_cache(self),
         }
 
     def advance(self) -> None:
