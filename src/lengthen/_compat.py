@@ -1,5 +1,6 @@
 """Everything that depends on upstream versions or private corners, each with the condition for its removal."""
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-__all__ = ["bf16_is_fast", "flash_varlen", "gguf_dequantized", "with_cache"]
+__all__ = ["bf16_is_fast", "flash_varlen", "gguf_dequantized", "torch_varlen", "with_cache"]
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -52,5 +53,42 @@ def flash_varlen(module: str) -> Callable[..., torch.Tensor]:
     def varlen(*arguments: Any, **more: Any) -> torch.Tensor:
         out = function(*arguments, **more)
         return out[0] if isinstance(out, tuple) else out
+
+    return varlen
+
+
+def torch_varlen() -> Callable[..., torch.Tensor] | None:
+    """`torch.nn.attention.varlen` under the arguments of flash-attention's function; None where torch lacks it.
+
+    torch 2.10 has it without a scale, 2.11 takes fewer key/value heads without being told, 2.12 wants to be told;
+    goes when torch 2.12 is the least that is supported.
+    """
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = inspect.signature(varlen_attn).parameters
+    if not {"scale", "window_size"} <= known.keys():
+        return None
+
+    def varlen(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        query_ends: torch.Tensor,
+        key_ends: torch.Tensor,
+        longest_query: int,
+        longest_key: int,
+        *,
+        softmax_scale: float,
+        causal: bool,
+    ) -> torch.Tensor:
+        window = (-1, 0) if causal else (-1, -1)
+        shared = {"enable_gqa": True} if "enable_gqa" in known and q.shape[1] != k.shape[1] else {}
+        out = varlen_attn(
+            q, k, v, query_ends, key_ends, longest_query, longest_key, scale=softmax_scale, window_size=window, **shared
+        )
+        assert isinstance(out, torch.Tensor)
+        return out
 
     return varlen

@@ -1,9 +1,6 @@
-"""What every backend is compared with: full attention under the reference mask, on layouts of all kinds."""
-
-from itertools import pairwise
+"""What every backend is compared with: full attention under the reference mask."""
 
 import torch
-from hypothesis import strategies as st
 
 from lengthen.attention.pattern import groups_mask, s2_first_shifted_head
 
@@ -36,21 +33,6 @@ def assert_equal_with_gradients(ours, expected, inputs):
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs)
-
-
-@st.composite
-def layouts(draw):
-    """Documents of each row, with padding at the left or right end."""
-    length = draw(st.integers(1, 40))
-    rows = []
-    for _ in range(draw(st.integers(1, 3))):
-        left, right = draw(st.integers(0, length - 1)), 0
-        if draw(st.booleans()):
-            left, right = right, left
-        cuts = draw(st.lists(st.integers(left + 1, length - right), max_size=3)) if left + 1 <= length - right else []
-        points = sorted({left, *cuts, length - right})
-        rows.append([(a, b - a) for a, b in pairwise(points)])
-    return length, tuple(map(tuple, rows))
 
 
 def inputs_for(layout, head_counts, value_size=6, dtype=torch.float64):

@@ -2,42 +2,29 @@
 
 import pytest
 import torch
+from cpu_varlen import CALLS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, layouts, reference
+from layout_strategy import layouts
+from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, reference
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from lengthen.attention import backends
+from lengthen._compat import torch_varlen
+from lengthen.attention import backends, sdpa, set_group_size
 from lengthen.attention.backends import pick_backend
 from lengthen.attention.flash import s2_flash
 from lengthen.attention.flex import s2_flex
-from lengthen.attention.pattern import Groups, layer_patterns
+from lengthen.attention.layout import is_regular
+from lengthen.attention.pattern import Groups, head_parts, layer_patterns
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.errors import ModelError
+from lengthen.training.memory import enable_checkpointing
 
-CALLS = []
-
-
-def varlen_on_cpu(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, *, softmax_scale, causal):
-    """flash_attn_varlen_func's contract, sequence by sequence: causality is aligned at the last query and key."""
-    CALLS.append(len(q))
-    assert causal
-    assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
-    assert (cu_seqlens_q[-1], cu_seqlens_k[-1]) == (len(q), len(k))
-    assert cu_seqlens_q.diff().max() == max_seqlen_q
-    assert cu_seqlens_k.diff().max() == max_seqlen_k
-    assert all(x.shape[-1] == q.shape[-1] and x.stride(-1) == 1 for x in (q, k, v))
-    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-    outputs = []
-    for (a, b), (c, d) in zip(
-        cu_seqlens_q.unfold(0, 2, 1).tolist(), cu_seqlens_k.unfold(0, 2, 1).tolist(), strict=True
-    ):
-        scores = torch.einsum("thd,shd->hts", q[a:b], k[c:d]) * softmax_scale
-        visible = torch.arange(d - c)[None] <= torch.arange(b - a)[:, None] + (d - c) - (b - a)
-        weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
-        outputs.append(torch.einsum("hts,shd->thd", weights, v[c:d]))
-    return torch.cat(outputs)
-
-
+SIZES = {
+    "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "attn_implementation": "s2",
+}  # fmt: skip
 PATTERNS = [*layer_patterns("s2"), *layer_patterns("alternate"), *layer_patterns("full")]
 
 
@@ -46,14 +33,48 @@ PATTERNS = [*layer_patterns("s2"), *layer_patterns("alternate"), *layer_patterns
     layouts(), st.integers(2, 17), st.sampled_from(HEAD_COUNTS), st.sampled_from([None, 0.3]), st.integers(0, 3),
     st.sampled_from(PATTERNS), st.sampled_from([6, 8]),
 )  # fmt: skip
-def test_flash_equals_reference_forward_and_backward(layout, group, head_counts, scaling, sinks, pattern, value_size):
+def test_varlen_equals_reference_forward_and_backward(layout, group, head_counts, scaling, sinks, pattern, value_size):
+    """torch's own operator and its gradient, with slow kernels in the place of those for CUDA."""
     _, documents = layout
     inputs = inputs_for(layout, head_counts, value_size)
     groups = Groups(group, min(sinks, group // 2), pattern)
     CALLS.clear()
-    ours = s2_flash(*inputs, documents, groups, scaling, varlen=varlen_on_cpu)
-    assert len(CALLS) == 1, "both head halves go in one call"
+    ours = s2_flash(*inputs, documents, groups, scaling, varlen=torch_varlen())
+    assert len(CALLS) == len(head_parts(*head_counts, documents, groups)) <= 2, "one call a half"
     assert_equal_with_gradients(ours, reference(*inputs, documents, groups, scaling), inputs)
+
+
+@pytest.mark.parametrize("head_counts", [(4, 4), (8, 2), (4, 1)])
+def test_varlen_copies_nothing_on_the_way_in(monkeypatch, head_counts):
+    """A half is a view of the queries, keys and values as models give them."""
+    given, taken = inputs_for((32, (((0, 32),),)), head_counts, 8), []
+
+    def kernel(q, k, v, *lengths, **options):
+        taken.extend((q, k, v))
+        return torch_varlen()(q, k, v, *lengths, **options)
+
+    s2_flash(*given, (((0, 32),),), Groups(8), varlen=kernel)
+    memory = [x.untyped_storage().data_ptr() for x in given]
+    assert [x.untyped_storage().data_ptr() for x in taken] == memory * 2
+
+
+@pytest.mark.parametrize(("keep", "times"), [(False, 2), (True, 1)])
+def test_varlen_is_kept_by_selective_checkpointing(keep, times):
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**SIZES)).to(torch.bfloat16).train()
+        set_group_size(model, 8)
+        for layer in model.model.layers:
+            layer.self_attn.s2_backend = backends._named("torch_varlen")
+        if checkpointing:
+            enable_checkpointing(model, keep)
+        ids = torch.randint(0, 50, (1, 30), generator=torch.Generator().manual_seed(1))
+        CALLS.clear()
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        gradients.append(model.model.layers[0].self_attn.k_proj.weight.grad)
+    torch.testing.assert_close(*gradients)
+    assert len(CALLS) == 2 * 2 * times, "two calls in each of two layers"
 
 
 @pytest.mark.parametrize("head_counts", [(9, 3), (4, 1)])
@@ -75,22 +96,90 @@ def test_compiled_flex_equals_reference():
     torch.testing.assert_close(s2_flex(*inputs, documents, groups), reference(*inputs, documents, groups))
 
 
-def test_what_is_picked_and_refused(monkeypatch):
-    cpu, cuda, half = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
-    assert pick_backend("auto", cpu, half) is s2_sdpa
-    with pytest.raises(ModelError, match="needs a CUDA GPU"):
-        pick_backend("flash_attention_2", cpu, half)
-    monkeypatch.setattr(backends, "_is_installed", lambda module: False)
-    with pytest.raises(ModelError, match="package flash-attn-3, which is not installed"):
-        pick_backend("flash_attention_3", cuda, half)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert pick_backend("auto", cuda, half) is s2_sdpa
-    for installed, name in (("flash_attn", "flash_attention_2"), ("flash_attn_interface", "flash_attention_3")):
-        monkeypatch.setattr(backends, "_is_installed", lambda module, installed=installed: module == installed)
-        assert backends._best(cuda, half) == name
-        assert pick_backend("auto", cuda, torch.float32) is s2_sdpa
+CPU, CUDA, HALF = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretend to have a GPU with a compute capability, and packages installed."""
+
+    def pretend(capability, *installed):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+        monkeypatch.setattr(backends, "_is_there", lambda name: name in installed)
+        monkeypatch.setattr(backends, "_named", lambda name: lambda *arguments: name)
+        monkeypatch.setattr(backends, "s2_sdpa", lambda *arguments: "sdpa")
+
+    return pretend
+
+
+def picked(documents=(((0, 256),),), dropout=0.0, size=64, dtype=HALF):
+    """The backend that `auto` takes for a batch."""
+    q = torch.zeros(1, 1, sum(length for _, length in documents[0]), size)
+    return pick_backend("auto", CUDA, dtype)(q, q, q, documents, Groups(64), None, dropout)
+
+
+PACKED = (((0, 100), (100, 156)),)
+
+
+def test_auto_decides_by_device_and_layout(gpu):
+    assert pick_backend("auto", CPU, HALF) is s2_sdpa
+    gpu((9, 0), "torch_varlen", "flash_attention_2")
+    assert (picked(), picked(PACKED), picked((((0, 250),),))) == ("sdpa", "torch_varlen", "torch_varlen")
+    assert (picked(dropout=0.1), picked(PACKED, size=512)) == ("flash_attention_2", "sdpa")
+    assert picked(PACKED, dtype=torch.float32) == "sdpa"
+    gpu((9, 0), "torch_varlen", "flash_attention_3")
+    assert (picked(), picked(PACKED), picked(dropout=0.1)) == ("flash_attention_3", "flash_attention_3", "sdpa")
+    gpu((8, 6), "torch_varlen")
+    assert (picked(), picked(PACKED), picked(dropout=0.1)) == ("torch_varlen", "torch_varlen", "sdpa")
+    gpu((12, 0), "flash_attention_2")
+    assert picked() == "flash_attention_2"
+    gpu((9, 0))
+    assert picked(PACKED) == "sdpa"
+    gpu((7, 5), "torch_varlen", "flash_attention_2")
+    assert picked(PACKED) == "sdpa"
+
+
+def test_a_namespace_is_no_flash_attention(monkeypatch, tmp_path):
+    """As flash-attn-4 installs itself, beside version 2 or alone."""
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    (tmp_path / "flash_attn" / "cute" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    assert not backends._is_there("flash_attention_2")
+    with pytest.raises(ModelError, match="package flash-attn, which is not installed"):
+        pick_backend("flash_attention_2", CUDA, HALF)
+    assert pick_backend("auto", CUDA, HALF).with_dropout is s2_sdpa
+
+
+def test_what_is_refused(monkeypatch):
+    for name in ("torch_varlen", "flash_attention_2"):
+        with pytest.raises(ModelError, match="needs a CUDA GPU"):
+            pick_backend(name, CPU, HALF)
         with pytest.raises(ModelError, match="bfloat16 or float16"):
-            pick_backend(name, cuda, torch.float32)
+            pick_backend(name, CUDA, torch.float32)
+    with pytest.raises(ModelError, match="package flash-attn-3, which is not installed"):
+        pick_backend("flash_attention_3", CUDA, HALF)
+    q = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(ModelError, match="no attention dropout"):
+        backends._named("torch_varlen")(q, q, q, (((0, 8),),), Groups(4), None, 0.1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    with pytest.raises(ModelError, match=r"capability 8\.0"):
+        pick_backend("torch_varlen", CUDA, HALF)
+    monkeypatch.setattr(backends, "torch_varlen", lambda: None)
+    with pytest.raises(ModelError, match=r"needs torch 2\.11 or later"):
+        pick_backend("torch_varlen", CUDA, HALF)
+
+
+def test_cudnn_is_kept_from_layouts_that_change(monkeypatch):
+    """Seen by the switch alone: without a GPU there is no cuDNN to choose."""
+    switch = torch.backends.cuda.cudnn_sdp_enabled
+    with sdpa._without_cudnn():
+        assert not switch()
+    assert switch()
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION), sdpa._without_cudnn():
+        assert switch(), "nothing else is there to choose"
+    assert is_regular((((0, 256),), ((0, 256),)), 256)
+    assert not any((is_regular((((0, 200),),), 200), is_regular(PACKED, 256), is_regular((((0, 250),),), 256)))
 
 
 def test_flex_refuses_what_it_can_not_do():

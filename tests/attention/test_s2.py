@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layout_strategy import layouts
 from peft import LoraConfig, get_peft_model
-from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, layouts, reference
+from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, reference
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lengthen.attention import s2_first_shifted_head, s2_mask, s2_segments, set_group_size

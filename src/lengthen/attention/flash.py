@@ -1,14 +1,13 @@
-"""S2 through flash-attention's variable-length kernels: every group is a sequence of its own, in one call.
+"""S2 through variable-length attention kernels: every group is a sequence of its own, one call a half of the heads.
 
-The two halves of the heads have other groups. They become one call by folding heads into tokens: strips of heads that
-share their groups follow each other along the token dimension. Sinks are keys in front of a group's own; the kernels
-align causality at the last query and key, so every query of the group sees them.
+The kernels take views of the heads of a half, so nothing is copied on the way in; the outputs are joined by one copy,
+and so are the gradients of queries, keys and values. Whatever documents a batch has, its shapes are the same: only the
+ends of the sequences differ. Sinks are keys in front of a group's own; the kernels align causality at the last query
+and key, so every query of the group sees them.
 
-Shape suffixes: B sequences, T tokens, H query heads, K key/value heads, D head size, S strips of heads, U heads of a
-strip, N tokens of all strips.
+Shape suffixes: B sequences, T tokens, N = B*T, H query heads, K key/value heads, D head size, R heads of one call.
 """
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
@@ -18,12 +17,15 @@ import torch
 from torch.nn.functional import pad
 
 from lengthen.attention.layout import Documents, Spans
-from lengthen.attention.pattern import Groups, s2_first_shifted_head
+from lengthen.attention.pattern import Groups, head_parts
 
 __all__ = ["Varlen", "s2_flash"]
 
 Varlen = Callable[..., torch.Tensor]
-"""flash-attention's flash_attn_varlen_func; versions 2 and 3 share the arguments that are used here."""
+"""flash-attention's flash_attn_varlen_func; versions 2 and 3 and torch's own share the arguments that are used here."""
+
+_SIZE_STEP = 8
+"""Kernels want head sizes that are multiples of it."""
 
 
 def s2_flash(
@@ -54,85 +56,85 @@ def s2_flash(
     """
     batch, heads, length, size = q_BHTD.shape
     kv_heads, value_size = k_BKTD.shape[1], v_BKTD.shape[-1]
-    first = s2_first_shifted_head(heads, kv_heads)
-    # The largest strips that hold heads of one half only.
-    unit = math.gcd(first, heads - first)
-    strips, kv_unit = heads // unit, max(1, unit * kv_heads // heads)
-    sequences = _sequences(documents, groups, length, first // unit, strips, q_BHTD.device)
-
-    q = _fold(q_BHTD, strips, unit)
-    if value_size < size:  # the kernels want keys and values of one size
-        v_BKTD = pad(v_BKTD, (0, size - value_size))
-    if kv_heads == 1:  # the strips share it
-        k_BKTD, v_BKTD = (x.expand(-1, strips, -1, -1) for x in (k_BKTD, v_BKTD))
-    k, v = (_fold(x, strips, kv_unit) for x in (k_BKTD, v_BKTD))
-    if sequences.keys is not None:
-        k, v = k[sequences.keys], v[sequences.keys]
+    # The kernels want one size for all three; zeros change no score.
+    padded = -(-size // _SIZE_STEP) * _SIZE_STEP
+    q_NHD, k_NKD, v_NKD = (_tokens(x, padded) for x in (q_BHTD, k_BKTD, v_BKTD))
+    parts = head_parts(heads, kv_heads, documents, groups)
+    # `split` gives views, whose gradients are put together by one `cat`.
+    queries = q_NHD.split([part.heads.stop - part.heads.start for part in parts], dim=1)
+    if kv_heads == 1:
+        keys, values = ([x] * len(parts) for x in (k_NKD, v_NKD))
+    else:
+        counts = [part.kv_heads.stop - part.kv_heads.start for part in parts]
+        keys, values = k_NKD.split(counts, dim=1), v_NKD.split(counts, dim=1)
     more = {"dropout_p": dropout} if dropout else {}
-    out = varlen(
-        q,
-        k,
-        v,
-        sequences.query_ends,
-        sequences.key_ends,
-        sequences.longest_query,
-        sequences.longest_key,
-        softmax_scale=scaling if scaling is not None else size**-0.5,
-        causal=True,
-        **more,
-    )
-    out_BTHD = out.view(strips, batch, length, unit, size).permute(1, 2, 0, 3, 4).flatten(2, 3)[..., :value_size]
-    if sequences.padding is not None:
-        out_BTHD = out_BTHD.masked_fill(sequences.padding[:, :, None, None], 0)
-    return out_BTHD
+    outputs = []
+    for part, q_NRD, k_NRD, v_NRD in zip(parts, queries, keys, values, strict=True):
+        sequences = _sequences(documents, groups, part.half, length, q_BHTD.device)
+        if sequences.keys is not None:
+            k_NRD, v_NRD = (x.index_select(0, sequences.keys) for x in (k_NRD, v_NRD))
+        out_NRD = varlen(
+            q_NRD,
+            k_NRD,
+            v_NRD,
+            sequences.query_ends,
+            sequences.key_ends,
+            sequences.longest_query,
+            sequences.longest_key,
+            softmax_scale=scaling if scaling is not None else size**-0.5,
+            causal=True,
+            **more,
+        )
+        outputs.append(out_NRD)
+    out_NHD = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
+    out_BTHD = out_NHD.unflatten(0, (batch, length))[..., :value_size]
+    padding_BT = _padding(documents, length, q_BHTD.device)
+    return out_BTHD if padding_BT is None else out_BTHD.masked_fill(padding_BT[:, :, None, None], 0)
 
 
-def _fold(x_BHTD: torch.Tensor, strips: int, unit: int) -> torch.Tensor:
-    """(B, S*U, T, D) -> (S*B*T, U, D)."""
-    x_BSUTD = x_BHTD.unflatten(1, (strips, unit))
-    return x_BSUTD.permute(1, 0, 3, 2, 4).reshape(-1, unit, x_BHTD.shape[-1])
+def _tokens(x_BHTD: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, H, T, D) to (B*T, H, size), a view where the memory is (B, T, H, D) and the size is right."""
+    x_NHD = x_BHTD.transpose(1, 2).flatten(0, 1)
+    return pad(x_NHD, (0, size - x_NHD.shape[-1])) if x_NHD.shape[-1] < size else x_NHD
 
 
 class _Sequences(NamedTuple):
+    """The groups of one half of the heads as the kernels take them."""
+
     query_ends: torch.Tensor
     """int32, 0 and then where each sequence ends among the N query tokens: flash-attention's cu_seqlens."""
     key_ends: torch.Tensor
     longest_query: int
     longest_key: int
     keys: torch.Tensor | None
-    """Which of the N tokens are keys, in their order; None: each once."""
-    padding: torch.Tensor | None
-    """(B, T) bool, True at tokens of no document; None for none."""
+    """Which of the N tokens are keys, in their order, sinks in front of each group; None: each once."""
 
 
-@lru_cache(maxsize=8)  # all layers of a forward pass, and of its recomputation, share one
-def _sequences(
-    documents: Documents, groups: Groups, length: int, first_strips: int, strips: int, device: torch.device
-) -> _Sequences:
+@lru_cache(maxsize=16)  # both halves, for all layers of a forward pass and of its recomputation
+def _sequences(documents: Documents, groups: Groups, half: int, length: int, device: torch.device) -> _Sequences:
     query_lengths, key_lengths, keys = [], [], []
-    for strip in range(strips):
-        for row, spans in enumerate(documents):
-            origin = (strip * len(documents) + row) * length
-            for start, begin, end in _groups_of(spans, groups, int(strip >= first_strips), length):
-                sinks = range(origin + start, origin + start + groups.sinks) if begin > start else range(0)
-                query_lengths.append(end - begin)
-                key_lengths.append(len(sinks) + end - begin)
-                keys += [*sinks, *range(origin + begin, origin + end)] if groups.sinks else []
+    for row, spans in enumerate(documents):
+        origin = row * length
+        for start, begin, end in _groups_of(spans, groups, half, length):
+            sinks = groups.sinks if begin > start else 0
+            query_lengths.append(end - begin)
+            key_lengths.append(sinks + end - begin)
+            if groups.sinks:
+                keys += [
+                    torch.arange(origin + start, origin + start + sinks),
+                    torch.arange(origin + begin, origin + end),
+                ]
 
     def ends(lengths: list[int]) -> torch.Tensor:
         return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
 
-    padding = torch.ones(len(documents), length, dtype=torch.bool)
-    for row, spans in enumerate(documents):
-        for start, size in spans:
-            padding[row, start : start + size] = False
+    # Queries of one token each would be taken for decoding, which has no backward pass.
     return _Sequences(
         ends(query_lengths),
         ends(key_lengths),
-        max(query_lengths),
-        max(key_lengths),
-        torch.tensor(keys, device=device) if groups.sinks else None,
-        padding.to(device) if padding.any() else None,
+        max(2, *query_lengths),
+        max(2, *key_lengths),
+        torch.cat(keys).to(device) if keys else None,
     )
 
 
@@ -145,3 +147,13 @@ def _groups_of(spans: Spans, groups: Groups, half: int, length: int) -> list[tup
             found += [(start, start + a, start + b) for a, b in pairwise(groups.cuts(size, half))]
         done = start + size
     return found
+
+
+@lru_cache(maxsize=16)
+def _padding(documents: Documents, length: int, device: torch.device) -> torch.Tensor | None:
+    """(B, T) bool, True at tokens of no document; None for none."""
+    padding_BT = torch.ones(len(documents), length, dtype=torch.bool)
+    for row, spans in enumerate(documents):
+        for start, size in spans:
+            padding_BT[row, start : start + size] = False
+    return padding_BT.to(device) if padding_BT.any() else None

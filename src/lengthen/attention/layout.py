@@ -14,7 +14,7 @@ from transformers.masking_utils import sdpa_mask
 
 from lengthen.errors import LengthenError
 
-__all__ = ["Documents", "Layout", "Spans", "documents_of_mask", "layout_mask"]
+__all__ = ["Documents", "Layout", "Spans", "documents_of_mask", "is_regular", "layout_mask"]
 
 Spans = tuple[tuple[int, int], ...]
 """(start, length) of each document of a sequence, in order; tokens in none are padding."""
@@ -74,6 +74,22 @@ class Layout:
             real_BT = self._padding
         links, real = linked_BT.tolist(), real_BT.tolist()
         return tuple(_runs(row_links, row_real) for row_links, row_real in zip(links, real, strict=True))
+
+
+_REGULAR_STEP = 128
+
+
+def is_regular(documents: Documents, length: int) -> bool:
+    """Whether a batch has a layout that is likely to come back: one document in each row, and a round length.
+
+    Kernels that build a plan for each new shape, as cuDNN's attention does, are for such batches. Chosen context
+    lengths are multiples of 128; of lengths as they happen to be, one in 128 is.
+
+    Args:
+        documents: of the batch.
+        length: T, tokens of a row.
+    """
+    return length % _REGULAR_STEP == 0 and all(spans == ((0, length),) for spans in documents)
 
 
 def documents_of_mask(mask: torch.Tensor) -> Documents:

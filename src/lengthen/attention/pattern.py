@@ -15,7 +15,9 @@ of a document are seen by all its groups. 0, the published pattern, is the defau
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
@@ -23,10 +25,12 @@ from lengthen.errors import LengthenError
 
 __all__ = [
     "Groups",
+    "HeadPart",
     "LayerPattern",
     "check_group_size",
     "groups_mask",
     "head_halves",
+    "head_parts",
     "layer_patterns",
     "register_pattern",
     "s2_first_shifted_head",
@@ -181,6 +185,33 @@ class Groups:
         if self.sinks and len(cuts) > 2 and cuts[1] < self.sinks:
             raise LengthenError(f"the attention pattern's first group ends at {cuts[1]}, inside {self.sinks} sinks")
         return cuts
+
+
+class HeadPart(NamedTuple):
+    """Query heads that have their groups in common, and the key/value heads they look at."""
+
+    half: int
+    """Whose cut points they have: 0 of the first half of the heads, 1 of the second."""
+    heads: slice
+    kv_heads: slice
+
+
+@lru_cache(maxsize=32)  # asked by every layer
+def head_parts(
+    num_heads: int, num_kv_heads: int, documents: tuple[tuple[tuple[int, int], ...], ...], groups: Groups
+) -> list[HeadPart]:
+    """The parts of the heads that can be computed at once: the two halves, or all where their groups are the same.
+
+    Args:
+        num_heads: H.
+        num_kv_heads: K, which divides H.
+        documents: per sequence, (start, length) of each document.
+        groups: of the layer.
+    """
+    lengths = {length for spans in documents for _, length in spans}
+    if all(groups.cuts(length, 0) == groups.cuts(length, 1) for length in lengths):
+        return [HeadPart(0, slice(0, num_heads), slice(0, num_kv_heads))]
+    return [HeadPart(half, *heads) for half, heads in enumerate(head_halves(num_heads, num_kv_heads))]
 
 
 def groups_mask(segment_lengths: Sequence[int], groups: Groups, half: int) -> torch.Tensor:

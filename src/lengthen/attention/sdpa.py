@@ -4,17 +4,22 @@ Shape suffixes: B sequences, N groups of one size, T tokens, G tokens of a group
 K key/value heads, R query heads of one call, D head size, P = B*N.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from lengthen.attention.layout import Documents, Spans
-from lengthen.attention.pattern import Groups, head_halves
+from lengthen.attention.layout import Documents, Spans, is_regular
+from lengthen.attention.pattern import Groups, head_parts
 
 __all__ = ["s2_sdpa"]
+
+_LARGEST_FLASH = 256
+"""Head size that torch's flash kernel takes at most."""
 
 
 def s2_sdpa(
@@ -40,30 +45,58 @@ def s2_sdpa(
     Returns:
         (B, T, H, D'), equal to full attention under `groups_mask` for either half of the heads.
     """
-    same_everywhere = all(row == documents[0] for row in documents)
-    rows = [slice(None)] if same_everywhere else [slice(b, b + 1) for b in range(len(documents))]
-    halves = head_halves(q_BHTD.shape[1], k_BKTD.shape[1])
-    if k_BKTD.shape[1] == 1:  # each half takes a copy, so that no two groups lie at one place
-        k_BKTD, v_BKTD = (x.expand(-1, len(halves), -1, -1) for x in (k_BKTD, v_BKTD))
-        halves = [(heads, slice(half, half + 1)) for half, (heads, _) in enumerate(halves)]
-    q_places, kv_places = [], []
-    for row in rows:
-        for half, heads in enumerate(halves):
-            for run in _equal_runs(documents[row.start or 0], groups, half):
-                for own, kv in _calls(*heads):
-                    q_places.append(_Place(row, own, run))
-                    kv_places.append(_Place(row, kv, run))
+    batch, heads, length, _ = q_BHTD.shape
+    kv_heads, parts = k_BKTD.shape[1], len(head_parts(heads, k_BKTD.shape[1], documents, groups))
+    if kv_heads == 1:  # each half takes a copy, so that no two groups lie at one place
+        k_BKTD, v_BKTD = (x.expand(-1, parts, -1, -1) for x in (k_BKTD, v_BKTD))
+    native = _takes_fewer_kv_heads(q_BHTD, v_BKTD)
+    q_places, kv_places = _places(documents, groups, heads, kv_heads, native)
     pieces = []
-    for q_PRGD, k, v in zip(
-        _Take.apply(q_BHTD, q_places, groups.sinks),
-        _Take.apply(k_BKTD, kv_places, groups.sinks),
-        _Take.apply(v_BKTD, kv_places, groups.sinks),
-        strict=True,
-    ):
-        k, v = (x_PRGD.expand(-1, q_PRGD.shape[1], -1, -1) for x_PRGD in (k, v))
-        pieces.append(scaled_dot_product_attention(q_PRGD, k, v, dropout_p=dropout, is_causal=True, scale=scaling))
-    batch, heads_count, length, _ = q_BHTD.shape
-    return _Put.apply((batch, length, heads_count, v_BKTD.shape[-1]), q_places, groups.sinks, *pieces)
+    # cuDNN builds a plan for each new shape, which takes it a second on an H100 (docs/results/gpu).
+    with nullcontext() if not q_BHTD.is_cuda or is_regular(documents, length) else _without_cudnn():
+        for q_PRGD, k, v in zip(
+            _Take.apply(q_BHTD, q_places, groups.sinks),
+            _Take.apply(k_BKTD, kv_places, groups.sinks),
+            _Take.apply(v_BKTD, kv_places, groups.sinks),
+            strict=True,
+        ):
+            shares = q_PRGD.shape[1] != k.shape[1]
+            if shares and not native:
+                k, v = (x_PRGD.expand(-1, q_PRGD.shape[1], -1, -1) for x_PRGD in (k, v))
+            out_PRGD = scaled_dot_product_attention(
+                q_PRGD, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shares and native
+            )
+            pieces.append(out_PRGD)
+    return _Put.apply((batch, length, heads, v_BKTD.shape[-1]), q_places, groups.sinks, *pieces)
+
+
+def _takes_fewer_kv_heads(q_BHTD: torch.Tensor, v_BKTD: torch.Tensor) -> bool:
+    """Whether torch has a fused kernel for fewer key/value heads than query heads: flash and cuDNN, no other.
+
+    Where it has none, `enable_gqa` would hold all scores.
+    """
+    if not q_BHTD.is_cuda or q_BHTD.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    cuda, size = torch.backends.cuda, q_BHTD.shape[-1]
+    return (
+        torch.cuda.get_device_capability(q_BHTD.device) >= (8, 0)
+        and v_BKTD.shape[-1] == size <= _LARGEST_FLASH
+        and (cuda.flash_sdp_enabled() or not cuda.mem_efficient_sdp_enabled())
+    )
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """Keep torch from choosing cuDNN's attention, if it has another fused kernel to choose."""
+    cuda = torch.backends.cuda
+    if not (cuda.cudnn_sdp_enabled() and (cuda.flash_sdp_enabled() or cuda.mem_efficient_sdp_enabled())):
+        yield
+        return
+    cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        cuda.enable_cudnn_sdp(True)
 
 
 class _Run(NamedTuple):
@@ -74,18 +107,6 @@ class _Run(NamedTuple):
     size: int
     sinks_at: int | None
     """Where the document begins whose first tokens the groups see beside their own; None for none."""
-
-
-def _calls(heads: slice, kv_heads: slice) -> list[tuple[slice, slice]]:
-    """(query heads, key/value heads) of each call: all at once, or those of one key/value head.
-
-    Query heads then share it by a stride of zero; enable_gqa is 1.4 times slower on CPU.
-    """
-    repeats = (heads.stop - heads.start) // (kv_heads.stop - kv_heads.start)
-    if repeats == 1:
-        return [(heads, kv_heads)]
-    starts = range(heads.start, heads.stop, repeats)
-    return [(slice(at, at + repeats), slice(kv, kv + 1)) for kv, at in enumerate(starts, start=kv_heads.start)]
 
 
 class _Place(NamedTuple):
@@ -173,6 +194,44 @@ class _Put(torch.autograd.Function):
         (grad_BTHD,) = grads
         grad_BHTD = grad_BTHD.transpose(1, 2)
         return None, None, None, *(_take(grad_BHTD, place, ctx.sinks, with_sinks=False) for place in ctx.places)
+
+
+@lru_cache(maxsize=32)  # all layers of a forward pass, and of its recomputation, share one
+def _places(
+    documents: Documents, groups: Groups, heads: int, kv_heads: int, native: bool
+) -> tuple[list[_Place], list[_Place]]:
+    """Where the groups of each call lie among the queries, and among keys and values.
+
+    Args:
+        documents: of the batch.
+        groups: of the layer.
+        heads: H.
+        kv_heads: K; of a single one, each part of the heads has a copy.
+        native: whether several key/value heads go in one call.
+    """
+    same_everywhere = all(row == documents[0] for row in documents)
+    rows = [slice(None)] if same_everywhere else [slice(b, b + 1) for b in range(len(documents))]
+    q_places, kv_places = [], []
+    for row in rows:
+        for part in head_parts(heads, kv_heads, documents, groups):
+            for run in _equal_runs(documents[row.start or 0], groups, part.half):
+                kv_part = slice(part.half, part.half + 1) if kv_heads == 1 else part.kv_heads
+                for own, kv in _calls(part.heads, kv_part, native):
+                    q_places.append(_Place(row, own, run))
+                    kv_places.append(_Place(row, kv, run))
+    return q_places, kv_places
+
+
+def _calls(heads: slice, kv_heads: slice, native: bool) -> list[tuple[slice, slice]]:
+    """(query heads, key/value heads) of each call: all at once, or those of one key/value head.
+
+    Query heads then share it by a stride of zero; enable_gqa is 1.4 times slower on CPU.
+    """
+    repeats = (heads.stop - heads.start) // (kv_heads.stop - kv_heads.start)
+    if repeats == 1 or native:
+        return [(heads, kv_heads)]
+    starts = range(heads.start, heads.stop, repeats)
+    return [(slice(at, at + repeats), slice(kv, kv + 1)) for kv, at in enumerate(starts, start=kv_heads.start)]
 
 
 def _equal_runs(documents: Spans, groups: Groups, half: int) -> list[_Run]:

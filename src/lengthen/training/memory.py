@@ -25,8 +25,8 @@ _ATTENTION = {
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
 }
-_FLASH_ATTENTION = {"flash_attn", "flash_attn_3"}
-"""Namespaces in which flash-attention 2 and 3 register their operators, all of them attention."""
+_FLASH_ATTENTION = {"flash_attn", "flash_attn_3", "torch_attn"}
+"""Namespaces of nothing but attention: of flash-attention 2 and 3, and of torch's variable-length attention."""
 
 _LEAST_OFFLOADED = 2**20
 """Bytes; moving smaller tensors costs more than it saves."""
