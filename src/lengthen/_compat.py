@@ -84,7 +84,7 @@ def torch_varlen() -> Callable[..., torch.Tensor] | None:
         causal: bool,
     ) -> torch.Tensor:
         window = (-1, 0) if causal else (-1, -1)
-        shared = {"enable_gqa": True} if "enable_gqa" in known and q.shape[1] != k.shape[1] else {}
+        shared: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known and q.shape[1] != k.shape[1] else {}
         out = varlen_attn(
             q, k, v, query_ends, key_ends, longest_query, longest_key, scale=softmax_scale, window_size=window, **shared
         )
