@@ -225,19 +225,28 @@ def said(*pairs):
     [
         ("text", ["str where an object"]),
         ({}, ["known formats", "none"]),
-        ({"question": "a", "reply": "b"}, ["known formats", "question, reply"]),
+        ({"question": "a", "reply": "b"}, ['no "answer"', "question, reply"]),
         ({"instruction": "a", "input": "b"}, ['no "output"']),
         ({"instruction": "a", "output": " \n"}, ["nothing in", "answer"]),
         ({"prompt": " ", "completion": "b"}, ['nothing in "prompt"']),
-        ({"input": "a", "output": None}, ["NoneType", '"output"']),
+        ({"input": "a", "output": None}, ["nothing in", '"output"']),
+        ({"input": "a", "output": ["b"]}, ["list where text", '"output"']),
         ({"input": "a", "output": "\ud83d"}, ["surrogate"]),
-        ({"messages": []}, ["no list of messages"]),
+        ({"messages": []}, ["no messages"]),
+        ({"messages": "a"}, ["no list of messages"]),
         ({"conversations": [{"from": "human", "text": "a"}]}, ['"value"', "message 1"]),
-        (said(("user", "a"), ("tool", "b")), ["unknown role 'tool'", "message 2"]),
-        (said(("user", "a"), ("user", "b"), ("assistant", "c")), ["out of order", "message 2", "assistant should"]),
-        (said(("assistant", "a"), ("user", "b"), ("assistant", "c")), ["out of order", "message 1"]),
-        (said(("user", "a"), ("system", "b"), ("assistant", "c")), ["out of order", "message 2"]),
-        (said(("user", "a"), ("assistant", "b"), ("user", "c")), ["no answer", "last"]),
+        (said(("user", "a"), ("critic", "b")), ["unknown role 'critic'", "message 2"]),
+        (said(("assistant", "a")), ["nothing before its answer"]),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]},
+         ["no answer that is to be trained"]),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0.5}]},
+         ['"weight" 0.5', "message 2"]),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+         ["type 'image_url'", "message 1"]),
+        ({"prompt": "a", "completion": "b", "images": ["x.png"]}, ['"images"']),
+        ({"system": "a", **said(("system", "b"), ("user", "c"), ("assistant", "d"))}, ["two system messages"]),
+        ({"instruction": "a", "output": "b", "history": ["c"]}, ['"history"']),
+        ({"instruction": "a", "output": "b", "tools": "{"}, ['"tools"', "not JSON"]),
         (said(("user", "a"), ("assistant", "")), ["nothing in message 2 (assistant)"]),
         (said(("system", "a")), ["no answer"]),
     ],
@@ -247,6 +256,110 @@ def test_unusable_records(record, words):
         take_example(record)
     for word in words:
         assert word in str(caught.value)
+
+
+ASKED, TOLD = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+
+
+@pytest.mark.parametrize(
+    ("record", "turns", "unused"),
+    [
+        ({"conversations": [ASKED, TOLD]}, "u:Q a:A", ()),
+        ({"messages": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, "u:Q a:A", ()),
+        ({"instruction": "Q", "output": "A", "system": "S", "history": [["q", "a"]]}, "s:S u:q a:a u:Q a:A", ()),
+        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "system": "S"},
+         "s:S u:Q a:A", ()),
+        ({"system_prompt": "S", "question": "Q", "response": "A", "id": "7"}, "s:S u:Q a:A", ("id",)),
+        ({"system": "", "question": "Q", "answer": "A"}, "u:Q a:A", ()),
+        ({"instruction": "Q", "context": "C", "response": "A", "category": "qa"}, "u:Q|C a:A", ("category",)),
+        ({"query": "Q", "response": "A", "history": []}, "u:Q a:A", ()),
+        ({"instruction": "Q", "input": "<noinput>", "output": "A", "text": "all"}, "u:Q a:A", ("text",)),
+        ({"instruction": "Q", "input": float("nan"), "output": "A"}, "u:Q a:A", ()),
+        ({"conversations": None, "messages": [ASKED, TOLD]}, "u:Q a:A", ()),
+        ({"messages": [], "prompt": "Q", "completion": "A", "instruction": None}, "u:Q a:A", ()),
+        ({"messages": [{"role": "developer", "content": "S"}, ASKED, TOLD]}, "s:S u:Q a:A", ()),
+        ({"messages": [{"role": "system", "content": ""}, ASKED, TOLD]}, "u:Q a:A", ()),
+        ({"messages": [ASKED, ASKED, {**TOLD, "refusal": None, "name": "x"}]}, "u:Q u:Q a:A", ("messages[].name",)),
+        ({"messages": [TOLD, ASKED, TOLD]}, "a:A u:Q a:A", ()),
+        ({"messages": [ASKED, TOLD, ASKED]}, "u:Q a:A", ("messages after the last answer",)),
+        ({"messages": [ASKED, {**TOLD, "weight": 0}, ASKED, {**TOLD, "weight": 1}]}, "u:Q -:A u:Q a:A", ()),
+        ({"messages": [ASKED, {**TOLD, "train": False}, ASKED, TOLD]}, "u:Q -:A u:Q a:A", ()),
+        ({"prompt": [ASKED, TOLD, ASKED], "completion": [TOLD]}, "u:Q -:A u:Q a:A", ()),
+        ({"prompt": [ASKED], "completion": "A"}, "u:Q a:A", ()),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Q", "image": None}]}, TOLD]},
+         "u:Q a:A", ()),
+        ({"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                       {"role": "tool", "tool_call_id": "1", "content": "sun"}, TOLD]}, "u:Q a: t:sun a:A", ()),
+        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "observation", "value": "sun"},
+                            {"from": "gpt", "value": "A"}], "tools": "[]"}, "u:Q t:sun a:A", ()),
+    ],
+)  # fmt: skip
+def test_records_as_they_are_published(record, turns, unused):
+    example = take_example(record)
+    found = [f"{turn.role[0] if turn.trained or turn.role != 'assistant' else '-'}:{turn.text}" for turn in example.turns]
+    assert " ".join(found).replace("\n\n", "|") == turns
+    assert example.unused == unused
+
+
+TOOL_TEMPLATE = (
+    "{% if tools %}{{ '<|im_start|>system\nTools: ' + (tools | tojson) + '<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% if message.reasoning_content and loop.last %}{{ '<think>' + message.reasoning_content + '</think>' }}{% endif %}"
+    "{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}{{ '<call>' + (call.function | tojson) + '</call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def trained_texts(layout):
+    return [layout.text[start:stop] for start, stop in layout.answers]
+
+
+def test_tools_calls_and_reasoning_are_where_the_template_puts_them(bytes_tokenizer):
+    bytes_tokenizer.chat_template = TOOL_TEMPLATE
+    template = Template(bytes_tokenizer)
+    record = {
+        "messages": [
+            ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "1", "content": "sun"},
+            {**TOLD, "weight": 0}, ASKED, {**TOLD, "reasoning_content": "because"},
+        ],
+        "tools": [{"name": "weather", "parameters": {}}],
+    }  # fmt: skip
+    layout = template.lay_out(take_example(record))
+    called = '<call>{"name": "weather", "arguments": {"city": "Rome"}}</call><|im_end|>'
+    assert trained_texts(layout) == [called, "<think>because</think>A<|im_end|>"]
+    assert 'Tools: [{"type": "function", "function": {"name": "weather"' in layout.text
+    assert layout.unused == ()
+    # The same as ShareGPT writes it: a call is an answer, which is trained as a call.
+    shared = [("human", "Q"), ("function_call", json.dumps(CALL["function"])), ("observation", "sun"), ("gpt", "A")]
+    example = take_example({"conversations": [{"from": role, "value": text} for role, text in shared]})
+    assert trained_texts(template.lay_out(example)) == [called, "A<|im_end|>"]
+    # What a template drops by design is named.
+    record = {"messages": [ASKED, {**TOLD, "reasoning_content": "because"}, ASKED, TOLD]}
+    (unused,) = template.lay_out(take_example(record)).unused
+    assert "reasoning_content" in unused
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_templates_without_a_place_for_tools_leave_such_records_out(name, tiny_with):
+    _, template = tiny_with[name]
+    called = {"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]}]}
+    told = {"messages": [ASKED, {"role": "tool", "content": "sun"}, TOLD]}
+    offered = {"messages": [ASKED, TOLD], "tools": [{"name": "weather"}]}
+    for record in (called, offered, *([] if name in ("chatml", "tokenizer") else [told])):
+        with pytest.raises(BrokenRecordError, match=r"leaves out|no place for messages of role tool|told apart"):
+            template.lay_out(take_example(record))
+
+
+def test_null_columns_decide_nothing_and_what_is_not_read_is_named(bytes_tokenizer, tmp_path):
+    rows = [{"conversations": None, "messages": [ASKED, TOLD], "id": 1}] * 3
+    rows += [{"messages": None, "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}] * 2
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "union.parquet")
+    (loaded,) = load_instructions([tmp_path / "union.parquet"], bytes_tokenizer)
+    assert len(loaded.examples) == 5
+    assert loaded.warnings == [f"{tmp_path / 'union.parquet'}: not read: id (3 records)"]
 
 
 def write_lines(path, *records):

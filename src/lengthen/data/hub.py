@@ -86,8 +86,7 @@ def read_hub_records(
             if limit is not None and len(good) >= limit:
                 break
             try:
-                # Where files of a dataset have different columns, each row gets all of them, most without a value.
-                good.append((f"{source}[{number}]", take({key: row[key] for key in row if row[key] is not None})))
+                good.append((f"{source}[{number}]", take(row)))
             except BrokenRecordError as error:
                 broken.append((f"{source}[{number}]", str(error)))
     if not good and not broken:

@@ -20,6 +20,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.data.documents import Document, read_documents
 from lengthen.data.hub import HubStream, is_hub_source, parse_hub_source
 from lengthen.data.stdlib import expand_aliases
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 _DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 # Bounds the tokenizer's own objects (about 100 bytes a token), and is often enough for a bar that moves.
 _BATCH_CHARACTERS = 2_000_000
 _SCAN_TOKENS = 1 << 24
@@ -55,11 +56,13 @@ class TokenStore:
         tokens: all ids, uint32; uint16 where it is the memory map of one uint16 token file.
         offsets: where each document starts in `tokens`, and the end of the last one; int64, one more than documents.
         names: the documents' names, for messages.
+        spelled: control tokens that are written out in the documents, where they are plain text.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     names: list[str]
+    spelled: int = 0
 
     def __post_init__(self) -> None:
         assert len(self.offsets) == len(self.names) + 1
@@ -124,6 +127,11 @@ def load_tokens(
             said += about
         for store in read:
             _check_vocabulary(store, vocab_size)
+            if store.spelled:
+                said.append(
+                    f"{store.names[0] if len(store) == 1 else f'{len(store):,} documents'}: {store.spelled:,} control "
+                    "tokens written out in the text are read as plain text"
+                )
         stores += read
     return (stores[0] if len(stores) == 1 else _join(stores)), said
 
@@ -142,6 +150,9 @@ def tokenize(
         cache: the folder where the result is kept under a hash of texts and tokenizer; None keeps nothing. If it
             can't be written, a `UserWarning` says so and the run goes on.
         quiet: show no progress.
+
+    Raises:
+        DataError: a document spells a control token, and the tokenizer can't encode that as plain text.
     """
     names = [document.name for document in documents]
     kept = None
@@ -149,14 +160,16 @@ def tokenize(
         kept = cache / f"{_cache_key((document.text for document in documents), tokenizer)}.safetensors"
         cached = _read_cache(kept)
         if cached is not None and len(cached[1]) == len(names) + 1:
-            return TokenStore(*cached, names)
+            return TokenStore(cached[0], cached[1], names, cached[2])
     total = sum(len(document.text) for document in documents)
     ids: list[np.ndarray] = []
+    control = ControlTokens(tokenizer)
+    spelled = sum(_spelled(control, document) for document in documents)
     with progress_bar("tokenizing", total, "characters", quiet) as advance:
         for batch in _batches(document.text for document in documents):
             ids += _encode(batch, tokenizer)
             advance(sum(map(len, batch)))
-    store = _build(ids, names)
+    store = _build(ids, names, spelled)
     if kept is not None:
         _write_cache(kept, store)
     return store
@@ -179,11 +192,14 @@ def tokenize_stream(
         kept = cache / f"{_cache_key([stream.identity], tokenizer)}.safetensors"
         cached = _read_cache(kept)
         if cached is not None:
-            return TokenStore(*cached, [f"{stream.source}[{i}]" for i in range(len(cached[1]) - 1)])
-    names: list[str] = []
+            names = [f"{stream.source}[{i}]" for i in range(len(cached[1]) - 1)]
+            return TokenStore(cached[0], cached[1], names, cached[2])
+    names, spelled, control = [], 0, ControlTokens(tokenizer)
 
     def texts() -> Iterator[str]:
+        nonlocal spelled
         for document in stream:
+            spelled += _spelled(control, document)
             names.append(document.name)
             yield document.text
 
@@ -192,16 +208,26 @@ def tokenize_stream(
         for batch in _batches(texts()):
             ids += _encode(batch, tokenizer)
             advance(len(batch))
-    store = _build(ids, names)
+    store = _build(ids, names, spelled)
     if kept is not None and not stream.warnings:
         _write_cache(kept, store)
     return store
 
 
 def _encode(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[np.ndarray]:
-    # Documents longer than the model's present context are the point, so no warning about them.
-    encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+    # Documents longer than the model's present context are the point, so no warning about them. Nothing that stands in
+    # one is a control token.
+    encoded = tokenizer(
+        texts, return_attention_mask=False, return_token_type_ids=False, verbose=False, split_special_tokens=True
+    )
     return [np.asarray(one, dtype=np.uint32) for one in encoded["input_ids"]]
+
+
+def _spelled(control: ControlTokens, document: Document) -> int:
+    try:
+        return control.check(document.text)
+    except ControlTokenError as error:
+        raise DataError(f"{document.name} {error}; take it out of the text") from error
 
 
 def default_cache() -> Path:
@@ -287,13 +313,14 @@ def _dtype_for(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
-def _build(ids: list[np.ndarray], names: list[str]) -> TokenStore:
+def _build(ids: list[np.ndarray], names: list[str], spelled: int) -> TokenStore:
     tokens = np.concatenate([np.empty(0, dtype=np.uint32), *ids])
-    return TokenStore(tokens, np.cumsum([0, *map(len, ids)], dtype=np.int64), names)
+    return TokenStore(tokens, np.cumsum([0, *map(len, ids)], dtype=np.int64), names, spelled)
 
 
 def _join(stores: list[TokenStore]) -> TokenStore:
-    return _build([store[i] for store in stores for i in range(len(store))], [n for s in stores for n in s.names])
+    ids = [store[i] for store in stores for i in range(len(store))]
+    return _build(ids, [name for store in stores for name in store.names], sum(store.spelled for store in stores))
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -366,18 +393,20 @@ def _tokenizer_identity(tokenizer: "PreTrainedTokenizerBase") -> str:
     return json.dumps(identity, sort_keys=True)
 
 
-def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """The tokens and offsets of a cached store, or None where there is none that is whole."""
+def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """The tokens, offsets and `spelled` of a cached store, or None where there is none that is whole."""
     try:
         arrays = safetensors.numpy.load(path.read_bytes())
         tokens, offsets, checksum = arrays["tokens"], arrays["offsets"], arrays["checksum"]
+        spelled = int(arrays["spelled"])
     except (OSError, KeyError, ValueError, SafetensorError):
         return None
-    return (tokens, offsets) if np.array_equal(checksum, _checksum(tokens, offsets)) else None
+    return (tokens, offsets, spelled) if np.array_equal(checksum, _checksum(tokens, offsets)) else None
 
 
 def _write_cache(path: Path, store: TokenStore) -> None:
     arrays = {"tokens": store.tokens, "offsets": store.offsets, "checksum": _checksum(store.tokens, store.offsets)}
+    arrays["spelled"] = np.asarray(store.spelled)
     try:
         write_bytes(path, safetensors.numpy.save(arrays))
     except (OutputError, OSError) as error:

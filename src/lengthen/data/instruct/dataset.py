@@ -127,23 +127,34 @@ def _encode_all(
     quiet: bool,
 ) -> None:
     template = Template(tokenizer)
+    unused: Counter[str] = Counter()
     laid_out: list[tuple[str, Layout]] = []
     broken: list[tuple[str, str]] = []
     for name, example in records:
         try:
-            laid_out.append((name, template.lay_out(example)))
+            layout = template.lay_out(example)
+            laid_out.append((name, layout))
+            unused.update((*example.unused, *layout.unused))
         except BrokenRecordError as error:
             broken.append((name, str(error)))
     with progress_bar("tokenizing", len(laid_out), "examples", quiet) as advance:
         for start in range(0, len(laid_out), _BATCH):
             batch = laid_out[start : start + _BATCH]
-            encoded = encode([layout for _, layout in batch], tokenizer, sequence_length)
+            encoded = encode([layout for _, layout in batch], tokenizer, sequence_length, template.control)
             for (name, _), each in zip(batch, encoded, strict=True):
                 _sort_in(instructions, name, each, limits)
             advance(len(batch))
     instructions.warnings += report_broken(
         instructions.source, "records", len(records) - len(broken), broken, "choose another template"
     )
+    if unused:
+        counts = ", ".join(f"{key} ({count:,} records)" for key, count in unused.most_common())
+        instructions.warnings.append(f"{instructions.source}: not read: {counts}")
+    spelled = sum(template.control.marks(layout.text) for _, layout in laid_out)
+    if spelled:
+        instructions.warnings.append(
+            f"{instructions.source}: {spelled:,} control tokens written out in messages are read as plain text"
+        )
 
 
 def _sort_in(instructions: Instructions, name: str, encoded: Encoded | int, limits: tuple[int, int | None]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lengthen.data.control_tokens import ControlTokens
 from lengthen.data.instruct.templates import Layout
 from lengthen.errors import DataError
 
@@ -43,7 +44,10 @@ class Encoded:
 
 
 def encode(
-    layouts: Sequence[Layout], tokenizer: "PreTrainedTokenizerBase", sequence_length: int | None = None
+    layouts: Sequence[Layout],
+    tokenizer: "PreTrainedTokenizerBase",
+    sequence_length: int | None = None,
+    control: ControlTokens | None = None,
 ) -> list[Encoded | int]:
     """Tokenise conversations; those with too many tokens lose the middle of their document.
 
@@ -51,6 +55,7 @@ def encode(
         layouts: from `Template.lay_out`.
         tokenizer: a fast one, as only these tell where tokens are in the text.
         sequence_length: tokens that an example has at most; None for no limit.
+        control: of the template, which knows the marks in layouts; None where there are none.
 
     Returns:
         For each layout its tokens; or how many it has, where it would be too long without any of its document.
@@ -63,24 +68,28 @@ def encode(
             f"{type(tokenizer).__name__} can't tell where tokens are in a text, as the mask of trained tokens needs; "
             "use a base with a fast tokenizer (tokenizer.json)"
         )
-    tokenised = _tokenise([layout.text for layout in layouts], tokenizer)
+    tokenised = _tokenise([layout.text for layout in layouts], tokenizer, control)
     fitted: list[Encoded | int] = []
     for layout, (ids, offsets) in zip(layouts, tokenised, strict=True):
         if sequence_length is None or len(ids) <= sequence_length:
             fitted.append(Encoded(ids, _mask(layout.answers, offsets), len(ids)))
         else:
-            fitted.append(_fit(layout, ids, offsets, tokenizer, sequence_length) or len(ids))
+            fitted.append(_fit(layout, ids, offsets, tokenizer, sequence_length, control) or len(ids))
     return fitted
 
 
-def _tokenise(texts: list[str], tokenizer: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+def _tokenise(
+    texts: list[str], tokenizer: Any, control: ControlTokens | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Ids (T,) of each text, and where each token starts and ends in it, in characters (T, 2)."""
+    marked = {i: control.encode(text) for i, text in enumerate(texts) if control.marks(text)} if control else {}
     # The template has written the begin token where there is one.
     encoded = tokenizer(
         texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
     pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    return [(np.asarray(ids, dtype=np.uint32), np.asarray(spans).reshape(-1, 2)) for ids, spans in pairs]
+    both = [marked.get(i, pair) for i, pair in enumerate(pairs)]
+    return [(np.asarray(ids, dtype=np.uint32), np.asarray(spans).reshape(-1, 2)) for ids, spans in both]
 
 
 def _mask(answers: Sequence[tuple[int, int]], offsets: np.ndarray) -> np.ndarray:
@@ -96,7 +105,9 @@ def _mask(answers: Sequence[tuple[int, int]], offsets: np.ndarray) -> np.ndarray
     return trained
 
 
-def _fit(layout: Layout, ids: np.ndarray, offsets: np.ndarray, tokenizer: Any, limit: int) -> Encoded | None:
+def _fit(
+    layout: Layout, ids: np.ndarray, offsets: np.ndarray, tokenizer: Any, limit: int, control: ControlTokens | None
+) -> Encoded | None:
     """Cut just enough out of the middle of the document; None where all of it is not enough."""
     if layout.document is None:
         return None
@@ -110,7 +121,7 @@ def _fit(layout: Layout, ids: np.ndarray, offsets: np.ndarray, tokenizer: Any, l
         # A character of several tokens may be on both sides.
         right = max(left, int(offsets[after[0], 0])) if len(after) else stop
         shorter = _without(layout, left, right)
-        new_ids, new_offsets = _tokenise([shorter.text], tokenizer)[0]
+        new_ids, new_offsets = _tokenise([shorter.text], tokenizer, control)[0]
         if len(new_ids) <= limit:
             return Encoded(new_ids, _mask(shorter.answers, new_offsets), len(ids))
         # Where the ends meet, the text can need a few more tokens.
