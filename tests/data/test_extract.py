@@ -1,11 +1,16 @@
 """Text of PDF, EPUB, HTML and Word files, each made here."""
 
 import io
+import re
 import sys
 import zipfile
 
 import docx
 import pytest
+from docx.opc.packuri import PackURI
+from docx.opc.part import Part
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsdecls
 from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
@@ -175,7 +180,60 @@ def test_html(tmp_path):
     )
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1", "utf-16", "utf-8-sig"])
+def test_pdf_hyphens_go_where_the_word_is_known(tmp_path):
+    lines = [
+        "An extraordi-", "nary self-", "employed man of COVID-", "19 from 1990-", "1995, at example.org/long-", "name.",
+        "Extraordinary.",
+    ]  # fmt: skip
+    text, _ = extract_text(write_pdf(tmp_path / "a.pdf", [lines, ["A cor-", "rect one."], ["It is correct."]]))
+    assert text == (
+        "[page 1]\nAn extraordinary self-employed man of COVID-19 from 1990-\n1995, at example.org/long-name.\n"
+        "Extraordinary.\n\n[page 2]\nA correct one.\n\n[page 3]\nIt is correct."
+    )
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("An ex&shy;tra&shy;or&shy;di&shy;nary zero&#8203;width&#xFEFF; word&NoBreak;joiner.",
+         "An extraordinary zerowidth wordjoiner."),
+        ("<ruby>\u6771\u4eac<rp>(</rp><rt>\u3068\u3046</rt><rp>)</rp></ruby>\u3078", "\u6771\u4eac\u3078"),
+        ("<ruby>\u5c71<rt>\u3084\u307e</ruby>", "\u5c71"),
+        ("E = <math><semantics><mi>m</mi><annotation encoding='application/x-tex'>\\\\mu</annotation>"
+         "<annotation-xml><mi>q</mi></annotation-xml></semantics></math>", "E = m"),
+        ("very<wbr>long <span>word</span>", "verylong word"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+    ],
+)  # fmt: skip
+def test_marks_for_layout_are_no_text(tmp_path, page, text):
+    assert html_text(tmp_path, f"<meta charset=utf-8><p>{page}</p>") == text
+
+
+@pytest.mark.parametrize(
+    ("label", "content", "text"),
+    [
+        ("iso-8859-1", b"\x93it\x92s\x94 \x97 5 \x80", "\u201cit\u2019s\u201d \u2014 5 \u20ac"),
+        ("us-ascii", b"caf\xe9", "caf\xe9"),
+        ("latin1", b"caf\xe9 \x85", "caf\xe9 \u2026"),
+        ("iso-8859-9", b"\xfd\xfe \x80", "\u0131\u015f \u20ac"),
+        ("gb2312", "\u9555".encode("gbk"), "\u9555"),  # not in GB 2312 itself
+        ("shift_jis", "\u2460".encode("cp932"), "\u2460"),
+        ("x-sjis", "\u5c71".encode("cp932"), "\u5c71"),
+        ("unicode-1-1-utf-8", b"caf\xc3\xa9", "caf\xe9"),
+    ],
+)
+def test_labels_mean_what_they_mean_to_browsers(tmp_path, label, content, text):
+    page = b'<html><head><meta http-equiv="Content-Type" content="text/html; charset=%s"></head><body>%s</body></html>'
+    assert html_text(tmp_path, page % (label.encode(), content)) == text
+
+
+def test_a_page_that_is_not_in_the_encoding_it_names(tmp_path):
+    path = tmp_path / "a.html"
+    path.write_bytes(b'<meta charset="euc-jp"><p>caf\xe9</p>')
+    refused(path, "euc-jp", "iconv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1", "utf-16", "utf-32", "utf-8-sig"])
 def test_html_encodings(tmp_path, encoding):
     page = f'<html><head><meta charset="{encoding}"></head><body>na\u00efve caf\u00e9</body></html>'
     assert html_text(tmp_path, page.encode(encoding)) == "na\u00efve caf\u00e9"
@@ -207,6 +265,102 @@ def test_docx(tmp_path):
     assert warnings == []
 
 
+W = nsdecls("w")
+
+
+def word_file(path, *blocks, notes=""):
+    """A Word file of these blocks in XML, and perhaps footnotes."""
+    document = docx.Document()
+    body = document.element.body
+    for block in blocks:
+        body.insert(len(body) - 1, parse_xml(re.sub(r"^<w:(\w+)", rf"<w:\1 {W} {nsdecls('r')}", block)))
+    if notes:
+        kind = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/footnotes"
+        content_type = "application/vnd.openxmlformats-officedocument.wordprocessingml.footnotes+xml"
+        part = Part(PackURI("/word/footnotes.xml"), content_type, f"<w:footnotes {W}>{notes}</w:footnotes>".encode())
+        document.part.relate_to(part, kind)
+    document.save(str(path))
+    return path
+
+
+def run(text, properties=""):
+    return f'<w:r>{properties}<w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+WORD = {
+    "tracked changes": (
+        f'<w:p>{run("It pays ")}<w:del w:id="1" w:author="x"><w:r><w:delText>nine</w:delText></w:r></w:del>'
+        f'<w:ins w:id="2" w:author="x">{run("twelve")}</w:ins>{run(" a month.")}</w:p>',
+        "It pays twelve a month.",
+    ),
+    "moved text": (
+        f'<w:p><w:moveFrom w:id="1" w:author="x">{run("gone ")}</w:moveFrom>{run("here ")}'
+        f'<w:moveTo w:id="2" w:author="x">{run("now")}</w:moveTo></w:p>',
+        "here now",
+    ),
+    "block control": (f"<w:sdt><w:sdtPr/><w:sdtContent><w:p>{run('In it.')}</w:p></w:sdtContent></w:sdt>", "In it."),
+    "inline control": (
+        f"<w:p>{run('Name: ')}<w:sdt><w:sdtContent>{run('Ada')}</w:sdtContent></w:sdt></w:p>",
+        "Name: Ada",
+    ),
+    "empty control": (
+        f"<w:p>{run('Name: ')}<w:sdt><w:sdtPr><w:showingPlcHdr/></w:sdtPr><w:sdtContent>{run('Click here')}"
+        "</w:sdtContent></w:sdt></w:p>",
+        "Name:",
+    ),
+    "simple field": (f'<w:p><w:fldSimple w:instr=" REF x ">{run("section 2")}</w:fldSimple></w:p>', "section 2"),
+    "complex field": (
+        '<w:p><w:r><w:fldChar w:fldCharType="begin"/></w:r><w:r><w:instrText> PAGE </w:instrText></w:r>'
+        f'<w:r><w:fldChar w:fldCharType="separate"/></w:r>{run("7")}<w:r><w:fldChar w:fldCharType="end"/></w:r></w:p>',
+        "7",
+    ),
+    "smart tag": (f'<w:p><w:smartTag w:uri="x" w:element="place">{run("Vienna")}</w:smartTag></w:p>', "Vienna"),
+    "link": (f'<w:p>{run("See ")}<w:hyperlink r:id="rId1">{run("there")}</w:hyperlink></w:p>', "See there"),
+    "hidden": (f"<w:p>{run('secret', '<w:rPr><w:vanish/></w:rPr>')}{run('shown')}</w:p>", "shown"),
+    "characters": (
+        "<w:p><w:r><w:t>e</w:t><w:softHyphen/><w:t>mail</w:t><w:tab/><w:t>co</w:t><w:noBreakHyphen/><w:t>op</w:t>"
+        "<w:br/><w:t>x\u00ady\u200bz</w:t></w:r></w:p>",
+        "email\tco-op\nxyz",
+    ),
+    "nested table": (
+        f"<w:tbl><w:tr><w:tc><w:p>{run('a')}</w:p></w:tc><w:tc><w:tbl><w:tr><w:tc><w:p>{run('b')}</w:p></w:tc>"
+        f"<w:tc><w:p>{run('c')}</w:p></w:tc></w:tr></w:tbl><w:p/></w:tc></w:tr></w:tbl>",
+        "a | b | c",
+    ),
+    "row in a control": (
+        f"<w:tbl><w:sdt><w:sdtContent><w:tr><w:tc><w:p>{run('a')}</w:p></w:tc></w:tr></w:sdtContent></w:sdt>"
+        f'<w:tr><w:trPr><w:del w:id="1" w:author="x"/></w:trPr><w:tc><w:p>{run("b")}</w:p></w:tc></w:tr></w:tbl>',
+        "a",
+    ),
+    "text box": (
+        f"<w:p>{run('Before')}<w:r><mc:AlternateContent xmlns:mc='http://schemas.openxmlformats.org/markup-"
+        f"compatibility/2006'><mc:Choice><w:drawing><w:txbxContent><w:p>{run('In a box')}</w:p></w:txbxContent>"
+        f"</w:drawing></mc:Choice><mc:Fallback><w:pict><w:txbxContent><w:p>{run('In a box')}</w:p></w:txbxContent>"
+        f"</w:pict></mc:Fallback></mc:AlternateContent></w:r>{run(' after')}</w:p>",
+        "Before after\n\nIn a box",
+    ),
+    "ruby": (
+        f"<w:p><w:r><w:ruby><w:rt>{run('yama')}</w:rt><w:rubyBase>{run('mountain')}</w:rubyBase></w:ruby></w:r></w:p>",
+        "mountain",
+    ),
+    "outline level": (f'<w:p><w:pPr><w:outlineLvl w:val="1"/></w:pPr>{run("Own style")}</w:p>', "## Own style"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORD)
+def test_what_stands_inside_of_other_elements_in_word_files(tmp_path, name):
+    block, text = WORD[name]
+    assert extract_text(word_file(tmp_path / "a.docx", block))[0] == text
+
+
+def test_footnotes_of_word_files(tmp_path):
+    note = f'<w:footnote w:id="5"><w:p><w:r><w:footnoteRef/></w:r>{run(" As agreed.")}</w:p></w:footnote>'
+    separator = '<w:footnote w:id="-1" w:type="separator"><w:p><w:r><w:separator/></w:r></w:p></w:footnote>'
+    paragraph = f'<w:p>{run("It pays")}<w:r><w:footnoteReference w:id="5"/></w:r>{run(" monthly.")}</w:p>'
+    path = word_file(tmp_path / "a.docx", paragraph, f"<w:p>{run('The end.')}</w:p>", notes=separator + note)
+    assert extract_text(path)[0] == "It pays[^1] monthly.\n\nThe end.\n\n[^1]: As agreed."
+
+
 def test_docx_with_password(tmp_path):
     path = tmp_path / "a.docx"
     path.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600))
@@ -215,8 +369,8 @@ def test_docx_with_password(tmp_path):
 
 @pytest.mark.parametrize(
     ("suffix", "module", "package"),
-    [(".pdf", "pypdfium2", "pypdfium2"), (".docx", "docx", "python-docx"), (".epub", "lxml.etree", "lxml"),
-     (".html", "lxml.etree", "lxml")],
+    [(".pdf", "pypdfium2", "pypdfium2"), (".docx", "lxml.etree", "lxml"), (".epub", "lxml.etree", "lxml"),
+     (".html", "lxml.etree", "lxml"), (".html", "webencodings", "webencodings")],
 )  # fmt: skip
 def test_a_missing_package_is_named(tmp_path, monkeypatch, suffix, module, package):
     path = tmp_path / f"a{suffix}"

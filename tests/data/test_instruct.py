@@ -237,12 +237,18 @@ def said(*pairs):
         ({"conversations": [{"from": "human", "text": "a"}]}, ['"value"', "message 1"]),
         (said(("user", "a"), ("critic", "b")), ["unknown role 'critic'", "message 2"]),
         (said(("assistant", "a")), ["nothing before its answer"]),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]},
-         ["no answer that is to be trained"]),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0.5}]},
-         ['"weight" 0.5', "message 2"]),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-         ["type 'image_url'", "message 1"]),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]},
+            ["no answer that is to be trained"],
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0.5}]},
+            ['"weight" 0.5', "message 2"],
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            ["type 'image_url'", "message 1"],
+        ),
         ({"prompt": "a", "completion": "b", "images": ["x.png"]}, ['"images"']),
         ({"system": "a", **said(("system", "b"), ("user", "c"), ("assistant", "d"))}, ["two system messages"]),
         ({"instruction": "a", "output": "b", "history": ["c"]}, ['"history"']),
@@ -297,7 +303,9 @@ CALL = {"id": "1", "type": "function", "function": {"name": "weather", "argument
 )  # fmt: skip
 def test_records_as_they_are_published(record, turns, unused):
     example = take_example(record)
-    found = [f"{turn.role[0] if turn.trained or turn.role != 'assistant' else '-'}:{turn.text}" for turn in example.turns]
+    found = [
+        f"{turn.role[0] if turn.trained or turn.role != 'assistant' else '-'}:{turn.text}" for turn in example.turns
+    ]
     assert " ".join(found).replace("\n\n", "|") == turns
     assert example.unused == unused
 
@@ -305,7 +313,8 @@ def test_records_as_they_are_published(record, turns, unused):
 TOOL_TEMPLATE = (
     "{% if tools %}{{ '<|im_start|>system\nTools: ' + (tools | tojson) + '<|im_end|>\n' }}{% endif %}"
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
-    "{% if message.reasoning_content and loop.last %}{{ '<think>' + message.reasoning_content + '</think>' }}{% endif %}"
+    "{% if message.reasoning_content and loop.last %}"
+    "{{ '<think>' + message.reasoning_content + '</think>' }}{% endif %}"
     "{{ message.content }}"
     "{% for call in message.tool_calls or [] %}{{ '<call>' + (call.function | tojson) + '</call>' }}{% endfor %}"
     "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

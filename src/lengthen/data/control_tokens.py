@@ -45,7 +45,8 @@ class ControlTokens:
         # The longest first, so that none is taken for the beginning of another.
         self._texts = sorted(filter(None, control), key=lambda text: (-len(text), text))
         self._added = added
-        self._ids = set(tokenizer.convert_tokens_to_ids(self._texts)) - {tokenizer.unk_token_id, None}
+        self._numbers: list[Any] = [tokenizer.convert_tokens_to_ids(text) for text in self._texts]
+        self._ids = {*self._numbers} - {tokenizer.unk_token_id, None}
         self._pattern = _any_of(self._texts)
         # Few texts hold any, and most have another beginning than "<": looking for that is much faster than a pattern.
         heads = sorted({text[:2] for text in self._texts})
@@ -162,8 +163,9 @@ class ControlTokens:
                 for number, flag in enumerate(flags)
             ]
         )
-        numbers = self._tokenizer.convert_tokens_to_ids(self._texts)
-        return backend, {backend.token_to_id(self._stand_in(i)): number for i, number in enumerate(numbers)}
+        # Of the tokens that were just added, each has an id.
+        stand_ins: list[Any] = [backend.token_to_id(self._stand_in(i)) for i in range(len(self._texts))]
+        return backend, dict(zip(stand_ins, self._numbers, strict=True))
 
 
 def _any_of(texts: list[str]) -> re.Pattern[str]:

@@ -78,9 +78,7 @@ def encode(
     return fitted
 
 
-def _tokenise(
-    texts: list[str], tokenizer: Any, control: ControlTokens | None
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _tokenise(texts: list[str], tokenizer: Any, control: ControlTokens | None) -> list[tuple[np.ndarray, np.ndarray]]:
     """Ids (T,) of each text, and where each token starts and ends in it, in characters (T, 2)."""
     marked = {i: control.encode(text) for i, text in enumerate(texts) if control.marks(text)} if control else {}
     # The template has written the begin token where there is one.

@@ -2,11 +2,11 @@
 
 The values of a record, not its keys, tell its format, as a table of several formats has all columns in every row:
 
-| messages | "messages", "conversations" or "conversation": a list of messages, each with its role under "role" or "from" |
-|          | and its text under "content" or "value" (ShareGPT, OpenAI, LongAlign) |
-| pair     | a question ("instruction", "prompt", "question", "query", "input") and its answer ("output", "completion", |
-|          | "response", "answer"), with "input" or "context" beside an instruction or question (alpaca, dolly, LongAlpaca, |
-|          | LongQLoRA, swift); "prompt" and "completion" may be lists of messages, of which the completion is trained (TRL) |
+- messages: "messages", "conversations" or "conversation" is a list of messages, each with its role under "role" or
+  "from" and its text under "content" or "value" (ShareGPT, OpenAI, LongAlign);
+- pair: a question ("instruction", "prompt", "question", "query", "input") with its answer ("output", "completion",
+  "response", "answer"), and perhaps "input" or "context" beside the question (alpaca, dolly, LongAlpaca, LongQLoRA,
+  swift). "prompt" and "completion" may be lists of messages, of which the completion is trained (TRL).
 
 Beside either, "system" comes first, "history" (pairs of question and answer) before the question, and "tools" goes to
 the chat template. Keys that are not read are named in `Example.unused`.
@@ -297,7 +297,9 @@ def _is_trained(left: dict[str, Any], number: int) -> bool:
     for key in _TRAINED:
         value = left.pop(key, 1)
         if value not in (0, 1):
-            raise BrokenRecordError(f'has "{key}" {value!r} in message {number}, and a message is trained (1) or not (0)')
+            raise BrokenRecordError(
+                f'has "{key}" {value!r} in message {number}, and a message is trained (1) or not (0)'
+            )
         trained = trained and bool(value)
     return trained
 
@@ -329,10 +331,13 @@ def _call(text: str) -> list[dict[str, Any]] | None:
 
 
 def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
-    functions = [call.get("function", call) if isinstance(call, dict) else None for call in calls]
+    functions: list[Any] = [call.get("function", call) if isinstance(call, dict) else None for call in calls]
     if not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in functions):
         raise BrokenRecordError(f"has tool calls without a function's name in {where}")
-    return [{**call, "type": "function", "function": _with_object(each)} for call, each in zip(calls, functions, strict=True)]
+    return [
+        {**call, "type": "function", "function": _with_object(each)}
+        for call, each in zip(calls, functions, strict=True)
+    ]
 
 
 def _with_object(function: dict[str, Any]) -> dict[str, Any]:

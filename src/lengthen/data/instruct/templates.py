@@ -221,7 +221,9 @@ class Template:
         spans = iter(found)
         names = [next(spans) if turn.text else None for turn in named]
         self._check_kept(text, turns, tools)
-        answers = {i: self._answer(text, named, tools, i, names[i]) for i, t in enumerate(turns) if t.role == "assistant"}
+        answers = {
+            i: self._answer(text, named, tools, i, names[i]) for i, t in enumerate(turns) if t.role == "assistant"
+        }
         return _Frame(text, names, answers)
 
     def _answer(
