@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-__all__ = ["bf16_is_fast", "flash_varlen", "gguf_dequantized", "torch_varlen", "with_cache"]
+__all__ = ["bf16_is_fast", "flash_varlen", "float32_product", "gguf_dequantized", "torch_varlen", "with_cache"]
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -21,6 +21,16 @@ def bf16_is_fast(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return device.type == "mps"
+
+
+def float32_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a @ b as float32, of 16-bit matrices without rounding the sums to 16 bits where torch can.
+
+    Only its CUDA products have `out_dtype`; goes when those of CPUs have it too.
+    """
+    if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16) and "dtype" in torch.ops.aten.mm.overloads():
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return (a @ b).float()
 
 
 def gguf_dequantized() -> Any:

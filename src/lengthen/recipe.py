@@ -281,6 +281,14 @@ class Recipe(_Section):
         keeps = self.memory.activation_checkpointing == "keep_attention"
         return keeps and self.attention.backend != "flex_attention"
 
+    def uses_autocast(self, itemsize: int) -> bool:
+        """Whether the model runs under torch's autocast: with 16-bit arithmetic, but DeepSpeed has its own.
+
+        Args:
+            itemsize: bytes of a number in the run's dtype.
+        """
+        return itemsize < 4 and not self.parallel.startswith("zero")
+
     def to_yaml(self) -> str:
         """The recipe as a file that `load_recipe` reads back to an equal recipe."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)

@@ -310,3 +310,29 @@ def test_unknown_methods_and_options_are_refused():
         build(kind="prefix_tuning")
     with pytest.raises(RecipeError, match="trains nothing"):
         build(kind="trainable_tokens")
+
+
+@pytest.mark.parametrize("recipe", [{}, {"targets": "all", "variant": "rslora"}, {"variant": "dora"}])
+def test_inputs_that_are_not_cast_give_the_same_bits(recipe):
+    """Under autocast; peft's cast to float32 and autocast's cast back change nothing."""
+    losses, gradients, dtypes = [], [], []
+    for autocast in (False, True):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).to(torch.bfloat16)
+        model = add_adapter(model, AdapterRecipe(**{"rank": 4, **recipe}), autocast)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zero at the start, which would hide lora_A's gradients
+                torch.nn.init.normal_(parameter, std=0.02)
+            if name.endswith("layers.0.self_attn.q_proj.lora_A.default.weight"):
+                model.get_submodule(name.removesuffix(".weight")).register_forward_hook(
+                    lambda _module, inputs, _output: dtypes.append(inputs[0].dtype)
+                )
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=IDS, labels=IDS).loss
+        loss.backward()
+        losses.append(loss)
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    assert dtypes[0] == torch.float32
+    assert (dtypes[-1] == torch.bfloat16) == (recipe.get("variant") != "dora")
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from lengthen.adapters.targets import expert_parameters, is_norm, linear_targets, norm_modules, shortest_suffixes
@@ -49,12 +50,13 @@ def has_tied_embeddings(model: Any) -> bool:
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
-def add_adapter(model: Any, recipe: AdapterRecipe) -> Any:
+def add_adapter(model: Any, recipe: AdapterRecipe, autocast: bool = False) -> Any:
     """Make exactly the recipe's tensors trainable, as float32 masters.
 
     Args:
         model: a base without adapters, in the dtype of the run.
         recipe: what to train.
+        autocast: the model will only run under torch's autocast.
 
     Returns:
         A PeftModel; for kind "full" the model itself.
@@ -68,6 +70,8 @@ def add_adapter(model: Any, recipe: AdapterRecipe) -> Any:
         model.requires_grad_(True)
     elif recipe.kind == "lora":
         model = _add_lora(model, recipe)
+        if autocast and recipe.variant != "dora":
+            _keep_input_dtype(model)
     else:
         model = _add_other(model, recipe)
     for parameter in model.parameters():
@@ -105,6 +109,16 @@ def _add_lora(model: Any, recipe: AdapterRecipe) -> PeftModel:
         init_lora_weights="pissa" if recipe.variant == "pissa" else True,
     )
     return quiet_peft_model(model, config)
+
+
+def _keep_input_dtype(model: PeftModel) -> None:
+    """Keep peft from casting what LoRA takes to the float32 of its matrices, which autocast would cast back.
+
+    Loss and gradients are bit for bit the same (dropout only draws other elements). DoRA also multiplies the matrices on their own, in the input's dtype.
+    """
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def quiet_peft_model(model: Any, config: Any) -> PeftModel:

@@ -8,7 +8,7 @@ A step has four moments that can be its peak, and the largest is taken:
 - *update*: all gradients, the masters and the optimiser's states.
 
 What autograd saves in one decoder layer is counted tensor by tensor (`_layer`), in bytes per token. Trained tensors are
-float32 masters under autocast (adapters/build.py): a trained product keeps a cast copy of what it takes.
+float32 masters under autocast (adapters/build.py): where what a trained product takes is cast, it keeps a copy.
 """
 
 import math
@@ -124,7 +124,7 @@ def memory_of(
     tokens = length * recipe.training.batch_size
     settings = recipe.memory
     on_gpu = device.kind != "cpu"
-    autocast = width < _FLOAT32 and not recipe.parallel.startswith("zero")
+    autocast = recipe.uses_autocast(width)
     state = _state(shape, recipe, devices, width, on_gpu)
     gradients = state.gradients
     host = state.host
@@ -150,7 +150,7 @@ def memory_of(
     # Final norm's float32 copy, its output, and the gradient of the hidden states.
     ends = tokens * shape.hidden * (_FLOAT32 + 2 * width + width * bool(layers[0][0].trained_norms))
     head = shape.head * _FLOAT32 if shape.trains_head else 0
-    rows = tokens if unfused_loss else min(rows_of_chunk(shape.vocabulary), tokens)
+    rows = tokens if unfused_loss else min(rows_of_chunk(shape.vocabulary, on_gpu), tokens)
     chunk = rows * shape.vocabulary * (_LOSS_COPIES + (0 if unfused_loss else width))
     if shape.trains_head:
         chunk += shape.head * width * (1 + autocast)  # one chunk's gradient, and the cast head
@@ -269,7 +269,9 @@ def _working(layer: _Layer, tokens: int, tile: int, checkpointing: bool) -> floa
 
 def _layer(layer: LayerShape, hidden: int, width: int, autocast: bool, recipe: Recipe, on_gpu: bool) -> _Layer:
     attention_inputs, mlp_inputs = layer.attention_inputs, layer.mlp_inputs
-    if not autocast:  # no casts: what several products take is one tensor
+    adapter = recipe.adapter
+    has_casts = autocast and (adapter.kind != "lora" or adapter.variant == "dora")
+    if not has_casts and not adapter.dropout:  # what several products take is one tensor
         attention_inputs = min(attention_inputs, hidden + layer.query)
         mlp_inputs = min(mlp_inputs, hidden + layer.inner)
     # A norm keeps its input in float32, and what it multiplies its weight with where that is trained.
@@ -282,9 +284,9 @@ def _layer(layer: LayerShape, hidden: int, width: int, autocast: bool, recipe: R
     attention += layer.attention_dropout * mask
     gated = layer.up > layer.inner
     mlp = (mlp_inputs + layer.up + (layer.inner if gated else 0)) * width + layer.mlp_dropout * mask
-    # Backward through the MLP: the gradients of the product and of both its factors; with LoRA, a float32 gradient of
+    # Backward through the MLP: the gradients of the product and of both its factors; with casts, a float32 gradient of
     # what the last product takes. The residual stream's gradient and the block's own.
-    mlp_gradients = max(3 * layer.inner * width, layer.mlp_input * (width + (_FLOAT32 if autocast else 0)))
+    mlp_gradients = max(3 * layer.inner * width, layer.mlp_input * (width + (_FLOAT32 if has_casts else 0)))
     residual = 2 * hidden * width
     # Backward through attention: the output's gradient, also by groups; the gradients of queries, keys and values as
     # query heads see them, and gathered; the kernel's float32 sums.

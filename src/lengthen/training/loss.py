@@ -10,20 +10,32 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
+
+from lengthen._compat import float32_product
 
 __all__ = ["IGNORED", "linear_cross_entropy", "rows_of_chunk"]
 
 IGNORED = -100
-LOGITS = 2**24
-"""Logits held at a time, 64 MiB in float32; about four times that with their gradient."""
+LOGITS, LOGITS_ON_GPU = 2**24, 2**26
+"""Logits held at a time, 64 and 256 MiB in float32; about four times that with their gradient."""
+_GPU_TILE = 128
+"""Rows that GPUs multiply at a time."""
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
-def rows_of_chunk(vocabulary: int) -> int:
-    """Tokens whose logits are held at a time, for a vocabulary of that many words."""
+def rows_of_chunk(vocabulary: int, on_gpu: bool = False) -> int:
+    """Tokens whose logits are held at a time.
+
+    Each chunk reads the head's whole weight, so a GPU wants many rows: of 2^24 logits, 128,256 words leave 130.
+
+    Args:
+        vocabulary: V, words.
+        on_gpu: for an accelerator.
+    """
+    if on_gpu:
+        return min(4096, max(_GPU_TILE, LOGITS_ON_GPU // vocabulary // _GPU_TILE * _GPU_TILE))
     return min(1024, max(64, LOGITS // vocabulary))
 
 
@@ -47,12 +59,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
         # The dtypes here are chosen; autocast would only copy.
         autocast_off = torch.autocast(hidden_TE.device.type, enabled=False)
-        rows = rows_of_chunk(weight_VE.shape[0])
+        rows = rows_of_chunk(weight_VE.shape[0], hidden_TE.device.type != "cpu")
         for start in range(0, hidden_TE.shape[0], rows):
             span = slice(start, start + rows)
             hidden_CE = hidden_TE[span].detach()
             with torch.enable_grad(), autocast_off:
-                raw_CV = nn.functional.linear(hidden_CE, weight.detach()).float()
+                raw_CV = float32_product(hidden_CE, weight.detach().t())
                 if bias_V is not None:
                     raw_CV = raw_CV + bias_V.detach().float()
                 raw_CV.requires_grad_()
@@ -107,7 +119,7 @@ def linear_cross_entropy(
     transform: Transform | None = None,
     loss_weights_T: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), holding 2^24 logits at a time.
+    """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), a chunk of tokens at a time (`rows_of_chunk`).
 
     Args:
         hidden_TE: last hidden states, (T, E); their dtype is the matrix products'.

@@ -158,7 +158,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         enable_checkpointing(model, recipe.keeps_attention)
     if recipe.memory.mlp_tile:
         tile_mlps(model, recipe.memory.mlp_tile)
-    model = add_adapter(model, recipe.adapter)
+    model = add_adapter(model, recipe.adapter, recipe.uses_autocast(dtype.itemsize))
     count = count_trainable(model)
     say(f"training {count}")
 
