@@ -114,11 +114,12 @@ def _add_lora(model: Any, recipe: AdapterRecipe) -> PeftModel:
 def _keep_input_dtype(model: PeftModel) -> None:
     """Keep peft from casting what LoRA takes to the float32 of its matrices, which autocast would cast back.
 
-    Loss and gradients are bit for bit the same (dropout only draws other elements). DoRA also multiplies the matrices on their own, in the input's dtype.
+    Loss and gradients are bit for bit the same (dropout only draws other elements). DoRA also multiplies the matrices
+    on their own, in the input's dtype.
     """
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False
+            module.cast_input_dtype_enabled = False  # type: ignore[assignment]
 
 
 def quiet_peft_model(model: Any, config: Any) -> PeftModel:

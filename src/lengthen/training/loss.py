@@ -119,7 +119,7 @@ def linear_cross_entropy(
     transform: Transform | None = None,
     loss_weights_T: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), a chunk of tokens at a time (`rows_of_chunk`).
+    """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), `rows_of_chunk` tokens at a time.
 
     Args:
         hidden_TE: last hidden states, (T, E); their dtype is the matrix products'.
