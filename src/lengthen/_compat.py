@@ -1,14 +1,23 @@
 """Everything that depends on upstream versions or private corners, each with the condition for its removal."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import torch
 import transformers
 
-__all__ = ["bf16_is_fast", "flash_varlen", "float32_product", "gguf_dequantized", "torch_varlen", "with_cache"]
+__all__ = [
+    "bf16_is_fast",
+    "flash_varlen",
+    "float32_product",
+    "gguf_dequantized",
+    "torch_varlen",
+    "with_cache",
+    "without_cudnn_attention",
+]
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -102,3 +111,21 @@ def torch_varlen() -> Callable[..., torch.Tensor] | None:
         return out
 
     return varlen
+
+
+@contextmanager
+def without_cudnn_attention() -> Iterator[None]:
+    """Keep torch's attention from cuDNN in this block, if it has another fused kernel: for shapes that change.
+
+    torch prefers cuDNN on Hopper and Blackwell, and it builds a plan for each new shape: 0.7 s forward and 0.6 s
+    backward on an H100, where a call takes a millisecond (docs/results/gpu.md). Goes when a plan serves other lengths.
+    """
+    cuda = torch.backends.cuda
+    if not (cuda.cudnn_sdp_enabled() and (cuda.flash_sdp_enabled() or cuda.mem_efficient_sdp_enabled())):
+        yield
+        return
+    cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        cuda.enable_cudnn_sdp(True)

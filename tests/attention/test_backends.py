@@ -10,8 +10,8 @@ from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, r
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lengthen._compat import torch_varlen
-from lengthen.attention import backends, sdpa, set_group_size
+from lengthen._compat import torch_varlen, without_cudnn_attention
+from lengthen.attention import backends, set_group_size
 from lengthen.attention.backends import pick_backend
 from lengthen.attention.flash import s2_flash
 from lengthen.attention.flex import s2_flex
@@ -173,10 +173,10 @@ def test_what_is_refused(monkeypatch):
 def test_cudnn_is_kept_from_layouts_that_change(monkeypatch):
     """Seen by the switch alone: without a GPU there is no cuDNN to choose."""
     switch = torch.backends.cuda.cudnn_sdp_enabled
-    with sdpa._without_cudnn():
+    with without_cudnn_attention():
         assert not switch()
     assert switch()
-    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION), sdpa._without_cudnn():
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION), without_cudnn_attention():
         assert switch(), "nothing else is there to choose"
     assert is_regular((((0, 256),), ((0, 256),)), 256)
     assert not any((is_regular((((0, 200),),), 200), is_regular(PACKED, 256), is_regular((((0, 250),),), 256)))

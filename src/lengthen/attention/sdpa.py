@@ -4,8 +4,8 @@ Shape suffixes: B sequences, N groups of one size, T tokens, G tokens of a group
 K key/value heads, R query heads of one call, D head size, P = B*N.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from lengthen._compat import without_cudnn_attention
 from lengthen.attention.layout import Documents, Spans, is_regular
 from lengthen.attention.pattern import Groups, head_parts
 
@@ -52,8 +53,7 @@ def s2_sdpa(
     native = _takes_fewer_kv_heads(q_BHTD, v_BKTD)
     q_places, kv_places = _places(documents, groups, heads, kv_heads, native)
     pieces = []
-    # cuDNN builds a plan for each new shape, which takes it a second on an H100 (docs/results/gpu).
-    with nullcontext() if not q_BHTD.is_cuda or is_regular(documents, length) else _without_cudnn():
+    with nullcontext() if not q_BHTD.is_cuda or is_regular(documents, length) else without_cudnn_attention():
         for q_PRGD, k, v in zip(
             _Take.apply(q_BHTD, q_places, groups.sinks),
             _Take.apply(k_BKTD, kv_places, groups.sinks),
@@ -83,20 +83,6 @@ def _takes_fewer_kv_heads(q_BHTD: torch.Tensor, v_BKTD: torch.Tensor) -> bool:
         and v_BKTD.shape[-1] == size <= _LARGEST_FLASH
         and (cuda.flash_sdp_enabled() or not cuda.mem_efficient_sdp_enabled())
     )
-
-
-@contextmanager
-def _without_cudnn() -> Iterator[None]:
-    """Keep torch from choosing cuDNN's attention, if it has another fused kernel to choose."""
-    cuda = torch.backends.cuda
-    if not (cuda.cudnn_sdp_enabled() and (cuda.flash_sdp_enabled() or cuda.mem_efficient_sdp_enabled())):
-        yield
-        return
-    cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        cuda.enable_cudnn_sdp(True)
 
 
 class _Run(NamedTuple):

@@ -38,7 +38,7 @@ def token_losses(
         model: a causal language model of transformers, or a PEFT model around one, in the mode it is to be run in.
         input_ids: (B, T) token ids, full windows without padding.
         score_from: the first scored token's place in the window, at least 1: the first token is predicted by nothing.
-        chunk: tokens that the decoder reads at once; default all up to 8,192, fewer for longer windows.
+        chunk: tokens that the decoder reads at once; default `default_chunk`.
         on_chunk: called after each chunk with its tokens, over all B.
 
     Returns:
@@ -53,7 +53,7 @@ def token_losses(
     # The last token is a target only. Not reading it also keeps a model that is not causal from seeing it.
     read_BT = input_ids_BT[:, :-1]
     losses, begin = [], 0
-    chunk = default_chunk(model, read_BT.shape[1]) if chunk is None else chunk
+    chunk = default_chunk(model, read_BT.shape[1], len(read_BT)) if chunk is None else chunk
     for hidden_BcH in _hidden(model, read_BT, chunk):
         end = begin + hidden_BcH.shape[1]
         scored = max(score_from - 1, begin)

@@ -9,12 +9,13 @@ Shapes: B windows in a batch, T tokens, S scored tokens.
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from lengthen._compat import without_cudnn_attention
 from lengthen.errors import LengthenError, ModelError
 from lengthen.evaluation.losses import token_losses
 from lengthen.evaluation.tally import Tally, gain_over
@@ -132,8 +133,8 @@ def perplexity(
         score_from: leave tokens before this position of their document unscored. ``strided`` only.
         batch_size: windows of equal length that are run together.
         bucket: width of the `by_position` buckets in tokens; default: the power of two that makes at most 8 of them.
-        chunk: tokens of a window that are read at once, the ones before them from a key/value cache; default whole
-            windows up to 8,192 tokens, chunks of at most 4,096 beyond.
+        chunk: tokens of a window that are read at once, the ones before them from a key/value cache; default on CPU
+            whole windows up to 8,192 tokens and chunks of at most 4,096 beyond, on a GPU what its memory allows.
         short_context: measure the long-range gain too: the same tokens once more, ``strided`` with this `context`
             and its default stride. 2 to ``context - 1``; ``strided`` only.
         quiet: show no progress bar.
@@ -154,14 +155,17 @@ def perplexity(
     documents = as_documents(tokens)
     windows = pick_windows(documents, context, stride, protocol, score_from)
     check_ids(model, documents)
-    chunk = min(default_chunk(model, context) if chunk is None else chunk, context)
+    chunk = min(default_chunk(model, context, batch_size) if chunk is None else chunk, context)
 
     def read(windows: list[Window], label: int, tally: Tally) -> Tally:
         reads = sum(w.end - w.begin - 1 for w in windows)
         with progress_bar(f"perplexity at {label}", reads, "tokens", quiet) as advance:
             for batch in batches(windows, batch_size):
                 score = batch[0].score - batch[0].begin
-                losses_BS = token_losses(model, stack(documents, batch), score, chunk, advance)
+                # The last windows of documents have lengths of their own, for each of which cuDNN would build a plan.
+                is_common = batch[0].end - batch[0].begin == context
+                with nullcontext() if is_common else without_cudnn_attention():
+                    losses_BS = token_losses(model, stack(documents, batch), score, chunk, advance)
                 for window, losses_S in zip(batch, losses_BS.double().cpu().numpy(), strict=True):
                     tally.add(window, losses_S)
         return tally

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lengthen._compat import with_cache
+from lengthen._compat import with_cache, without_cudnn_attention
 from lengthen.context import base_context, is_length_dependent
 from lengthen.errors import DataError, LengthenError
 from lengthen.head import causal_lm
@@ -19,7 +19,7 @@ from lengthen.inference.streaming import Streaming, StreamingCache
 __all__ = ["Continuation", "Reader", "TextStream", "check_sampling", "end_tokens", "generate"]
 
 # Small enough that progress shows and stopping is felt, large enough to keep a processor busy.
-_CHUNK = 1024
+_CHUNK, _CHUNK_ON_CUDA = 1024, 8192
 _TAIL = 8
 
 
@@ -197,7 +197,7 @@ class Reader:
         if len(self.tokens) == self._turn:
             ids = [*self.tokens, token]
             self._forget()
-        with self._whole_or_forgotten():
+        with self._whole_or_forgotten(), without_cudnn_attention():
             out = self._model(input_ids=self._tensor(ids), logits_to_keep=1, **with_cache(self._cache))
         self.tokens += ids
         return out.logits[0, -1].float()
@@ -206,7 +206,8 @@ class Reader:
         if self._streaming is not None:
             return self._streaming.chunk
         chunk = default_chunk(self._model, length)
-        return chunk if self._turn is not None else min(_CHUNK, chunk)
+        is_cuda = causal_lm(self._model).device.type == "cuda"
+        return chunk if self._turn is not None else min(_CHUNK_ON_CUDA if is_cuda else _CHUNK, chunk)
 
     def _tensor(self, ids: list[int]) -> torch.Tensor:
         return torch.tensor([ids], device=causal_lm(self._model).device)

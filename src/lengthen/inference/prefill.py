@@ -8,35 +8,84 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from lengthen._compat import with_cache
+from lengthen._compat import with_cache, without_cudnn_attention
 from lengthen.context import is_length_dependent
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.head import causal_lm, decoder_of, hidden_states
+from lengthen.inference.chunked_attention import reading_chunks
+from lengthen.inference.growing_cache import GrowingLayer
 
 __all__ = ["check_prefill", "default_chunk", "hidden_chunks", "new_cache", "prefill"]
 
-# Up to here activations are small beside the weights, and a whole input needs no mask: it is the fastest way.
+# A whole input needs no mask: it is the fastest way. On CPU, activations are small beside the weights up to here.
 _WHOLE = 8192
-_CHUNK = 4096
+_CHUNK, _CHUNK_ON_CUDA = 4096, 16384
 # Each chunk but the first has a (c, T) mask, which torch's attention turns into one of 2 or 4 bytes per number.
 _MASK_NUMBERS = 2**27
+# Of a CUDA device's free memory, what activations may take.
+_SHARE_OF_FREE = 0.5
 
 _CHECKED_TOKENS = 16
 
 
-def default_chunk(model: Any, length: int) -> int:
-    """The tokens of a chunk for an input of `length` tokens: all up to 8,192, else 4,096, and fewer beyond 32,768.
+def default_chunk(model: Any, length: int, batch: int = 1) -> int:
+    """The tokens of a chunk for inputs of `length` tokens.
 
-    All of any length where the model's RoPE depends on the length of its input.
+    On CPU all up to 8,192, else 4,096, and fewer beyond 32,768. On a CUDA GPU all where memory allows it, else at most
+    16,384; what needs masks there (a sliding window, float32) is read as on CPU. Everywhere all of any length where
+    the model's RoPE depends on the length of its input.
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one.
+        length: tokens, what is in a cache included.
+        batch: inputs that are read together.
     """
-    if length <= _WHOLE or _depends_on_length(model):
+    if length * batch <= _WHOLE or _depends_on_length(model):
         return length
-    return max(1, min(_CHUNK, _MASK_NUMBERS // length))
+    base = causal_lm(model)
+    if base.device.type == "cuda" and _needs_no_masks(base):
+        fitting = int(_SHARE_OF_FREE * _free_bytes(base.device)) // (batch * bytes_per_token(base.config, base.dtype))
+        return length if fitting >= length else max(1, min(_CHUNK_ON_CUDA, fitting // 1024 * 1024))
+    return length if length <= _WHOLE else max(1, min(_CHUNK, _MASK_NUMBERS // length))
+
+
+def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
+    """Bytes that a token takes while a layer is computed without gradients, keys and values of all layers included.
+
+    An MLP holds three tensors of its width at once; attention and the norms, which compute in float32, hold some eight
+    of the hidden size. Both are counted, though one follows the other.
+    """
+    config = config.get_text_config()
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    experts = getattr(config, "num_experts_per_tok", None) or 0
+    width = max(
+        getattr(config, "intermediate_size", None) or 4 * hidden,
+        experts * (getattr(config, "moe_intermediate_size", None) or 0),
+    )
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    kept = 2 * config.num_hidden_layers * kv_heads * (getattr(config, "head_dim", None) or hidden // heads)
+    room = kept // 8  # of a growing cache
+    return (3 * width + 8 * hidden + kept + room) * dtype.itemsize
+
+
+def _needs_no_masks(model: Any) -> bool:
+    cache = DynamicCache(config=model.config)
+    is_half = model.dtype in (torch.bfloat16, torch.float16)
+    return is_half and model.config._attn_implementation == "sdpa" and not any(cache.is_sliding)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Bytes that torch's allocator can give out: those of the device, and those that it holds already."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def new_cache(model: Any) -> DynamicCache:
     """An empty key/value cache for `model`; layers with a sliding window keep no more than their window.
+
+    A layer that sees everything before a token is a `GrowingLayer`.
 
     Raises:
         ModelError: no layer of the model has keys and values.
@@ -47,6 +96,7 @@ def new_cache(model: Any) -> DynamicCache:
             f"{type(causal_lm(model)).__name__} has no key/value cache, so it can't be read in chunks; read it whole, "
             "with a chunk as long as the input"
         )
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
@@ -72,11 +122,14 @@ def hidden_chunks(
     if chunk is not None and chunk < 1:
         raise LengthenError(f"chunk is {chunk} tokens; it has to be at least 1")
     cache = new_cache(model) if cache is None else cache
-    chunk = chunk or default_chunk(model, cache.get_seq_length() + input_ids.shape[1])
+    chunk = chunk or default_chunk(model, cache.get_seq_length() + input_ids.shape[1], len(input_ids))
     if chunk < input_ids.shape[1] and cache.get_seq_length() == 0:
         check_prefill(model, input_ids)
     for ids_Bc in input_ids.long().split(chunk, dim=1):
-        yield _continued(model, ids_Bc, cache)
+        # Each chunk has a new number of keys, for which cuDNN would build a plan.
+        with reading_chunks(causal_lm(model)), without_cudnn_attention():
+            hidden_BcH = _continued(model, ids_Bc, cache)
+        yield hidden_BcH
 
 
 @torch.inference_mode()
@@ -135,9 +188,10 @@ def check_prefill(model: Any, input_ids: torch.Tensor) -> None:
             "can't be read in chunks; give no chunk, which reads it whole, or scale its positions by another method"
         )
     ids_BT = input_ids[:1, :_CHECKED_TOKENS].long()
-    whole_BTH = hidden_states(model, ids_BT).float()
     cache = new_cache(model)
-    parts_BTH = torch.cat([_continued(model, ids, cache) for ids in ids_BT.tensor_split(2, dim=1)], dim=1).float()
+    with without_cudnn_attention():
+        whole_BTH = hidden_states(model, ids_BT).float()
+        parts_BTH = torch.cat([_continued(model, ids, cache) for ids in ids_BT.tensor_split(2, dim=1)], dim=1).float()
     # Rounding: the chunks go through other kernels. A cache that is not used changes much more.
     tolerance = 1e-3 if causal_lm(model).dtype == torch.float32 else 5e-2
     if not (whole_BTH - parts_BTH).norm() <= tolerance * whole_BTH.norm() and whole_BTH.isfinite().all():

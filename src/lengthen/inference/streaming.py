@@ -26,6 +26,7 @@ from lengthen._compat import with_cache
 from lengthen.context import is_length_dependent
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.head import causal_lm, decoder_of
+from lengthen.inference.growing_cache import GrowingLayer
 from lengthen.inference.prefill import new_cache
 
 __all__ = ["Streaming", "StreamingCache"]
@@ -93,7 +94,7 @@ class StreamingCache(DynamicCache):
                 "keys in a cache can't be moved; use it without --streaming"
             )
         layers = new_cache(model).layers
-        if any(type(layer) is not DynamicLayer for layer in layers):
+        if any(type(layer) is not GrowingLayer for layer in layers):
             raise ModelError(
                 f"{type(causal_lm(model)).__name__} has layers that don't see everything before a token (a sliding "
                 "window, or a state in place of keys and values); use it without --streaming"

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import DynamicLayer
 
 from lengthen._compat import with_cache
 from lengthen.adapters.build import has_tied_embeddings
@@ -13,6 +12,7 @@ from lengthen.adapters.load import BaseApart
 from lengthen.adapters.targets import is_norm
 from lengthen.context import base_context, is_length_dependent, positions
 from lengthen.errors import ContextError, ModelError
+from lengthen.inference.growing_cache import GrowingLayer
 from lengthen.inference.prefill import check_prefill, new_cache
 from lengthen.models import Source, load_config, weight_hashes
 
@@ -68,7 +68,7 @@ class ServedBase:
                 "share a batch; scale its positions by another method"
             )
         cache = new_cache(model)
-        if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        if any(type(layer) is not GrowingLayer for layer in cache.layers):
             raise ModelError(
                 f"{name} has layers that don't see everything before a token (a sliding window, or a state in place of "
                 "keys and values), which the engine can't batch; use `lengthen generate`"
