@@ -1,4 +1,8 @@
+import bz2
+import gzip
 import json
+import lzma
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from lengthen.data.documents import SUPPORTED, Document, read_documents
 from lengthen.errors import DataError
@@ -44,7 +49,7 @@ def test_folder_is_read_recursively_sorted_and_without_the_rest(tmp_path):
     documents, warnings = read_documents([str(tmp_path)])
     assert [document.text for document in documents] == ["a/b/c.py", "a/z.md", "a.txt", "b.txt"]
     assert [document.name for document in documents][2] == str(tmp_path / "a.txt")
-    assert warnings == []
+    assert warnings == [f"{tmp_path}: files of other kinds left out: 2 (1 .bin, 1 .png)"]
 
 
 def test_empty_files_in_a_folder_are_one_warning(tmp_path):
@@ -218,3 +223,122 @@ def test_limit_takes_the_first_documents_of_each_path(tmp_path):
     path = parquet(tmp_path / "d.parquet", text=["one", "two", "three"])
     documents, _ = read_documents([tmp_path / "a", tmp_path / "b", tmp_path / "c.jsonl", path], limit=2)
     assert [document.text for document in documents] == ["a1.txt", "a2.txt", "b1.txt", "b2.txt", *["one", "two"] * 2]
+
+
+# --- files as they lie around ----------------------------------------------------------------------------------------
+
+LINES = b'{"text": "one"}\n{"text": "two"}\n'
+PACKED = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+
+
+def texts(path):
+    documents, warnings = read_documents([path])
+    assert warnings == []
+    return [document.text for document in documents]
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_compressed_files(tmp_path, suffix):
+    pack = PACKED[suffix]
+    for name, content, expected in (
+        ("a.jsonl", LINES, ["one", "two"]),
+        ("a.json", b'[{"text": "one"}]', ["one"]),
+        ("a.txt", "caf\u00e9\n".encode(), ["caf\u00e9\n"]),
+        ("a.csv", b"text\none\n", ["one"]),
+    ):
+        path = tmp_path / (name + suffix)
+        path.write_bytes(pack(content))
+        assert texts(path) == expected
+    # Files that were written one after another, and such that are cut short or something else.
+    path = tmp_path / f"b.jsonl{suffix}"
+    path.write_bytes(pack(LINES) + pack(LINES))
+    assert texts(path) == ["one", "two"] * 2
+    for content in (pack(LINES * 99)[:-6], b"something else"):
+        path.write_bytes(content)
+        refused(path, str(path), "decompress", suffix)
+    (tmp_path / f"a.parquet{suffix}").write_bytes(pack(b"x"))
+    refused(tmp_path / f"a.parquet{suffix}", "decompress it first")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", 'id,text\n1,"one, with\na line"\n2,two\n', ["one, with\na line", "two"]),
+        ("a.csv", "\ufefftext;id\none, two;1\n", ["one, two"]),
+        ("a.tsv", "id\ttext\n1\tone\n", ["one"]),
+        ("a.ndjson", LINES.decode(), ["one", "two"]),
+        ("a.json", LINES.decode(), ["one", "two"]),
+        ("a.json", '{"data": [{"text": "one"}, {"text": "two"}], "version": 1}', ["one", "two"]),
+        ("a.json", '{"rows": ["one"]}', ["one"]),
+        ("a.json", '{"text": ["one", "two"], "id": [1, 2]}', ["one", "two"]),
+        ("a.json", '{"text": "one", "data": [1]}', ["one"]),
+        ("a.jsonl", '{"text": ["p1", "p2"]}', ["p1\n\np2"]),
+        ("a.jsonl", '{"text": "one", "score": NaN}', ["one"]),
+        ("a.tex", "\\\\section{A}", ["\\\\section{A}"]),
+        ("a.rst", "A\n=", ["A\n="]),
+        ("a.txt", "\ufeff\ufefftext", ["text"]),
+    ],
+)
+def test_other_layouts(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content, "utf-8", newline="")
+    assert texts(tmp_path / name) == expected
+
+
+def test_another_column(tmp_path):
+    pq.write_table(pa.table({"content": ["one", "two"], "meta": [{"a": 1}] * 2}), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("body,text\none,x\ntwo,y\n")
+    (tmp_path / "a.jsonl").write_text('{"body": "one"}\n{"body": ["two"]}\n')
+    for source in ("a.parquet?content", "a.csv?body", "a.jsonl?body"):
+        assert texts(f"{tmp_path}/{source}") == ["one", "two"]
+    refused(tmp_path / "a.parquet", 'no column "text"', "a.parquet?content")
+    refused(f"{tmp_path}/a.csv?title", 'no column "title"', "body, text")
+    refused(f"{tmp_path}/a.jsonl", "FILE?KEY")
+    (tmp_path / "a.txt").write_text("x")
+    refused(f"{tmp_path}/a.txt?text", "no columns")
+    refused(f"{tmp_path}/none.csv?text", "does not exist")
+    (tmp_path / "odd?name.txt").write_text("one")  # a name like any other
+    assert texts(tmp_path / "odd?name.txt") == ["one"]
+
+
+def test_broken_csv(tmp_path):
+    (tmp_path / "a.csv").write_text("id,text\n1,one,more\n2,two\n3\n")
+    documents, (warning,) = read_documents([tmp_path / "a.csv"])
+    assert [document.text for document in documents] == ["two"]
+    assert "left out 2 of 3 rows" in warning
+    assert "a.csv:2, has more values than the 2 columns" in warning
+    (tmp_path / "a.csv").write_text('text\n"one\n')
+    refused(tmp_path / "a.csv", "as CSV")
+
+
+def test_notebooks(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["# A title\n", "of it"]},
+        {"cell_type": "code", "source": "x = 1", "outputs": [{"text": ["not this"]}]},
+        {"cell_type": "code", "source": []},
+    ]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"cells": cells, "nbformat": 4, "metadata": {}}))
+    assert texts(path) == ["# A title\nof it\n\n```python\nx = 1\n```"]
+    old = [{"cell_type": "code", "input": ["y"], "language": "python"}]
+    path.write_text(json.dumps({"worksheets": [{"cells": old}], "nbformat": 3}))
+    assert texts(path) == ["```python\ny\n```"]
+    path.write_text("{}")
+    refused(path, "no notebook")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-16", "UTF-16,"), ("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE"), ("utf-32", "UTF-32,"),
+        ("utf-32-le", "UTF-32LE"), ("utf-32-be", "UTF-32BE"), ("cp1252", "-f WINDOWS-1252"),
+        ("mac-roman", "not UTF-8"), ("cp1250", "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_encodings_are_named_and_the_advice_works(tmp_path, encoding, said):
+    text = "a \u201cquote\u201d that is long enough"
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode(encoding))
+    message = refused(path, said)
+    told = re.search(r"`iconv -f (\S+) -t UTF-8`", message)
+    if encoding not in ("mac-roman", "cp1250"):
+        assert path.read_bytes().decode(told[1]) == text

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from lengthen.data.documents import BrokenRecordError, Document, report_broken, text_of
+from lengthen.data.documents import Document
+from lengthen.data.records import BrokenRecordError, report_broken, text_of
 from lengthen.errors import DataError
 
 __all__ = ["PREFIX", "HubSource", "HubStream", "is_hub_source", "parse_hub_source", "read_hub_records"]
@@ -67,7 +68,7 @@ def parse_hub_source(text: str) -> HubSource:
 def read_hub_records(
     source: HubSource, take: Callable[[Any], T], wanted: str, limit: int | None = None
 ) -> tuple[list[tuple[str, T]], list[str]]:
-    """Read the rows of a dataset; the same as `lengthen.data.documents.read_records` for files.
+    """Read the rows of a dataset; the same as `lengthen.data.records.read_records` for files.
 
     Args:
         source: which dataset; its column is not looked at, as rows are taken whole.

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lengthen.data.documents import RECORDS, BrokenRecordError, files_in, read_records, report_broken
+from lengthen.data.documents import files_in
 from lengthen.data.hub import HubSource, is_hub_source, parse_hub_source, read_hub_records
 from lengthen.data.instruct.encoding import Encoded, encode
 from lengthen.data.instruct.formats import WANTED, Example, take_example
 from lengthen.data.instruct.templates import INPUT_JOINTS, Layout, Template
 from lengthen.data.packing import Block, best_fit
+from lengthen.data.records import RECORDS, BrokenRecordError, read_records, report_broken
+from lengthen.data.text_files import kind_of
 from lengthen.errors import DataError
 from lengthen.progress import progress_bar
 
@@ -105,7 +107,7 @@ def _read(source: str, take: Any, limit: int | None) -> tuple[list[tuple[str, Ex
     if not path.exists():
         raise DataError(f"{path} does not exist; check the name, or name a dataset of the hub as hf:{source}")
     files = files_in(path, RECORDS) if path.is_dir() else [path]
-    if not files or files[0].suffix.lower() not in RECORDS:
+    if not files or kind_of(files[0]) not in RECORDS:
         raise DataError(f"{path} has no instruction data; give {', '.join(RECORDS)} files, or folders of these")
     records: list[tuple[str, Example]] = []
     warnings: list[str] = []

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lengthen.data.documents import BrokenRecordError
+from lengthen.data.records import BrokenRecordError
 
 __all__ = ["WANTED", "Example", "Turn", "take_example"]
 

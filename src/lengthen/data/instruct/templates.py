@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
-from lengthen.data.documents import BrokenRecordError
 from lengthen.data.instruct.formats import Example, Turn
+from lengthen.data.records import BrokenRecordError
 from lengthen.errors import DataError
 
 __all__ = ["INPUT_JOINTS", "TEMPLATES", "Layout", "Template", "use_template"]
