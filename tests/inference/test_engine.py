@@ -21,9 +21,9 @@ from transformers import (
 from lengthen.adapters.load import load_apart
 from lengthen.context import extend
 from lengthen.errors import BusyError, ContextError, DataError, ModelError
-from lengthen.inference.engine import Engine, GenerationRequest, Limits, ServedBase
+from lengthen.inference.engine import Engine, GenerationRequest, Limits, ServedBase, bank
 from lengthen.inference.engine.fair_queue import FairQueue
-from lengthen.inference.engine.sampling import Sampler, StopText
+from lengthen.inference.engine.sampling import Sampler, StopText, pick_tokens
 
 CONTEXT, VOCABULARY = 64, 257
 PLAIN = {"embeddings": False, "norms": False}
@@ -197,12 +197,62 @@ def test_a_seed_repeats_a_sample_in_any_company(plain):
     assert len(unseeded) == 3
 
 
+def test_grouped_products_serve_a_mix_as_the_other_ways(plain, monkeypatch):
+    """On CPU torch has them too, only slowly; GPUs that take them are asked for by name."""
+    base, folders = plain
+    asked = [ask(name, index, temperature=index % 2) for index, name in enumerate([*folders, None, "a3", "a3"])]
+    expected = load_engine(base, folders, batch=12).complete(asked)
+    monkeypatch.setattr(bank, "has_grouped_products", lambda device, dtype: True)
+    engine = load_engine(base, folders, batch=12)
+    ways = []
+    own = bank.Routing.of
+    monkeypatch.setattr(bank.Routing, "of", lambda *arguments: ways.append(own(*arguments)) or ways[-1])
+    assert engine.complete(asked) == expected
+    assert any(way.ends is not None for way in ways)
+
+
+def test_the_routing_of_an_unchanged_batch_is_made_once(plain, monkeypatch):
+    base, folders = plain
+    engine = load_engine(base, folders)
+    made = []
+    own = bank.Routing.of
+    monkeypatch.setattr(bank.Routing, "of", lambda *arguments: made.append(arguments) or own(*arguments))
+    engine.complete([ask("a0", 0, 20), ask("a1", 1, 20)])
+    assert len(made) == 5, "one for each prompt, one for writing alone before and after, and one for all of it together"
+    assert engine.stats.steps > 20
+
+
+def drawn(logits, count, device="cpu", **settings):
+    """Tokens that a request with these settings gets in `count` steps."""
+    sampler = Sampler(GenerationRequest([1], **settings))
+    return [pick_tokens(logits[None].to(device), [sampler])[0] for _ in range(count)]
+
+
 def test_top_p_draws_from_the_likeliest_only():
-    logits = torch.tensor([0.5, 0.2, 0.2, 0.1]).log()
-    sampler = Sampler(GenerationRequest([1], temperature=1.0, top_p=0.6, seed=0), CPU)
-    assert {sampler.draw(logits) for _ in range(200)} in ({0, 1}, {0, 2})
-    sampler = Sampler(GenerationRequest([1], temperature=1.0, top_p=1e-6, seed=0), CPU)
-    assert {sampler.draw(logits) for _ in range(50)} == {0}
+    logits = torch.tensor([0.1, 0.2, 0.5, 0.2]).log()
+    assert set(drawn(logits, 200, temperature=1.0, top_p=0.6)) in ({2, 1}, {2, 3})
+    assert set(drawn(logits, 50, temperature=1.0, top_p=1e-6)) == {2}
+
+
+def test_draws_follow_the_probabilities():
+    logits = torch.randn(30, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(torch.tensor(drawn(logits, 4000, temperature=0.7)), minlength=30)
+    expected = 4000 * (logits / 0.7).softmax(-1)
+    assert ((counts - expected) ** 2 / expected).sum() < 60, "chi squared with 29 degrees of freedom: p = 0.0006"
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_rows_are_drawn_together_as_alone(device):
+    logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(0))
+    logits[3] = torch.nan
+    settings = [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 2.0, "top_p": 0.4},
+                {"temperature": 1.0}, {"temperature": 0.5, "seed": 3}]  # fmt: skip
+    samplers = [Sampler(GenerationRequest([1], **each)) for each in settings]
+    together = [pick_tokens(logits.to(device), samplers) for _ in range(20)]
+    for row, each in enumerate(settings):
+        assert [step[row] for step in together] == drawn(logits[row], 20, **each)
+    assert {step[0] for step in together} == {int(logits[0].argmax())}
+    assert {step[3] for step in together} == {None}
 
 
 @given(

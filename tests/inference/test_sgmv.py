@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lengthen.errors import ModelError
-from lengthen.inference.sgmv import LoraMatrices, LoraStack, Routing
+from lengthen.inference.sgmv import LoraMatrices, LoraStack, Routing, has_grouped_products
 
 IN, OUT, SLOTS, RANK = 12, (8, 4, 6), 12, 5
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.06, torch.float64: 1e-12}
@@ -90,6 +90,50 @@ def test_a_row_s_result_does_not_depend_on_the_others(slots, seed):
         stack.add_(alone, x[row : row + 1], Routing.of([each]))
         for a, b in zip(alone, together, strict=True):
             torch.testing.assert_close(a[0], b[row], atol=1e-12, rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    slots=st.lists(slot, min_size=1, max_size=40),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    data=st.data(),
+    seed=st.integers(0, 2**60),
+)
+def test_grouped_products_give_each_row_its_own_adapter(slots, dtype, data, seed):
+    check_grouped(slots, data.draw(st.lists(st.integers(1, 5), min_size=len(slots), max_size=len(slots))), dtype, seed)
+    check_grouped(slots, [1] * len(slots), dtype, seed)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("slots", [[3, 1, None, 3, 0], [0, 1, 2, 3], [5, None]])
+@pytest.mark.parametrize("lengths", [[1] * 5, [7, 1, 3, 2, 40]])
+def test_grouped_products_on_a_gpu(slots, lengths):
+    device = torch.device("cuda")
+    if not has_grouped_products(device, torch.bfloat16):
+        pytest.skip("grouped products in one kernel need Hopper or Blackwell, and torch 2.10")
+    check_grouped(slots, lengths[: len(slots)], torch.bfloat16, 0, device)
+
+
+def check_grouped(slots, lengths, dtype, seed, device=None):
+    """With sizes of whole 16 bytes, as kernels want them, beside the other ways and the loop over rows."""
+    outs, inputs, rank = (16, 8, 24), 32, 8
+    generator = torch.Generator().manual_seed(seed)
+    stack, adapters = LoraStack(inputs, outs, SLOTS, rank, dtype, device), []
+    for index in range(SLOTS):
+        random = [[torch.randn(shape, generator=generator) * 0.3 for shape in ((8, 32), (out, 8))] for out in outs]
+        adapters.append([LoraMatrices(a.double(), b.double(), 0.5) for a, b in random])
+        stack.put(index, adapters[-1])
+    rows = sum(lengths)
+    x = torch.randn(rows, inputs, generator=generator).to(dtype)
+    before = [torch.randn(rows, out, generator=generator).to(dtype) for out in outs]
+    outputs = [y.to(device, copy=True) for y in before]
+    routing = Routing.of(slots, lengths, device, SLOTS)
+    is_one_product = len(set(slots) - {None}) < 2 or routing.slots is not None
+    assert (routing.ends is None) == is_one_product
+    assert routing.filled is None, "rows that do not lie in order are grouped"
+    stack.add_(outputs, x.to(device), routing)
+    for y, wanted in zip(outputs, reference(before, x, slots, lengths, adapters), strict=True):
+        torch.testing.assert_close(y.cpu().double(), wanted, atol=TOLERANCE[dtype] * 3, rtol=TOLERANCE[dtype])
 
 
 WAYS = {

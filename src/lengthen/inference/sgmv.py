@@ -2,13 +2,17 @@
 
 The operator of Punica (arXiv 2310.18547, section 4), in plain torch. Layers that share an input, such as q, k and v,
 are one `LoraStack`: their A matrices are one matrix. Which rows belong to which adapter is a `Routing`, made once per
-batch and used by every layer. There are two ways to compute, and the routing picks one (see `_batches`):
+batch and used by every layer. The routing picks one of
+these ways to compute (see `_batches`):
 
 - *segments*: the rows of one adapter lie together, or are brought together; two matrix products per adapter and layer.
   For prefill, where segments are long, and for batches with one adapter.
 - *batched*: rows are laid out as slots x rows of a slot, filled up to the largest, and all adapters are computed by one
   batched product. For decoding, where each row is one token. Rows are copied, weights are not: copying each row's
   matrices costs more than the products.
+- *grouped*: rows are sorted by slot, and torch's grouped product computes all adapters at once, however many rows each
+  has. In place of the others where a GPU has it (`has_grouped_products`), but for one adapter, and for rows that the
+  batched way takes as they lie.
 
 Rows without an adapter are in neither. Adapters of smaller rank are padded with zeros. No gradients: outputs are added
 to in place.
@@ -19,13 +23,27 @@ layers that share an input; r the largest rank; I input features; O output featu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
+import torch.nn.functional as F
 
 from lengthen.errors import ModelError
 
-__all__ = ["LoraMatrices", "LoraStack", "Routing"]
+__all__ = ["GROUPED_STEP", "LoraMatrices", "LoraStack", "Routing", "has_grouped_products"]
+
+GROUPED_STEP = 8
+"""Numbers of 16 bits in the 16 bytes whose multiples all sizes have to be for grouped products."""
+
+
+def has_grouped_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch computes `grouped_mm` in one kernel there: from torch 2.10 on, bfloat16 on Hopper and Blackwell.
+
+    Elsewhere on CUDA it reads the groups' ends back and computes one after the other.
+    """
+    if not hasattr(F, "grouped_mm") or device.type != "cuda" or dtype != torch.bfloat16:
+        return False
+    return torch.cuda.get_device_capability(device)[0] in (9, 10)
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,7 @@ class Routing:
         slots: the first slot and the last + 1 that are computed, for the batched way; None for the other.
         filled: (W c,) the row at each place of the batched layout; None where the rows lie so already.
         places: (M,) the place of each of `order`'s rows in that layout.
+        ends: (S,) int32, where each slot's rows end in `order`, for the grouped way.
     """
 
     rows: int
@@ -63,6 +82,7 @@ class Routing:
     slots: tuple[int, int] | None = None
     filled: torch.Tensor | None = None
     places: torch.Tensor | None = None
+    ends: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -70,6 +90,7 @@ class Routing:
         slots: Sequence[int | None],
         lengths: Sequence[int] | None = None,
         device: torch.device | None = None,
+        grouped: int | None = None,
     ) -> "Routing":
         """Make the routing of a batch.
 
@@ -77,21 +98,32 @@ class Routing:
             slots: the slot of each sequence's adapter, None for none.
             lengths: tokens of each sequence in this forward pass; default 1, as in decoding.
             device: of the activations.
+            grouped: S, where the grouped way may be taken.
         """
+        adapters = len({slot for slot in slots if slot is not None})
         if lengths is not None and any(length != 1 for length in lengths):
+            if grouped is not None and adapters > 1:
+                return _grouped(slots, lengths, grouped, device)
             return cls(sum(lengths), tuple(_runs(slots, lengths)))
-        rows_of: dict[int, list[int]] = {}
-        for row, slot in enumerate(slots):
-            if slot is not None:
-                rows_of.setdefault(slot, []).append(row)
-        if _batches(rows_of):
+        rows_of = _rows_of(slots)
+        if _batches(rows_of) and (grouped is None or _lie_in_order(slots)):
             return _batched(len(slots), rows_of, device)
+        if grouped is not None and adapters > 1:
+            return _grouped(slots, [1] * len(slots), grouped, device)
         runs = tuple(_runs(slots, [1] * len(slots)))
         if len(runs) == len(rows_of):
             return cls(len(slots), runs)
         order = [row for rows in rows_of.values() for row in rows]
         runs = tuple(_runs([slots[row] for row in order], [1] * len(order)))
         return cls(len(slots), runs, torch.tensor(order, device=device))
+
+
+def _rows_of(slots: Sequence[int | None]) -> dict[int, list[int]]:
+    rows_of: dict[int, list[int]] = {}
+    for row, slot in enumerate(slots):
+        if slot is not None:
+            rows_of.setdefault(slot, []).append(row)
+    return rows_of
 
 
 def _batches(rows_of: Mapping[int, Sequence[int]]) -> bool:
@@ -127,6 +159,24 @@ def _batched(count: int, rows_of: Mapping[int, Sequence[int]], device: torch.dev
         filled=torch.tensor(filled, device=device),
         places=torch.tensor([place_of[row] for row in order], device=device),
     )
+
+
+def _lie_in_order(slots: Sequence[int | None]) -> bool:
+    """Whether the batched way takes rows as they lie: one slot after the other, equally many rows of each."""
+    return _batched(len(slots), _rows_of(slots), None).filled is None
+
+
+def _grouped(slots: Sequence[int | None], lengths: Sequence[int], count: int, device: torch.device | None) -> Routing:
+    """Rows sorted by slot; those without an adapter are left out."""
+    starts = [0, *accumulate(lengths)]
+    sequences = sorted((slot, index) for index, slot in enumerate(slots) if slot is not None)
+    order = torch.cat([torch.arange(starts[index], starts[index] + lengths[index]) for _, index in sequences])
+    rows = torch.zeros(count, dtype=torch.int32)
+    for slot, index in sequences:
+        rows[slot] += lengths[index]
+    is_sorted = len(order) == starts[-1] and bool((order[1:] > order[:-1]).all())
+    ends = rows.cumsum(0, dtype=torch.int32).to(device)
+    return Routing(starts[-1], order=None if is_sorted else order.to(device), ends=ends)
 
 
 def _runs(slots: Sequence[int | None], lengths: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -240,6 +290,8 @@ class LoraStack:
             return torch.bmm(x_PI.view(len(a_WRI), -1, x_PI.shape[-1]), a_WRI.transpose(1, 2))
         if routing.order is not None:
             x_NI = x_NI.index_select(0, routing.order)
+        if routing.ends is not None:
+            return F.grouped_mm(x_NI, self._a_SPrI.flatten(1, 2).transpose(1, 2), offs=routing.ends)
         low_NR = x.new_empty(x_NI.shape[0], len(self._b_SrO) * self.rank)
         for slot, start, stop in routing.segments:
             torch.mm(x_NI[start:stop], self._a_SPrI[slot].flatten(0, 1).T, out=low_NR[start:stop])
@@ -262,6 +314,11 @@ class LoraStack:
                 y_NO.view(*low.shape[:2], -1).baddbmm_(low_r, b_WrO)
                 return
             update_MO = torch.bmm(low_r, b_WrO).flatten(0, 1).index_select(0, routing.places)
+        elif routing.ends is not None:
+            update_MO = F.grouped_mm(low_r, b_SrO, offs=routing.ends)
+            if routing.order is None:
+                y_NO += update_MO
+                return
         elif routing.order is None:
             for slot, start, stop in routing.segments:
                 y_NO[start:stop].addmm_(low_r[start:stop], b_SrO[slot])

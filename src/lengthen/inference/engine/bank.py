@@ -11,7 +11,7 @@ from torch import nn
 from lengthen.inference.engine.base import ServedBase
 from lengthen.inference.engine.rows import RowNorm, embed_rows_, head_rows_
 from lengthen.inference.engine.weights import AdapterWeights, WeightTable
-from lengthen.inference.sgmv import LoraStack, Routing
+from lengthen.inference.sgmv import GROUPED_STEP, LoraStack, Routing, has_grouped_products
 
 __all__ = ["AdapterBank", "Resident"]
 
@@ -96,6 +96,9 @@ class AdapterBank:
         self._group_of = {name: index for index, group in enumerate(base.groups) for name in group}
         self._norms: dict[str, RowNorm] = {}
         self._batch: _Batch | None = None
+        # The last one, which a batch of requests that only go on takes again.
+        self._made: tuple[tuple[Resident | None, ...], int, _Batch] | None = None
+        self._has_grouped = has_grouped_products(base.device, base.dtype)
         self._add_hooks()
 
     def __len__(self) -> int:
@@ -122,6 +125,7 @@ class AdapterBank:
         """Take an adapter in; it must fit. Not while the base runs."""
         size = self._size_with(weights)
         assert size is not None
+        self._made = None
         if size != (self._slots, self._rank):
             self._resize(*size)
         used = {each.slot for each in self._residents}
@@ -143,6 +147,7 @@ class AdapterBank:
     def remove(self, resident: Resident) -> None:
         """Drop an adapter, which no row uses. Its slot is used again."""
         self._residents.remove(resident)
+        self._made = None
         if not self._residents:
             self._slots, self._rank = 0, 1
             for group in self._groups:
@@ -159,7 +164,9 @@ class AdapterBank:
             residents: of each row; None for the base alone.
             tokens: T of each row.
         """
-        self._batch = self._make_batch(residents, tokens)
+        if self._made is None or self._made[:2] != (tuple(residents), tokens):
+            self._made = tuple(residents), tokens, self._make_batch(residents, tokens)
+        self._batch = self._made[2]
         for norm in self._norms.values():
             norm.use(self._batch.norm_slots_B)
         try:
@@ -173,7 +180,9 @@ class AdapterBank:
         device, batch = self._base.device, _Batch()
         slots = [each.slot if each is not None and each.has_lora else None for each in residents]
         if any(slot is not None for slot in slots):
-            batch.routing = Routing.of(slots, [tokens] * len(slots), device)
+            batch.routing = Routing.of(
+                slots, [tokens] * len(slots), device, self._slots if self._takes_grouped() else None
+            )
         if any(each is not None and each.has_norms for each in residents):
             rows = [-1 if each is None else each.slot for each in residents]
             batch.norm_slots_B = torch.tensor(rows, device=device)
@@ -186,10 +195,17 @@ class AdapterBank:
                     batch.heads.append((own.head, rows_b))
         return batch
 
+    def _takes_grouped(self) -> bool:
+        """Whether all layers that adapters change have sizes for grouped products."""
+        sizes = (n for each in self._groups if each.stack for n in (each.in_features, *each.out_features))
+        return self._has_grouped and not any(size % GROUPED_STEP for size in sizes)
+
     def _size_with(self, weights: AdapterWeights) -> tuple[int, int] | None:
         """Slots and rank for one adapter more: as it is, with some slots to spare, or with none; None: no memory."""
         count = len(self._residents) + 1
         rank = max([weights.rank, *(each.rank for each in self._residents)])
+        if self._has_grouped:
+            rank = -(-rank // GROUPED_STEP) * GROUPED_STEP
         sizes = [(count + count // 4, rank), (count, rank)]
         if count <= self._slots and rank <= self._rank:
             sizes.insert(0, (self._slots, self._rank))

@@ -32,7 +32,7 @@ class RowCache(Cache):
     """A cache whose rows come and go, each with its own length.
 
     All rows have the memory of the longest. In a forward pass of one token a row, the keys of all rows are read up to
-    the longest present one, behind a mask.
+    the longest present one, behind a mask; that length goes in steps, so that shapes repeat.
 
     Args:
         shapes: (heads, size of keys, size of values) of each layer.
@@ -68,6 +68,7 @@ class RowCache(Cache):
         for index, layer in enumerate(self._row_layers):
             layer.fill(len(self.lengths), read.layers[index] if read is not None else None, row, length)
         self.lengths.append(length)
+        self._rows.positions_n = None
         self._reserved.append(reserve)
 
     def remove(self, row: int) -> None:
@@ -79,21 +80,26 @@ class RowCache(Cache):
         for values in (self.lengths, self._reserved):
             values[row] = values[-1]
             values.pop()
+        self._rows.positions_n = None
         if not self.lengths:
             self._resize(0, 0)
 
     def clear(self) -> None:
         """Drop all rows and their memory."""
         self.lengths, self._reserved = [], []
+        self._rows.positions_n = None
         self._resize(0, 0)
 
     def next_token(self) -> dict[str, Any]:
         """What the forward pass of one more token in each row takes beside the tokens."""
-        positions_n = torch.tensor(self.lengths, device=self._device)
-        longest = max(self.lengths) + 1
-        self._rows.positions_n, self._rows.longest = positions_n, longest
-        self._rows.indices_n = torch.arange(len(self.lengths), device=self._device)
-        mask_nC = torch.arange(longest, device=self._device) <= positions_n[:, None]
+        rows = self._rows
+        if rows.positions_n is None:
+            rows.positions_n = torch.tensor(self.lengths, device=self._device)
+            rows.indices_n = torch.arange(len(self.lengths), device=self._device)
+        positions_n = rows.positions_n
+        rows.longest = _rounded(max(self.lengths) + 1)
+        assert rows.longest <= self._size[1]
+        mask_nC = torch.arange(rows.longest, device=self._device) <= positions_n[:, None]
         return {
             "attention_mask": mask_nC[:, None, None],
             "position_ids": positions_n[:, None],
@@ -103,6 +109,8 @@ class RowCache(Cache):
     def advance(self) -> None:
         """Each row has one token more."""
         self.lengths = [length + 1 for length in self.lengths]
+        assert self._rows.positions_n is not None
+        self._rows.positions_n += 1
 
     def _make_room(self, rows: int, tokens: int) -> None:
         if rows <= self._size[0] and tokens <= self._size[1]:
@@ -119,10 +127,16 @@ class RowCache(Cache):
 
 
 class _Rows:
-    """Where the present forward pass writes: one object for all layers."""
+    """Where the present forward pass writes: one object for all layers.
+
+    Attributes:
+        indices_n: the rows.
+        positions_n: of their next tokens; None where rows have come or gone since.
+        longest: keys of a row that are read.
+    """
 
     indices_n: torch.Tensor
-    positions_n: torch.Tensor
+    positions_n: torch.Tensor | None = None
     longest: int = 0
 
 
@@ -150,6 +164,7 @@ class _RowLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one token's keys and values (n, K, 1, D) in each row, and return those of all rows."""
         rows = self._rows
+        assert rows.positions_n is not None
         self.keys[rows.indices_n, :, rows.positions_n] = key_states[:, :, 0]
         self.values[rows.indices_n, :, rows.positions_n] = value_states[:, :, 0]
         n = len(rows.indices_n)

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import torch
 
+from lengthen._compat import without_cudnn_attention
 from lengthen.errors import BusyError, DataError, LengthenError
 from lengthen.inference.engine.base import ServedBase
 from lengthen.inference.engine.cache import RowCache, padded_tokens
@@ -46,14 +47,15 @@ class Limits:
     Attributes:
         batch: requests that are computed together, at most.
         queue: requests that wait beside them, at most.
-        chunk: tokens of prompts that are read in one forward pass, at most.
+        chunk: tokens of prompts that are read in one forward pass, at most; None for 2,048 on a GPU, which is busy from
+            there on, and 512 on a CPU.
         cache_bytes: memory for keys and values; None for half of what is free.
         adapter_bytes: memory for adapters; None for a quarter of what is free.
     """
 
     batch: int = 32
     queue: int = 256
-    chunk: int = 512
+    chunk: int | None = None
     cache_bytes: int | None = None
     adapter_bytes: int | None = None
 
@@ -110,6 +112,7 @@ class Engine:
         adapter_bytes = free // 4 if self.limits.adapter_bytes is None else self.limits.adapter_bytes
         self.registry = AdapterRegistry(base, adapter_bytes)
         self.stats = Stats()
+        self._chunk = self.limits.chunk or (2048 if base.device.type == "cuda" else 512)
         self._max_tokens = cache_bytes // base.cache_bytes_per_token
         self._ends = end_tokens(base.model, tokenizer)
         self._vocabulary = base.model.get_input_embeddings().weight.shape[0]
@@ -163,7 +166,7 @@ class Engine:
             if len(self._queue) >= self.limits.queue:
                 raise BusyError(f"{len(self._queue)} requests are waiting already; try again later")
             adapter = self.registry.get(request.adapter) if request.adapter is not None else None
-            generation = Generation(request, adapter, self.tokenizer, self.base.device, on_event)
+            generation = Generation(request, adapter, self.tokenizer, on_event)
             if adapter is not None:
                 adapter.users += 1
             self._queue.push(request.adapter, generation)
@@ -212,7 +215,8 @@ class Engine:
         self._drop_cancelled()
         self._admit()
         self._read()
-        self._write_token()
+        with without_cudnn_attention():
+            self._write_token()
         return bool(self._active() or self.waiting)
 
     def start(self) -> None:
@@ -334,7 +338,7 @@ class Engine:
                 return
             self._reading = _Reading(self._next_to_read(), self.base.device, new_cache(self.base.model))
         reading = self._reading
-        width = max(1, self.limits.chunk // len(reading.generations))
+        width = max(1, self._chunk // len(reading.generations))
         ids_BT = reading.ids_BT[:, reading.done : reading.done + width]
         if ids_BT.shape[1]:
             residents = [each.adapter.resident if each.adapter else None for each in reading.generations]
@@ -354,7 +358,7 @@ class Engine:
         taken, widest = 0, 0
         for generation in self._arrived:
             widest = max(widest, len(generation.request.prompt))
-            if taken and (taken + 1) * widest > self.limits.chunk:
+            if taken and (taken + 1) * widest > self._chunk:
                 break
             taken += 1
         chosen, self._arrived = self._arrived[:taken], self._arrived[taken:]

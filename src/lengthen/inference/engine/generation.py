@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from lengthen.errors import ModelError
 from lengthen.inference.engine.registry import Adapter
 from lengthen.inference.engine.sampling import GenerationRequest, Sampler, StopText
@@ -70,11 +68,10 @@ class Generation:
         request: GenerationRequest,
         adapter: Adapter | None,
         tokenizer: Any,
-        device: torch.device,
         on_event: Callable[[Event], None],
     ):
         self.request, self.adapter, self._on_event = request, adapter, on_event
-        self.sampler = Sampler(request, device)
+        self.sampler = Sampler(request)
         self.new_tokens, self.last = 0, int(request.prompt[-1])
         self.submitted = time.perf_counter()
         self.is_cancelled, self.is_running = False, False

@@ -107,9 +107,7 @@ def embed_rows_(
         return
     place_bT = torch.searchsorted(table.tokens, ids_bT).clamp_(max=len(table.tokens) - 1)
     own_bT = table.tokens[place_bT] == ids_bT
-    y_bTH = y_BTH[rows]
-    y_bTH[own_bT] = table.values[place_bT[own_bT]] * scale
-    y_BTH[rows] = y_bTH
+    y_BTH[rows] = torch.where(own_bT[..., None], table.values[place_bT] * scale, y_BTH[rows])
 
 
 def head_rows_(

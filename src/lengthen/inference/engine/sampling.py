@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -66,11 +65,17 @@ class GenerationRequest:
 
 
 class Sampler:
-    """Draws the tokens of one request, from a random state of its own."""
+    """How the tokens of one request are drawn, with a random state of its own.
 
-    def __init__(self, request: GenerationRequest, device: torch.device):
-        self._temperature, self._top_p = request.temperature, request.top_p
-        self._generator = torch.Generator(device)
+    The random numbers come from the CPU, so that they are the same on every device, and none waits for another.
+
+    Attributes:
+        temperature, top_p: the request's.
+    """
+
+    def __init__(self, request: GenerationRequest):
+        self.temperature, self.top_p = request.temperature, request.top_p
+        self._generator = torch.Generator()
         if request.seed is None:
             self._generator.seed()
         else:
@@ -79,34 +84,46 @@ class Sampler:
     @property
     def is_greedy(self) -> bool:
         """Whether it takes the likeliest token."""
-        return self._temperature == 0
+        return self.temperature == 0
 
-    def draw(self, logits_V: torch.Tensor) -> int:
-        """Draw a token from float32 logits."""
-        probabilities_V = ((logits_V - logits_V.max()) / self._temperature).softmax(dim=-1)
-        if self._top_p < 1:
-            sorted_V, tokens_V = probabilities_V.sort(descending=True)
-            # A token is out where those before it have top_p already; the first one never is.
-            sorted_V[sorted_V.cumsum(dim=-1) - sorted_V >= self._top_p] = 0
-            probabilities_V = torch.zeros_like(probabilities_V).scatter_(0, tokens_V, sorted_V)
-        return int(torch.multinomial(probabilities_V, 1, generator=self._generator))
+    def uniform(self) -> float:
+        """The next random number, from 0 to below 1."""
+        return torch.rand((), dtype=torch.float64, generator=self._generator).item()
 
 
 def pick_tokens(logits_BV: torch.Tensor, samplers: Sequence[Sampler]) -> list[int | None]:
     """The next token of each row; None where its logits are no numbers, which must not stop the other rows.
 
+    What a row gets does not depend on the others. All rows are drawn together: a GPU is waited for once.
+
     Args:
         logits_BV: float32.
         samplers: one for each row.
     """
-    tokens: list[Any] = logits_BV.argmax(dim=-1).tolist()
-    is_finite = logits_BV.amax(dim=-1).isfinite().tolist()  # the largest of NaNs is NaN
-    for row, sampler in enumerate(samplers):
-        if not is_finite[row]:
-            tokens[row] = None
-        elif not sampler.is_greedy:
-            tokens[row] = sampler.draw(logits_BV[row])
-    return tokens
+    tokens_B = logits_BV.argmax(dim=-1)
+    if not all(sampler.is_greedy for sampler in samplers):
+        # A greedy row is drawn too, and what is drawn thrown away.
+        rows = [(each.temperature or 1.0, each.top_p, 0.0 if each.is_greedy else each.uniform()) for each in samplers]
+        temperature_B, top_p_B, uniform_B = torch.tensor(rows, dtype=torch.float64).T.to(logits_BV.device)
+        is_greedy_B = torch.tensor([sampler.is_greedy for sampler in samplers]).to(logits_BV.device)
+        drawn_B = _draw(logits_BV, temperature_B, top_p_B, uniform_B)
+        tokens_B = torch.where(is_greedy_B, tokens_B, drawn_B)
+    is_finite_B = logits_BV.amax(dim=-1).isfinite()  # the largest of NaNs is NaN
+    return [None if token < 0 else token for token in torch.where(is_finite_B, tokens_B, -1).tolist()]
+
+
+def _draw(
+    logits_BV: torch.Tensor, temperature_B: torch.Tensor, top_p_B: torch.Tensor, uniform_B: torch.Tensor
+) -> torch.Tensor:
+    """Tokens (B,) by inversion: the first one up to which the probability is above the random number."""
+    scaled_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / temperature_B.float()[:, None]
+    sorted_BV, order_BV = scaled_BV.softmax(dim=-1).sort(dim=-1, descending=True)
+    before_BV = sorted_BV.cumsum(dim=-1, dtype=torch.float64) - sorted_BV
+    # A token is out where those before it have top_p already; the first one never is.
+    is_out_BV = (before_BV >= top_p_B[:, None]) & (top_p_B[:, None] < 1)
+    upto_BV = sorted_BV.masked_fill(is_out_BV, 0).cumsum(dim=-1, dtype=torch.float64)
+    place_B = (upto_BV <= uniform_B[:, None] * upto_BV[:, -1:]).sum(dim=-1)
+    return order_BV.gather(-1, place_B.clamp(max=logits_BV.shape[-1] - 1)[:, None])[:, 0]
 
 
 class StopText:
