@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from lengthen.errors import RecipeError
@@ -25,6 +34,7 @@ __all__ = [
     "DataRecipe",
     "MemoryRecipe",
     "Recipe",
+    "SourceRecipe",
     "TrainingRecipe",
     "load_recipe",
     "shipped_recipes",
@@ -36,7 +46,7 @@ PROMPT_KINDS = ("cartridge", "cpt", "multitask_prompt_tuning", "p_tuning", "pref
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | dict) else value
 
 
 BackendName = Literal["auto", "sdpa", "torch_varlen", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -90,6 +100,82 @@ class AdapterRecipe(_Section):
     options: dict[str, Any] = Field({}, description="the PEFT method's own options, for its config")
 
 
+Weight = Annotated[float, Field(ge=0)]
+
+
+class SourceRecipe(_Section):
+    """One source of a mixture. What is not given is the data section's."""
+
+    kind: Literal["long", "short", "instruct", "retrieval"] = Field(
+        "long",
+        description="long: documents; short: packed windows of documents, against forgetting; instruct: questions with "
+        "answers; retrieval: documents with facts scattered in them and questions",
+    )
+    path: Paths = Field([], description="as data.train")
+    weight: float | None = Field(None, ge=0, description="share of the run's tokens, of the sum of all; default equal")
+    length: Annotated[int, Field(ge=2)] | tuple[int, int] | None = Field(
+        None,
+        description="short: tokens of a window, default 1024; retrieval: tokens of a sequence, or [shortest, longest], "
+        "drawn evenly in the logarithm; default the run's",
+    )
+    min_tokens: int | None = Field(None, ge=1, description="shorter documents are left out")
+    max_tokens: int | None = Field(None, ge=2, description="longer documents are left out")
+    max_documents: int | None = Field(None, ge=1, description="documents taken from each path, the first ones")
+    length_weights: dict[Annotated[int, Field(ge=1)], Weight] = Field(
+        {}, description="times a pass sees documents from so many tokens on, as in {1: 0.5, 8192: 3}; default once"
+    )
+    skip_wise: bool | None = Field(None, description="positions that jump, for long, code and retrieval")
+    haystack: Paths = Field([], description="for retrieval: documents around the facts; default the long sources'")
+    tasks: dict[str, Weight] = Field({}, description="for retrieval: how often each task comes; default all")
+    facts: int = Field(40, ge=1, description="for retrieval: facts of a task, at most")
+    answer_weight: float = Field(3.0, gt=0, description="for retrieval: loss weight of the answers' tokens")
+    text_weight: float = Field(0.3, ge=0, description="for retrieval: loss weight of the text around")
+    bare: float = Field(0.15, ge=0, le=1, description="for retrieval: share of sequences without any text around")
+    early: float = Field(0.2, ge=0, le=1, description="for retrieval: share of tasks with all facts in the first tenth")
+    middle: float = Field(0.25, ge=0, le=1, description="for retrieval: share of sequences that ask before the end too")
+
+    @model_validator(mode="after")
+    def _keys_of_its_kind(self) -> "SourceRecipe":
+        for key, field in type(self).model_fields.items():
+            kinds = _KINDS_OF_KEY.get(key)
+            if kinds is not None and self.kind not in kinds and getattr(self, key) != field.default:
+                raise ValueError(f"{key} is for kind {' or '.join(kinds)}; this source's kind is {self.kind}")
+        if self.kind != "retrieval" and not self.path:
+            raise ValueError(f"a source of kind {self.kind} needs a path")
+        if self.kind == "short" and isinstance(self.length, tuple):
+            raise ValueError(f"length {list(self.length)} is for kind retrieval; short windows have one length")
+        if isinstance(self.length, tuple) and self.length[0] > self.length[1]:
+            raise ValueError(f"length {list(self.length)} has the longest first; write [shortest, longest]")
+        return self
+
+
+_DOCUMENTS = ("long", "short", "code")
+_KINDS_OF_KEY = {
+    "path": (*_DOCUMENTS, "instruct"),
+    "length": ("short", "retrieval"),
+    "min_tokens": (*_DOCUMENTS, "instruct"),
+    "max_tokens": (*_DOCUMENTS, "instruct"),
+    "length_weights": _DOCUMENTS,
+    "skip_wise": ("long", "code", "retrieval"),
+    **dict.fromkeys(
+        ("haystack", "tasks", "facts", "answer_weight", "text_weight", "bare", "early", "middle"), ("retrieval",)
+    ),
+}
+_MAPPING = "source"  # what pydantic's errors call an entry of data.train that is no plain path
+Sources = Annotated[
+    list[
+        Annotated[
+            Annotated[str, Tag("path")] | Annotated[SourceRecipe, Tag(_MAPPING)],
+            Discriminator(lambda value: "path" if isinstance(value, str) else _MAPPING),
+        ]
+    ],
+    BeforeValidator(_as_list),
+]
+
+
+_TRAIN = ["data", "train"]
+
+
 class DataRecipe(_Section):
     """Documents and how they become sequences."""
 
@@ -97,8 +183,10 @@ class DataRecipe(_Section):
     template: Literal["tokenizer", "llama2", "vicuna", "alpaca", "chatml"] = Field(
         "tokenizer", description="prompt around questions and answers; tokenizer: its own chat template"
     )
-    train: Paths = Field(
-        [], description="files, folders, token files, python-stdlib:train, or datasets as hf:OWNER/NAME:SPLIT"
+    train: Sources = Field(
+        [],
+        description="files, folders, token files, python-stdlib:train, datasets as hf:OWNER/NAME:SPLIT; or a mixture "
+        "of sources, as in {path: books/, weight: 0.6} and {kind: retrieval, weight: 0.4}",
     )
     weights: list[Annotated[float, Field(gt=0)]] | None = Field(
         None, description="for kind instruct: how often a pass sees each source of train; default once"
@@ -118,8 +206,31 @@ class DataRecipe(_Section):
     skip_wise: bool = Field(
         False,
         description="PoSE: short sequences whose positions jump once, so that they cover the target context; needs "
-        "sequence_length and attention.kind=full",
+        "sequence_length and attention.kind=full; in a mixture for the sources long, code and retrieval",
     )
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether sources are mixed by weight."""
+        return any(not isinstance(source, str) for source in self.train)
+
+    @property
+    def sources(self) -> list[SourceRecipe]:
+        """Each of `train` as a source; a plain path is one of kind long."""
+        return [SourceRecipe(path=[each]) if isinstance(each, str) else each for each in self.train]  # type: ignore[call-arg]
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all sources of documents, or of all where `kind` is instruct."""
+        if self.is_mixture:
+            return [path for source in self.sources if source.kind in ("long", "short") for path in source.path]
+        return [source for source in self.train if isinstance(source, str)]
+
+    def is_skip_wise(self, source: SourceRecipe) -> bool:
+        """Whether a source's positions jump."""
+        if source.kind not in _KINDS_OF_KEY["skip_wise"]:
+            return False
+        return self.skip_wise if source.skip_wise is None else source.skip_wise
 
 
 class TrainingRecipe(_Section):
@@ -209,7 +320,9 @@ class Recipe(_Section):
             raise ValueError(
                 "attention.full_last ends a run of S2 at full attention, and all of this one is; leave it out"
             )
-        if self.data.skip_wise:
+        if self.data.is_mixture:
+            self._check_mixture()
+        if any(map(self.data.is_skip_wise, self.data.sources)) or self.data.skip_wise:
             self._check_skip_wise()
         self._check_data_kind()
         if self.adapter.kind != "lora":
@@ -231,11 +344,51 @@ class Recipe(_Section):
             raise ValueError(f"adapter.options is for other PEFT methods; the kind is {self.adapter.kind}")
         return self
 
+    def _check_mixture(self) -> None:
+        data = self.data
+        if self.training.steps is None:
+            raise ValueError(
+                "a mixture has no pass over its data, as its sources end at different times: give training.steps, not "
+                "training.epochs"
+            )
+        if data.kind != "text" or data.weights is not None:
+            raise ValueError(
+                "in a mixture sources have their own kind and weight; leave out data.kind and data.weights"
+            )
+        if self.adapter.kind in PROMPT_KINDS:
+            raise ValueError(
+                f"adapter.kind={self.adapter.kind} does not train on mixtures; name plain paths in data.train"
+            )
+        given = [source.weight for source in data.sources if source.weight is not None]
+        if given and (len(given) < len(data.sources) or sum(given) == 0):
+            raise ValueError(
+                f"of {len(data.sources)} sources in data.train {len(given)} have a weight, {sum(given):g} in all; give "
+                "each a weight, and one at least more than 0, or none for equal shares"
+            )
+        jumping = [data.is_skip_wise(source) for source in data.sources]
+        if self.training.batch_size > 1 and any(jumping) and not all(jumping):
+            raise ValueError(
+                "skip-wise and other sequences can't be in one batch; set training.batch_size=1 and raise "
+                "training.accumulation"
+            )
+        for source, jumps in zip(data.sources, jumping, strict=True):
+            self._check_lengths(source, jumps)
+
+    def _check_lengths(self, source: SourceRecipe, jumps: bool) -> None:
+        longest = max(source.length) if isinstance(source.length, tuple) else source.length
+        if longest is not None and longest > self.sequence_length:
+            raise ValueError(
+                f"a {source.kind} source has length {longest}, beyond the run's {self.sequence_length} tokens"
+            )
+        if longest is not None and jumps:
+            raise ValueError("a skip-wise retrieval source has one jump over the whole sequence; leave out its length")
+
     def _check_data_kind(self) -> None:
         data = self.data
         if data.kind == "text":
+            instructs = any(source.kind == "instruct" for source in data.sources)
             for key, default in (("template", "tokenizer"), ("weights", None)):
-                if getattr(data, key) != default:
+                if getattr(data, key) != default and not instructs:
                     raise ValueError(f"data.{key} is for data.kind=instruct; the kind is text")
             if data.packing == "none":
                 raise ValueError("data.packing=none is for data.kind=instruct; take documents or concatenate")
@@ -366,7 +519,7 @@ def _problem(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if location == "quantize":
         message = "choose nf4, or leave it out"
-    elif field is not None and len(error["loc"]) > len(path):
+    elif field is not None and len([part for part in error["loc"] if part != _MAPPING]) > len(path):
         message = f"Input should be: {field.description}"
     given = "" if error["type"] == "value_error" else f" (it is {error['input']!r})"
     return f"{location}: {message}{given}" if location else message
@@ -378,10 +531,15 @@ def _follow(location: Sequence[Any]) -> tuple[list[str], FieldInfo | None]:
     model: Any = Recipe
     field = None
     for part in location:
+        if part == _MAPPING:
+            model = SourceRecipe
+            continue
         path.append(str(part))
+        if path[:-1] == _TRAIN:
+            continue
         field = model.model_fields.get(part)
         model = field.annotation if field is not None else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        if path != _TRAIN and not (isinstance(model, type) and issubclass(model, BaseModel)):
             break
     return path, field
 
@@ -394,7 +552,10 @@ def _nearest(path: list[str]) -> str:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     }
     *section, unknown = path
-    valid = keys[section[0]] if section else list(Recipe.model_fields)
+    if section[:2] == _TRAIN:
+        valid = list(SourceRecipe.model_fields)
+    else:
+        valid = keys[section[0]] if section else list(Recipe.model_fields)
     near = [".".join([*section, key]) for key in difflib.get_close_matches(unknown, valid, n=1, cutoff=0.6)]
     near += [f"{other}.{unknown}" for other, inside in keys.items() if unknown in inside]
     near += [unknown] if unknown in Recipe.model_fields else []

@@ -9,7 +9,7 @@ without padding; attention, positions and labels keep them apart. Packing "conca
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "describe_blocks",
     "describe_lengths",
     "pack",
+    "pack_windows",
     "positions_beyond",
 ]
 
@@ -196,7 +197,7 @@ def collate(blocks: Sequence[Block], pad_id: int) -> "dict[str, torch.Tensor]":
 
     Shorter blocks are padded on the right. The padding is a segment of its own: positions start again at 0, which
     is how attention finds every boundary, so a mask is neither needed nor made. Only positions that jump inside a
-    segment need one, to say that they are no boundaries; such blocks are not padded.
+    segment need one, to say that they are no boundaries; such batches are not padded and have no boundaries at all.
 
     Args:
         blocks: B blocks, at least one; with positions of their own all or none, and then of one length.
@@ -243,14 +244,46 @@ def collate(blocks: Sequence[Block], pad_id: int) -> "dict[str, torch.Tensor]":
     return batch
 
 
+def pack_windows(store: TokenStore, window: int, sequence_length: int, seed: int) -> list[Block]:
+    """Cut documents into short windows, each a segment, and put windows of different places beside each other.
+
+    Args:
+        store: tokenised documents.
+        window: tokens of a window, at most: as many of one size as fill a block are a little shorter.
+        sequence_length: tokens of a block, at most.
+        seed: of the windows' order.
+
+    Raises:
+        DataError: no document has two tokens.
+    """
+    per_block = -(-sequence_length // window)
+    pieces = _pieces(store, range(len(store)), sequence_length // per_block)
+    if not pieces:
+        raise DataError("no document has two tokens, the fewest that can be trained on; give more text")
+    order = np.random.default_rng(seed).permutation(len(pieces))
+    return _fill([pieces[which] for which in order], store, sequence_length)
+
+
 def _pack_documents(store: TokenStore, chosen: np.ndarray, sequence_length: int) -> list[Block]:
-    pieces = []  # (document, start, stop), in the order of the store
-    for index in chosen.tolist():
+    return _fill(_pieces(store, chosen.tolist(), sequence_length), store, sequence_length)
+
+
+_Piece = tuple[int, int, int]  # document, start, stop
+
+
+def _pieces(store: TokenStore, chosen: Iterable[int], longest: int) -> list[_Piece]:
+    """Documents cut every `longest` tokens, in the order of the store."""
+    pieces = []
+    for index in chosen:
         length = int(store.offsets[index + 1] - store.offsets[index])
-        for start in range(0, length, sequence_length):
-            stop = min(start + sequence_length, length)
+        for start in range(0, length, longest):
+            stop = min(start + longest, length)
             if stop - start >= _SHORTEST_SEGMENT:
                 pieces.append((index, start, stop))
+    return pieces
+
+
+def _fill(pieces: Sequence[_Piece], store: TokenStore, sequence_length: int) -> list[Block]:
     blocks = []
     for bin_ in best_fit([stop - start for _, start, stop in pieces], sequence_length):
         content = [pieces[which] for which in bin_]

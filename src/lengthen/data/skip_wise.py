@@ -17,7 +17,7 @@ import numpy as np
 from lengthen.data.packing import Block
 from lengthen.errors import DataError
 
-__all__ = ["skip_wise"]
+__all__ = ["skip_positions", "skip_wise"]
 
 
 def skip_wise(windows: Sequence[Block], sequence_length: int, target: int, seed: int) -> list[Block]:
@@ -59,3 +59,22 @@ def _draw(ids: np.ndarray, length: int, target: int, generator: np.random.Genera
     positions = np.arange(length, dtype=np.int64)
     positions[first:] += jump
     return Block(chosen, (length,), positions)
+
+
+def skip_positions(length: int, target: int, generator: np.random.Generator) -> np.ndarray:
+    """Positions with one jump for a sequence whose text is whole, int64, (length,).
+
+    What is asked for at the end has to be found at any distance up to the target, so here the jump is anywhere in the
+    inner three quarters, and in three of ten sequences the first position is not 0 either.
+
+    Args:
+        length: tokens, at least 2.
+        target: the context whose positions are to be covered, at least `length`.
+        generator: draws the jump's place and size.
+    """
+    cut = int(generator.integers(max(1, length // 8), length * 7 // 8, endpoint=True))
+    jump = int(generator.integers(0, target - length, endpoint=True))
+    first = int(generator.integers(0, target - length - jump, endpoint=True)) if generator.random() < 0.3 else 0
+    positions = np.arange(first, first + length, dtype=np.int64)
+    positions[cut:] += jump
+    return positions

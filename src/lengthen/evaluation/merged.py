@@ -47,7 +47,7 @@ def documents_to_score(
         if adapter is not None:
             raise DataError("no documents were named")
         recipe = lengthen.load_recipe(Path(model) / "recipe.yaml")
-        data, most = recipe.data.validation or recipe.data.train, recipe.data.max_documents
+        data, most = recipe.data.validation or recipe.data.paths, recipe.data.max_documents
         if recipe.data.kind == "instruct":
             return _examples(recipe, data, tokenizer, quiet)
     vocabulary = load_config(find(model)).get_text_config().vocab_size

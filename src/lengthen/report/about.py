@@ -29,13 +29,21 @@ def setup(run: Run) -> Html:
         ("attention in training", attention),
         ("trained", _adapter(run)),
         ("base's weights", "4-bit (NF4)" if recipe.quantize else ""),
-        ("data", ", ".join(recipe.data.train)),
+        ("data", _data(run)),
         ("sequences", _sequences(run)),
         ("length", f"{length} of {step} per process"),
         ("learning rate", f"{training.learning_rate:g}, {training.schedule}, {training.warmup_steps} warm-up steps"),
         ("device", _device(run)),
     ]
     return element("div", _pairs(rows), element("div", *_trainable(run)), class_="figures")
+
+
+def _data(run: Run) -> str:
+    """The paths; of a mixture each source's kind, share and what it is."""
+    mixed = run.about.get("data", {}).get("sources")
+    if not mixed:
+        return ", ".join(run.recipe.data.paths)
+    return "; ".join(f"{each['share']:.0%} {each['kind']}: {each['about']}" for each in mixed)
 
 
 def _trainable(run: Run) -> list[Html]:

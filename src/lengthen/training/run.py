@@ -4,7 +4,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,8 +25,10 @@ from lengthen.attention.pattern import layer_patterns
 from lengthen.context import base_context, extend
 from lengthen.data.instruct.dataset import load_instructions, mix, pack_instructions
 from lengthen.data.instruct.templates import use_template
+from lengthen.data.mixture import Mixture
 from lengthen.data.packing import Block, collate, pack, positions_beyond
 from lengthen.data.skip_wise import skip_wise
+from lengthen.data.sources import open_mixture
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError, ModelError, OutputError, RecipeError
 from lengthen.files import write_json, write_text, writing
@@ -62,6 +64,7 @@ __all__ = ["Interrupted", "read_metrics", "train"]
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
 ABOUT = "run.json"
+_LOOKED_AT = 64  # sequences of a mixture that tell how many of its tokens lie beyond the base's context
 
 
 class Interrupted(Exception):
@@ -119,11 +122,11 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     check_optimizer(recipe.training.optimizer, device)
     config = extend(base_config, **recipe.context.model_dump(exclude={"target"}), context=recipe.context.target)
     tokenizer = load_tokenizer(recipe.model)
-    if recipe.data.kind == "instruct":
+    if recipe.data.kind == "instruct" or any(source.kind == "instruct" for source in recipe.data.sources):
         use_template(tokenizer, recipe.data.template)
     # The tokens are cached: the first process makes them, the others read them.
     with process.main_process_first():
-        blocks = _blocks(recipe, tokenizer, config, base_context(base_config), quiet, say)
+        blocks = _blocks(recipe, tokenizer, config, base_context(base_config), process.num_processes, quiet, say)
 
     if recipe.memory.release_freed:
         release_freed()
@@ -134,7 +137,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     if nf4:
         say(f"quantised {count_quantized(model)}")
     check_head(model, torch.from_numpy(blocks[0].input_ids)[None])
-    if any(len(block.segments) > 1 for block in blocks) and not attention.keeps_documents_apart(model):
+    if _is_packed(blocks) and not attention.keeps_documents_apart(model):
         raise ModelError(
             f"documents packed into one sequence would see each other in {type(model).__name__}; leave the short ones "
             f"out with data.min_tokens={recipe.sequence_length}, or set data.packing={_other_packing(recipe)}"
@@ -171,7 +174,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         facts = {
             "base": base,
             "trainable": asdict(count),
-            "data": {"sequences": len(blocks), "tokens": sum(len(block.input_ids) for block in blocks)},
+            "data": _about(blocks),
             "device": _name(device),
             "processes": process.num_processes,
         }
@@ -262,17 +265,35 @@ def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
 
 
+def _about(blocks: Sequence[Block]) -> dict[str, Any]:
+    if isinstance(blocks, Mixture):
+        return {"sequences": len(blocks), "tokens": blocks.tokens, "sources": blocks.describe()}
+    return {"sequences": len(blocks), "tokens": sum(len(block.input_ids) for block in blocks)}
+
+
+def _is_packed(blocks: Sequence[Block]) -> bool:
+    return blocks.packed if isinstance(blocks, Mixture) else any(len(block.segments) > 1 for block in blocks)
+
+
 def _blocks(
-    recipe: Recipe, tokenizer: Any, config: Any, context: int, quiet: bool, say: Callable[[str], None]
-) -> list[Block]:
+    recipe: Recipe,
+    tokenizer: Any,
+    config: Any,
+    context: int,
+    processes: int,
+    quiet: bool,
+    say: Callable[[str], None],
+) -> Sequence[Block]:
     if not recipe.data.train:
         raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
+    if recipe.data.is_mixture:
+        return _mixture(recipe, tokenizer, config, context, processes, quiet, say)
     if recipe.data.kind == "instruct":
         return _instruction_blocks(recipe, tokenizer, context, quiet, say)
     vocabulary = config.get_text_config().vocab_size
     data = recipe.data
     store, warnings = load_tokens(
-        data.train, tokenizer, vocabulary, default_cache(), quiet, max_documents=data.max_documents
+        data.paths, tokenizer, vocabulary, default_cache(), quiet, max_documents=data.max_documents
     )
     for warning in warnings:
         say(f"warning: {warning}")
@@ -287,6 +308,14 @@ def _blocks(
         return blocks
     beyond = positions_beyond(blocks, context)
     say(f"{read}; {beyond:.0%} lie beyond the base's {context}")
+    _check_beyond(recipe, beyond, context, say)
+    return blocks
+
+
+def _check_beyond(recipe: Recipe, beyond: float, context: int, say: Callable[[str], None]) -> None:
+    """Refuse data that teach nothing longer than the base's context, where there is something longer to learn."""
+    if recipe.context.target == context:
+        return
     if beyond == 0:
         raise DataError(
             f"no training token lies beyond the base's context of {context} tokens, so nothing longer would be learnt; "
@@ -294,7 +323,24 @@ def _blocks(
         )
     if beyond < 0.25:
         say(f"warning: only {beyond:.0%} of the training tokens lie beyond the base's context; use longer documents")
-    return blocks
+
+
+def _mixture(
+    recipe: Recipe,
+    tokenizer: Any,
+    config: Any,
+    context: int,
+    processes: int,
+    quiet: bool,
+    say: Callable[[str], None],
+) -> Mixture:
+    training = recipe.training
+    assert training.steps is not None
+    count = training.steps * training.accumulation * training.batch_size * processes
+    mixture = open_mixture(recipe, tokenizer, config.get_text_config().vocab_size, count, quiet, say)
+    say(f"{mixture.tokens:,} tokens in {len(mixture)} sequences: {mixture.summary()}")
+    _check_beyond(recipe, positions_beyond(mixture[:_LOOKED_AT], context), context, say)
+    return mixture
 
 
 def _instruction_blocks(
@@ -302,7 +348,7 @@ def _instruction_blocks(
 ) -> list[Block]:
     data = recipe.data
     loaded = load_instructions(
-        data.train,
+        data.paths,
         tokenizer,
         recipe.sequence_length,
         data.template,
@@ -323,8 +369,8 @@ def _instruction_blocks(
     return blocks
 
 
-def _say_if_full(blocks: list[Block], group_size: int, say: Callable[[str], None]) -> None:
-    longest = max(max(block.segments) for block in blocks)
+def _say_if_full(blocks: Sequence[Block], group_size: int, say: Callable[[str], None]) -> None:
+    longest = max(max(block.segments) for block in blocks[:_LOOKED_AT])
     if longest <= group_size // 2:
         say(f"note: no document is longer than half a group ({group_size // 2} tokens), so S2 is full attention here")
 
@@ -377,7 +423,7 @@ def _validate_answers(recipe: Recipe, run: Path, model: Any, tokenizer: Any, qui
 
 
 class _Blocks(Dataset):
-    def __init__(self, blocks: list[Block]):
+    def __init__(self, blocks: Sequence[Block]):
         self._blocks = blocks
 
     def __len__(self) -> int:

@@ -1,0 +1,1 @@
+"""Text with facts scattered in it and questions about them, as training sequences."""

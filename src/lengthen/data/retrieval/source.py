@@ -1,0 +1,320 @@
+"""Retrieval sequences in tokens: of exact lengths, each a function of seed and index, every token with a weight."""
+
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lengthen.data.packing import Block
+from lengthen.data.retrieval.episode import Episode
+from lengthen.data.retrieval.example import Example, Placement, Role, assemble
+from lengthen.data.retrieval.lookups import single
+from lengthen.data.retrieval.tasks import SHARES, TASKS
+from lengthen.data.retrieval.vocabulary import Draw
+from lengthen.data.skip_wise import skip_positions
+from lengthen.data.tokens import TokenStore
+from lengthen.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["LEAST_TOKENS", "Documents", "Encoded", "Retrieval", "Settings"]
+
+LEAST_TOKENS = 256
+"""A sequence of fewer tokens has hardly room for facts and text around them."""
+
+Haystack = Callable[[int], str]
+"""The text around, of about so many tokens; the same number gives the same text, and more go on behind it."""
+
+_LEAD = 48  # tokens at the beginning that may be cut off to reach a length exactly
+_TOKENS_PER_FACT = 40
+_MOST_COST = 0.5  # share of a sequence that facts and questions may take
+_TRIES = 20
+_FITS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What sequences are like.
+
+    Attributes:
+        tasks: by name (see `TASKS`), how often each comes.
+        facts: the most facts of a sequence's episodes together, about.
+        answer_weight: loss weight of an answer's tokens.
+        text_weight: of the text around; facts and questions have none.
+        bare: share of the sequences that are lists of facts without any text around.
+        early: share of the episodes whose facts stand in the first tenth of the text.
+        middle: share of the sequences that ask some questions before the end.
+        lengths: where given, a block is of several sequences whose lengths are drawn evenly in the logarithm, from the
+            first to the second number of tokens.
+    """
+
+    tasks: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+    facts: int = 40
+    answer_weight: float = 3.0
+    text_weight: float = 0.3
+    bare: float = 0.15
+    early: float = 0.2
+    middle: float = 0.25
+    lengths: tuple[int, int] | None = None
+
+
+class Documents:
+    """The run's own documents as text around facts, and as passages to be quoted.
+
+    Args:
+        store: tokenised documents, at least one token.
+        tokenizer: that they were tokenised by.
+    """
+
+    def __init__(self, store: TokenStore, tokenizer: "PreTrainedTokenizerBase"):
+        assert len(store.tokens) > 0
+        self._store, self._tokenizer = store, tokenizer
+
+    def __len__(self) -> int:
+        """Tokens of all."""
+        return len(self._store.tokens)
+
+    def window(self, start: int, tokens: int) -> str:
+        """The text of so many tokens from a place in the stream of all documents on, which is a ring."""
+        offsets, total = self._store.offsets, len(self._store.tokens)
+        parts: list[str] = []
+        while tokens > 0:
+            start %= total
+            # A document ends where the next begins, and so does what is decoded at once.
+            stop = min(start + tokens, int(offsets[bisect_right(offsets, start)]))
+            parts.append(self._decode(self._store.tokens[start:stop]))
+            tokens, start = tokens - (stop - start), stop
+        return "\n\n".join(part for part in parts if part)
+
+    def passage(self, rng: random.Random, least: int, most: int) -> str | None:
+        """Whole words in one line, from a random place; None where there are too few."""
+        start, words = rng.randrange(len(self._store.tokens)), rng.randrange(least, most + 1)
+        # The first word and the last may be cut.
+        found = self.window(start, 4 * words).split()[1 : words + 1]
+        return " ".join(found) if len(found) >= least else None
+
+    def _decode(self, ids: np.ndarray) -> str:
+        text = self._tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip("\ufffd")  # letters whose bytes were cut
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One sequence in tokens.
+
+    Attributes:
+        input_ids: int64, (T,).
+        weights: float32, (T,): loss weight of each token.
+        example: what it was made of; its beginning is cut.
+    """
+
+    input_ids: np.ndarray
+    weights: np.ndarray
+    example: Example
+
+
+class Retrieval:
+    """Makes blocks of retrieval sequences; a block is a function of seed and index alone.
+
+    Args:
+        tokenizer: of the model.
+        documents: the text around; None makes lists of facts only.
+        sequence_length: T, tokens of a block.
+        settings: see there.
+        seed: of all draws.
+        target: the context whose positions are to be covered by one jump (see `skip_positions`); None for none.
+
+    Raises:
+        DataError: sequences would be too short or longer than a block, or a task is unknown.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        documents: Documents | None,
+        sequence_length: int,
+        settings: Settings,
+        seed: int,
+        target: int | None = None,
+    ):
+        shortest, longest = settings.lengths or (sequence_length, sequence_length)
+        if shortest < LEAST_TOKENS or longest > sequence_length:
+            raise DataError(
+                f"retrieval sequences of {shortest} to {longest} tokens were asked for, in blocks of "
+                f"{sequence_length}; lengths from {LEAST_TOKENS} to the block's are possible"
+            )
+        unknown = [name for name in settings.tasks if name not in TASKS]
+        if unknown or sum(settings.tasks.values()) == 0:
+            raise DataError(
+                f"the retrieval tasks {', '.join(unknown) or 'have no weight, so none'} can't be made; choose from "
+                f"{', '.join(TASKS)}"
+            )
+        self.sequence_length = sequence_length
+        self._tokenizer, self._documents, self._settings = tokenizer, documents, settings
+        self._seed, self._target = seed, target
+        self._prefix = _special_prefix(tokenizer)
+
+    def block(self, index: int) -> Block:
+        """The block numbered `index`, of exactly `sequence_length` tokens, each of its sequences a segment."""
+        made = self.sequences(index)
+        weights = np.concatenate([each.weights for each in made])
+        positions = None
+        if self._target is not None:
+            positions = skip_positions(self.sequence_length, self._target, np.random.default_rng((self._seed, index)))
+        return Block(
+            np.concatenate([each.input_ids for each in made]),
+            tuple(len(each.input_ids) for each in made),
+            positions=positions,
+            trained=weights > 0,
+            loss_weights=weights,
+        )
+
+    def sequences(self, index: int) -> list[Encoded]:
+        """The sequences of that block."""
+        rng = random.Random(f"retrieval {self._seed} {index}")
+        return [self._sequence(rng, length) for length in self._lengths(rng)]
+
+    def _lengths(self, rng: random.Random) -> list[int]:
+        if self._settings.lengths is None:
+            return [self.sequence_length]
+        shortest, longest = self._settings.lengths
+        lengths, room = [], self.sequence_length
+        while room:
+            length = min(room, round(shortest * (longest / shortest) ** rng.random()))
+            if room - length < LEAST_TOKENS:
+                length = room
+            lengths.append(length)
+            room -= length
+        return lengths
+
+    def _sequence(self, rng: random.Random, length: int) -> Encoded:
+        most = min(self._settings.facts, length // _TOKENS_PER_FACT)
+        for attempt in range(_TRIES):
+            # A cue that is everywhere in these documents must not stop the run: the last tries are without them.
+            bare = self._documents is None or attempt > _TRIES // 2 or rng.random() < self._settings.bare
+            draw = Draw(rng)
+            episodes = self._episodes(draw, max(1, most))
+            encoded = self._fit(draw, episodes, length, bare)
+            if encoded is not None:
+                return encoded
+            most = most * 3 // 4
+        raise DataError(
+            f"no retrieval sequence of exactly {length} tokens could be made with this tokenizer; choose a longer one"
+        )
+
+    def _episodes(self, draw: Draw, most: int) -> list[Episode]:
+        rng, tasks = draw.rng, self._settings.tasks
+        number = min(rng.choices((1, 2, 3), (0.5, 0.3, 0.2))[0], max(1, most // 4))
+        names = rng.choices(list(tasks), list(tasks.values()), k=number)
+
+        def passage(least: int, longest: int) -> str | None:
+            return None if self._documents is None else self._documents.passage(rng, least, longest)
+
+        def facts() -> int:
+            """Few and many: half of the draws are even in the logarithm, half are even."""
+            share = most / number
+            return round(share ** rng.random() if rng.random() < 0.5 else rng.uniform(1, share))
+
+        # Two episodes of one task could ask the same question with two answers.
+        return [TASKS[name](draw, facts(), passage) for name in dict.fromkeys(names)]
+
+    def _fit(self, draw: Draw, episodes: list[Episode], length: int, bare: bool) -> Encoded | None:
+        """A sequence of exactly `length` tokens; None where the episodes are too long or the text has their cues."""
+        wanted = length - len(self._prefix)
+        cost = self._count(_joined(episodes))
+        if not any(episode.questions for episode in episodes) or cost > _MOST_COST * wanted:
+            return None
+        haystack = self._fillers(draw, episodes) if bare else self._window(draw)
+        room, seed = wanted - cost + _LEAD // 2, draw.rng.getrandbits(64)
+        settings = self._settings
+        for _ in range(_FITS):
+            text = haystack(room)
+            if any(cue in text for episode in episodes for cue in episode.cues):
+                return None
+            # Characters of the tokens that may be cut.
+            lead = len(text) * _LEAD // max(room, _LEAD)
+            placement = Placement(lead, settings.early, settings.middle)
+            role: Role = "template" if bare else "text"
+            example = assemble(random.Random(seed), text, role, episodes, placement)
+            ids, weights, starts = self._encode(example)
+            over = len(ids) - wanted
+            if over >= 0 and (over == 0 or starts[over] <= lead):
+                ids = [*self._prefix, *ids[over:]]
+                kept = np.concatenate([np.zeros(len(self._prefix), dtype=np.float32), weights[over:]])
+                return Encoded(np.array(ids, dtype=np.int64), kept, example)
+            room += _LEAD // 3 - over
+            if room < _LEAD:
+                return None
+        return None
+
+    def _window(self, draw: Draw) -> Haystack:
+        assert self._documents is not None
+        documents = self._documents
+        start = draw.rng.randrange(len(documents))
+        return lambda tokens: documents.window(start, tokens)
+
+    def _fillers(self, draw: Draw, episodes: Sequence[Episode]) -> Haystack:
+        """Lines like the facts, with keys of their own, as the text around."""
+        makes = [episode.filler for episode in episodes if episode.filler is not None]
+        make = makes[0] if makes else single(draw, 1, lambda _least, _most: None).filler
+        assert make is not None
+        lines = [make() for _ in range(16)]
+        per_line = self._count("\n".join(lines)) / len(lines)
+
+        def take(tokens: int) -> str:
+            count = max(1, round(tokens / per_line))
+            lines.extend(make() for _ in range(count - len(lines)))
+            return "\n".join(lines[:count]) + "\n"
+
+        return take
+
+    def _count(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _encode(self, example: Example) -> tuple[list[int], np.ndarray, list[int]]:
+        """Ids, loss weights (float32), and the character at which each token begins."""
+        by_role = {"text": self._settings.text_weight, "template": 0.0, "answer": self._settings.answer_weight}
+        if not self._tokenizer.is_fast:  # no offsets: each piece by itself
+            ids: list[int] = []
+            weights: list[float] = []
+            starts: list[int] = []
+            start = 0
+            for piece in example.pieces:
+                found = self._tokenizer(piece.text, add_special_tokens=False, verbose=False)["input_ids"]
+                ids += found
+                weights += [by_role[piece.role]] * len(found)
+                starts += [start + len(piece.text) * at // len(found) for at in range(len(found))]
+                start += len(piece.text)
+            return ids, np.array(weights, dtype=np.float32), starts
+        encoded = self._tokenizer(example.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        answer = _characters_before(example, "answer")
+        text = _characters_before(example, "text")
+        first, last = offsets[:, 0], offsets[:, 1]
+        weights_T = np.where(text[last] - text[first] == last - first, by_role["text"], 0.0)
+        # A token that begins with the space before an answer is the answer's.
+        weights_T = np.where(answer[last] > answer[first], by_role["answer"], weights_T)
+        return encoded["input_ids"], weights_T.astype(np.float32), first.tolist()
+
+
+def _characters_before(example: Example, role: Role) -> np.ndarray:
+    """How many characters of a role stand before each character, and in all, int64."""
+    marks = np.concatenate([np.full(len(piece.text), piece.role == role) for piece in example.pieces])
+    return np.concatenate([[0], np.cumsum(marks)])
+
+
+def _joined(episodes: Sequence[Episode]) -> str:
+    facts = [fact.text for episode in episodes for fact in episode.facts]
+    asked = [q.prompt + q.trained for episode in episodes for q in episode.questions]
+    return "\n".join([*facts, *asked])
+
+
+def _special_prefix(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """What the tokenizer puts before every text, such as a begin token."""
+    whole, plain = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    begin = next(at for at in range(len(whole)) if whole[at : at + len(plain)] == plain)
+    return list(whole[:begin])

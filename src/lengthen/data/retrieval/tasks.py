@@ -1,0 +1,35 @@
+"""The tasks by name, with their share of the episodes."""
+
+from collections.abc import Callable
+
+from lengthen.data.retrieval.chains import journeys, variables
+from lengthen.data.retrieval.copying import passages, strings
+from lengthen.data.retrieval.episode import Episode, Passages
+from lengthen.data.retrieval.lists import counting, positions, sections
+from lengthen.data.retrieval.lookups import lookup, many_values, quotation, single
+from lengthen.data.retrieval.records import records
+from lengthen.data.retrieval.vocabulary import Draw
+
+__all__ = ["SHARES", "TASKS"]
+
+TASKS: dict[str, Callable[[Draw, int, Passages], Episode]] = {
+    "single": single,
+    "lookup": lookup,
+    "many_values": many_values,
+    "records": records,
+    "quotation": quotation,
+    "variables": variables,
+    "journeys": journeys,
+    "counting": counting,
+    "positions": positions,
+    "sections": sections,
+    "strings": strings,
+    "passages": passages,
+}
+"""By name: makes an episode, given the draws, about how many facts it may have, and where passages come from."""
+
+SHARES = {
+    "single": 0.06, "lookup": 0.26, "many_values": 0.10, "records": 0.08, "quotation": 0.05, "variables": 0.14,
+    "journeys": 0.10, "counting": 0.08, "positions": 0.04, "sections": 0.03, "strings": 0.03, "passages": 0.03,
+}  # fmt: skip
+"""How often each comes, where a recipe does not say."""

@@ -1,0 +1,168 @@
+"""A recipe's sources opened: documents, short windows, instructions, repositories and retrieval become a `Mixture`."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lengthen.data.instruct.dataset import load_instructions, pack_instructions
+from lengthen.data.mixture import FiniteSource, GeneratedSource, Mixture, Source
+from lengthen.data.packing import Block, choose_documents, pack, pack_windows
+from lengthen.data.retrieval.source import Documents, Retrieval, Settings
+from lengthen.data.retrieval.tasks import SHARES
+from lengthen.data.skip_wise import skip_wise
+from lengthen.data.tokens import TokenStore, default_cache, load_tokens
+from lengthen.errors import DataError
+from lengthen.recipe import Recipe, SourceRecipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["open_mixture"]
+
+SHORT_TOKENS = 1024
+"""Tokens of a short window where the recipe does not say."""
+
+_Say = Callable[[str], None]
+
+
+def open_mixture(
+    recipe: Recipe,
+    tokenizer: "PreTrainedTokenizerBase",
+    vocab_size: int,
+    count: int,
+    quiet: bool = True,
+    say: _Say = lambda _line: None,
+) -> Mixture:
+    """Read the sources of a recipe whose `data.train` is a mixture, and put them in order.
+
+    Args:
+        recipe: what its data section says of sources, lengths and limits, and its seed and target context.
+        tokenizer: of the base, with the chat template that is meant.
+        vocab_size: tokens in the model's vocabulary.
+        count: sequences of the whole run, over all steps and processes.
+        quiet: show no progress.
+        say: takes warnings, a line each.
+
+    Returns:
+        The sequences of the run, each a function of seed and index.
+
+    Raises:
+        DataError: a source can't be read, has nothing that can be used, or has lengths or tasks that can't be made.
+    """
+    opener = _Opener(recipe, tokenizer, vocab_size, quiet, say)
+    chosen = [source for source in recipe.data.sources if source.weight != 0]
+    weights = [1.0 if source.weight is None else source.weight for source in chosen]
+    return Mixture([opener.open(number, source) for number, source in enumerate(chosen)], weights, count)
+
+
+class _Opener:
+    def __init__(self, recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", vocab_size: int, quiet: bool, say: _Say):
+        self._recipe, self._tokenizer, self._vocab_size = recipe, tokenizer, vocab_size
+        self._quiet, self._say = quiet, say
+        self._haystacks: dict[tuple[str, ...], Documents] = {}
+
+    def open(self, number: int, source: SourceRecipe) -> Source:
+        """A source of the recipe; its number is a part of its seed."""
+        name = f"data.train[{number}] ({source.kind}{' ' + ', '.join(source.path) if source.path else ''})"
+        seed = (self._recipe.seed, number)
+        if source.kind == "retrieval":
+            return self._open_retrieval(source, name, seed)
+        if source.kind == "instruct":
+            return self._open_instructions(source, name, seed)
+        store = self._read(source.path, source)
+        chosen = self._choose(store, source, name, seed)
+        try:
+            blocks = self._cut(chosen, source, seed)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        about = f"{len(store)} {'repositories' if source.kind == 'code' else 'documents'}, {len(store.tokens):,} tokens"
+        return FiniteSource(source.kind, name, about, blocks, seed)
+
+    def _read(self, paths: Sequence[str], source: SourceRecipe) -> TokenStore:
+        limit = source.max_documents or self._recipe.data.max_documents
+        store, warnings = load_tokens(
+            paths, self._tokenizer, self._vocab_size, default_cache(), self._quiet, max_documents=limit
+        )
+        for warning in warnings:
+            self._say(f"warning: {warning}")
+        return store
+
+    def _limits(self, source: SourceRecipe) -> tuple[int, int | None]:
+        """Those of the data section are for long documents."""
+        data = self._recipe.data
+        if source.kind == "long":
+            return source.min_tokens or data.min_tokens, source.max_tokens or data.max_tokens
+        return source.min_tokens or 1, source.max_tokens
+
+    def _choose(self, store: TokenStore, source: SourceRecipe, name: str, seed: tuple[int, ...]) -> TokenStore:
+        """The documents of one pass: those within the limits, each as often as its length says."""
+        least, most = self._limits(source)
+        inside = choose_documents(store, least, most)
+        if source.length_weights:
+            times = np.ones(len(inside))
+            for start, weight in sorted(source.length_weights.items()):
+                times[store.lengths[inside] >= start] = weight
+            more = np.random.default_rng(_number(seed)).random(len(inside)) < times % 1
+            inside = np.repeat(inside, times.astype(np.int64) + more)
+        if len(inside) == len(store) and not source.length_weights:
+            return store
+        if len(inside) == 0:
+            lengths = store.lengths
+            raise DataError(
+                f"{name} has no document that can be used: its {len(store)} documents have {lengths.min()} to "
+                f"{lengths.max()} tokens; change min_tokens {least}, max_tokens {'none' if most is None else most} or "
+                "length_weights"
+            )
+        tokens = np.concatenate([store[index] for index in inside])
+        offsets = np.cumsum([0, *store.lengths[inside]], dtype=np.int64)
+        return TokenStore(tokens, offsets, [store.names[index] for index in inside])
+
+    def _cut(self, store: TokenStore, source: SourceRecipe, seed: tuple[int, ...]) -> list[Block]:
+        data, length, target = self._recipe.data, self._recipe.sequence_length, self._recipe.context.target
+        if source.kind == "short":
+            assert not isinstance(source.length, tuple)
+            return pack_windows(store, source.length or min(SHORT_TOKENS, length), length, _number(seed))
+        if not data.is_skip_wise(source):
+            return pack(store, length, data.packing)
+        return skip_wise(pack(store, target, data.packing), length, target, _number(seed))
+
+    def _open_instructions(self, source: SourceRecipe, name: str, seed: tuple[int, ...]) -> Source:
+        data, length = self._recipe.data, self._recipe.sequence_length
+        limit = source.max_documents or data.max_documents
+        loaded = load_instructions(
+            source.path, self._tokenizer, length, data.template, *self._limits(source), limit, self._quiet
+        )
+        for warning in (warning for each in loaded for warning in each.warnings):
+            self._say(f"warning: {warning}")
+        examples = [example for each in loaded for example in each.examples]
+        about = f"{len(examples)} examples, {sum(map(len, examples)):,} tokens"
+        return FiniteSource("instruct", name, about, pack_instructions(examples, length), seed)
+
+    def _open_retrieval(self, source: SourceRecipe, name: str, seed: tuple[int, ...]) -> Source:
+        data, length = self._recipe.data, self._recipe.sequence_length
+        lengths = (source.length, source.length) if isinstance(source.length, int) else source.length
+        settings = Settings(
+            source.tasks or SHARES, source.facts, source.answer_weight, source.text_weight, source.bare, source.early,
+            source.middle, lengths,
+        )  # fmt: skip
+        paths = source.haystack or [path for each in data.sources if each.kind == "long" for path in each.path]
+        documents = self._documents(paths, source) if paths else None
+        target = self._recipe.context.target if data.is_skip_wise(source) else None
+        try:
+            retrieval = Retrieval(self._tokenizer, documents, length, settings, _number(seed), target)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        about = "lists of facts" if documents is None else f"in {len(documents):,} tokens of documents"
+        return GeneratedSource("retrieval", name, about, lengths is not None, retrieval.block, length)
+
+    def _documents(self, paths: Sequence[str], source: SourceRecipe) -> Documents | None:
+        key = tuple(paths)
+        if key not in self._haystacks:
+            self._haystacks[key] = Documents(self._read(paths, source), self._tokenizer)
+        return self._haystacks[key]
+
+
+def _number(seed: tuple[int, ...]) -> int:
+    """One number for what takes no more."""
+    return int(np.random.default_rng(seed).integers(2**63))
