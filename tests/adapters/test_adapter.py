@@ -16,6 +16,8 @@ from lengthen.models import find, load_base, load_config, weight_hashes
 from lengthen.recipe import PROMPT_KINDS, AdapterRecipe, load_recipe
 from lengthen.training.run import read_metrics
 
+pytestmark = pytest.mark.invariants
+
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,

@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 import lengthen
 from lengthen.errors import ModelError, OutputError
 
+pytestmark = pytest.mark.invariants
+
 TEXT = "abc def " * 12
 
 

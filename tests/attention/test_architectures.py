@@ -18,6 +18,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from lengthen.attention import check_s2, keeps_documents_apart, set_group_size
 from lengthen.errors import LengthenError
 
+pytestmark = pytest.mark.invariants
+
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "architectures.md"
 LENGTH, GROUP = 30, 8
 

@@ -15,6 +15,8 @@ from lengthen.attention.pattern import Groups, groups_mask, layer_patterns, regi
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.errors import LengthenError, ModelError
 
+pytestmark = pytest.mark.invariants
+
 
 @pytest.mark.parametrize(
     ("length", "group", "plain", "shifted"),

@@ -33,7 +33,10 @@ from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.inference.prefill import default_chunk, hidden_chunks, new_cache, prefill
 
 # peft 0.21.2 asks transformers 5.23 for a property that is on its way out; remove once peft has followed.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.invariants,
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+]
 
 MODULE = importlib.import_module("lengthen.evaluation.sliding_perplexity")
 LOSSES = importlib.import_module("lengthen.evaluation.losses")

@@ -25,6 +25,8 @@ from lengthen.inference.engine import Engine, GenerationRequest, Limits, ServedB
 from lengthen.inference.engine.fair_queue import FairQueue
 from lengthen.inference.engine.sampling import Sampler, StopText, pick_tokens
 
+pytestmark = pytest.mark.invariants
+
 CONTEXT, VOCABULARY = 64, 257
 PLAIN = {"embeddings": False, "norms": False}
 ADAPTERS = {

@@ -16,6 +16,8 @@ import lengthen
 from lengthen.errors import DataError, LengthenError
 from lengthen.inference.generation import Reader, TextStream, generate
 
+pytestmark = pytest.mark.invariants
+
 PROMPT = "abc abc abc"
 
 

@@ -23,6 +23,8 @@ from lengthen.inference.server.metrics import _escaped
 from lengthen.inference.server.service import Refusal, Service
 from lengthen.models import load_tokenizer
 
+pytestmark = pytest.mark.invariants
+
 PROMPTS = ["def add(a, b):\n", "import os\n\n", "class Queue:\n    def __init__(self"]
 
 

@@ -12,6 +12,8 @@ from lengthen.training import loss as loss_module
 from lengthen.training.loss import linear_cross_entropy
 from lengthen.training.objective import CausalLMObjective
 
+pytestmark = pytest.mark.invariants
+
 SMALL = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,

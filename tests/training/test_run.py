@@ -21,6 +21,8 @@ from lengthen.recipe import parse_recipe
 from lengthen.training.run import read_metrics, train
 from lengthen.training.trainer import rate_share
 
+pytestmark = pytest.mark.invariants
+
 KEYS = {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds", "peak_memory_bytes"}
 
 

@@ -29,17 +29,13 @@ def ui(
     from contextlib import suppress
 
     adapters = _parse_adapters(adapter or [])
-    from lengthen.errors import LengthenError
+    from lengthen.errors import require
 
-    try:
-        from lengthen.inference.web import serve_page
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise LengthenError("the web page needs Gradio, which is missing: pip install 'lengthen[ui]'") from error
+    require("the web page", "ui", "gradio")
     from lengthen.adapters.several import load_several
     from lengthen.files import write_json
     from lengthen.inference.desk import Desk
+    from lengthen.inference.web import serve_page
 
     loaded, tokenizer, names = load_several(model, adapters, dtype, quantize)
     desk = Desk(loaded, tokenizer, template, names)

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from lengthen.data.html import html_text
 from lengthen.data.word import word_text
-from lengthen.errors import DataError
+from lengthen.errors import DataError, require
 
 __all__ = ["EXTRACTED", "extract_text"]
 
@@ -66,18 +66,14 @@ def extract_text(path: Path) -> tuple[str, list[str]]:
     return text, warnings
 
 
-def _need(module: str, package: str, path: Path) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise DataError(
-            f"reading {path} needs the package {package}, which is missing: pip install 'lengthen[documents]'"
-        ) from error
+def _need(module: str, path: Path) -> Any:
+    require(f"reading {path}", "documents", module.split(".")[0], error=DataError)
+    return import_module(module)
 
 
 def _need_html(path: Path) -> None:
-    _need("lxml.etree", "lxml", path)
-    _need("webencodings", "webencodings", path)
+    _need("lxml.etree", path)
+    _need("webencodings", path)
 
 
 def _content(path: Path) -> bytes:
@@ -88,7 +84,7 @@ def _content(path: Path) -> bytes:
 
 
 def _pdf(path: Path) -> tuple[str, list[str]]:
-    pdfium = _need("pypdfium2", "pypdfium2", path)
+    pdfium = _need("pypdfium2", path)
     content = _content(path)
     with _PDFIUM:
         try:
@@ -144,7 +140,7 @@ def _marked(unit: str, texts: list[str]) -> str:
 
 
 def _docx(path: Path) -> str:
-    _need("lxml.etree", "lxml", path)
+    _need("lxml.etree", path)
     content = _content(path)
     if content.startswith(_OLE):
         raise DataError(f"{path} is protected by a password, or an old .doc; save it as .docx without a password")

@@ -6,7 +6,6 @@ float32 masters beside frozen 16-bit weights, so that a step computes what it co
 the masters in its optimiser and computes with 16-bit copies.
 """
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from lengthen.errors import ModelError, RecipeError
+from lengthen.errors import ModelError, RecipeError, require
 from lengthen.head import causal_lm
 from lengthen.recipe import Recipe
 
@@ -60,8 +59,8 @@ def check_parallel(recipe: Recipe, device: torch.device) -> None:
     if kind == "ddp":
         return
     start = "torchrun --nproc-per-node N -m lengthen.cli train ..."
-    if is_zero and importlib.util.find_spec("deepspeed") is None:
-        raise RecipeError(f"parallel={kind} needs the package deepspeed: pip install deepspeed")
+    if is_zero:
+        require(f"parallel={kind}", "zero", "deepspeed", error=RecipeError)
     if is_zero and device.type == "cpu":
         raise RecipeError(f"parallel={kind} needs an accelerator, and there is only a CPU; set parallel=ddp or fsdp2")
     if processes == 1 and not kind.endswith("_offload"):

@@ -1,7 +1,6 @@
 """Loggers beside metrics.jsonl: transformers' own integrations, with their files in the run folder."""
 
 import difflib
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lengthen.errors import RecipeError
+from lengthen.errors import RecipeError, require
 from lengthen.models import shortened
 
 __all__ = ["LOGGERS", "PROJECT", "check_reports", "report_callbacks"]
@@ -32,8 +31,7 @@ def check_reports(names: Sequence[str]) -> None:
             near = difflib.get_close_matches(name, LOGGERS, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(LOGGERS)}"
             raise RecipeError(f"training.report_to: unknown logger {name!r}; {advice}")
-        if importlib.util.find_spec(name) is None:
-            raise RecipeError(f"training.report_to={name} needs the package {name}: pip install {name}")
+        require(f"training.report_to={name}", "loggers", name, error=RecipeError)
 
 
 def report_callbacks(names: Sequence[str], run: Path) -> list[TrainerCallback]:

@@ -38,7 +38,7 @@ def tasks(
     quiet: common.Quiet = False,
 ) -> None:
     """Measure a model on benchmark tasks: files of long-document suites, or tasks of lm-eval."""
-    from lengthen.errors import LengthenError
+    from lengthen.errors import LengthenError, require
     from lengthen.files import write_json_lines
 
     if (names is None) == (not data):
@@ -53,7 +53,8 @@ def tasks(
     results: list[dict[str, Any]]
     answers: list[dict[str, Any]]
     if names is not None:
-        # Before the model is loaded: the import says what package is missing.
+        # Before the model is loaded.
+        require("--tasks", "tasks", "lm_eval")
         from lengthen.evaluation.tasks.harness import evaluate_tasks
 
         subject, size = _load(*load_options)

@@ -12,17 +12,12 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from lengthen.errors import ContextError, DataError, LengthenError, ModelError
+import lm_eval
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.tasks import TaskManager
 
-try:
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.models.utils import normalize_gen_kwargs
-    from lm_eval.tasks import TaskManager
-except ModuleNotFoundError as error:
-    if error.name != "lm_eval":
-        raise
-    raise LengthenError("--tasks needs the package lm-eval: pip install 'lengthen[tasks]'") from error
+from lengthen.errors import ContextError, DataError, LengthenError, ModelError
 
 __all__ = ["evaluate_tasks"]
 

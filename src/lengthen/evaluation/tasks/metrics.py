@@ -15,7 +15,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from lengthen.errors import LengthenError
+from lengthen.errors import LengthenError, require
 
 __all__ = ["METRICS", "check_metric", "score"]
 
@@ -219,13 +219,7 @@ def check_metric(metric: str) -> None:
     """
     if metric != "auto" and metric not in METRICS:
         raise LengthenError(f"--metric {metric} is unknown; choose one of auto, {', '.join(METRICS)}")
-    for package in _PACKAGES.get(metric, ()):
-        try:
-            import_module(package)
-        except ModuleNotFoundError as error:
-            raise LengthenError(
-                f"metric {metric} needs the package {package.replace('_', '-')}: pip install 'lengthen[tasks]'"
-            ) from error
+    require(f"metric {metric}", "tasks", *_PACKAGES.get(metric, ()))
 
 
 @cache

@@ -1,6 +1,5 @@
 """Load a base and its adapters, and serve them until a signal."""
 
-import importlib.util
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from lengthen.adapters.load import load_apart
 from lengthen.data.instruct.templates import use_template
-from lengthen.errors import LengthenError
+from lengthen.errors import LengthenError, require
 from lengthen.inference.engine import Engine, Limits, ServedBase
 from lengthen.models import default_device, find
 
@@ -71,8 +70,7 @@ def serve(
     Raises:
         LengthenError: fastapi or uvicorn is missing, the address can't be used, or something can't be loaded.
     """
-    if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn")):
-        raise LengthenError("serving needs fastapi and uvicorn: pip install 'lengthen[serve]'")
+    require("serving", "serve", "fastapi", "uvicorn")
     import uvicorn
 
     from lengthen.inference.server.app import make_app

