@@ -31,7 +31,7 @@ def main() -> None:
     """Print the line."""
     lock, log = (Path(argument).read_text(encoding="utf-8") for argument in sys.argv[1:])
     broken = re.findall(r"^(?:FAILED|ERROR) (\S+)", log, re.MULTILINE)
-    passed = re.search(r"\b(\d+) passed.* in [\d.]+s", log)
+    passed = re.search(r"^\W*(\d+) passed.* in [\d.]+s", log, re.MULTILINE)
     if broken:
         verdict = f"these break: {', '.join(broken)}"
     elif passed:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import lengthen
 from lengthen.errors import ModelError
 from lengthen.models import (
+    default_device,
     find,
     from_pretrained,
     lasting_name,
@@ -134,14 +135,28 @@ def test_a_folder_or_file_without_a_model(copy, tmp_path):
 
 
 def test_dtypes(base):
-    for name in ("float32", "bfloat16", "float16"):
-        model, _ = lengthen.load(str(base), dtype=name)
-        assert model.dtype == getattr(torch, name)
+    for dtype in ("float32", "bfloat16", "float16", torch.float32, torch.bfloat16, torch.float16):
+        model, _ = lengthen.load(str(base), dtype=dtype)
+        assert model.dtype == pick_dtype(dtype, CPU) == getattr(torch, str(dtype).removeprefix("torch."))
         assert {parameter.dtype for parameter in model.parameters()} == {model.dtype}
         assert model.config.dtype == model.dtype
         assert not model.training
     assert lengthen.load(str(base))[0].dtype == pick_dtype("auto", CPU)
-    assert "float64" in refused(base, dtype="float64")
+    assert lengthen.load(str(base), dtype="auto")[0].dtype == pick_dtype("auto", CPU)
+    for dtype in ("float64", torch.float64, torch.int8):
+        assert f"unknown dtype '{str(dtype).removeprefix('torch.')}'" in refused(base, dtype=dtype)
+
+
+def test_devices(base):
+    for written in (CPU, "cpu"):
+        assert lengthen.load(str(base), device=written)[0].device == CPU
+    for written in (CPU, "cpu", {"": "cpu"}, {"": CPU}, {"model": "cpu", "lm_head": CPU}):
+        assert lengthen.load(str(base), device_map=written)[0].device == CPU
+    assert lengthen.load(str(base), device_map="auto")[0].device.type == default_device().type
+    assert "unknown device 'balanced'" in refused(base, device_map="balanced")
+    assert "device_map spreads the model over cpu, disk" in refused(base, device_map={"model": "cpu", "x": "disk"})
+    assert "give one of them" in refused(base, device="cpu", device_map="auto")
+    assert "device xpu:7 is not on this machine" in refused(base, device="xpu:7")
 
 
 def test_loading_equals_transformers(base, tokenizer):

@@ -1,6 +1,7 @@
 """The recipe: strict keys, overrides, and every shipped recipe."""
 
 import pytest
+import torch
 import yaml
 from pydantic import ValidationError
 from transformers import AutoConfig
@@ -54,6 +55,13 @@ def test_every_problem_is_in_one_message():
 def test_a_missing_key_is_named():
     with pytest.raises(RecipeError, match=r"recipe mine: context is missing"):
         parse_recipe({"model": "tiny", "training": {"steps": 1}}, "mine")
+
+
+def test_a_dtype_is_a_name_or_torchs():
+    for dtype in ("bfloat16", torch.bfloat16):
+        assert parse_recipe(LEAST | {"training": {"steps": 1, "dtype": dtype}}, "mine").training.dtype == "bfloat16"
+    with pytest.raises(RecipeError, match="'float64'"):
+        parse_recipe(LEAST | {"training": {"steps": 1, "dtype": torch.float64}}, "mine")
 
 
 def test_overrides_are_yaml():

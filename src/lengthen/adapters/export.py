@@ -9,7 +9,7 @@ from peft import PeftModel
 from lengthen.adapters.load import load, load_dequantized, trained_over_nf4
 from lengthen.errors import ModelError, OutputError
 from lengthen.files import atomic_folder
-from lengthen.models import pick_dtype, quiet_transformers
+from lengthen.models import Dtype, pick_dtype, quiet_transformers
 
 __all__ = ["MERGE_INTO", "check_is_new", "export", "load_for_export", "merge", "save_model"]
 
@@ -33,7 +33,7 @@ def merge(model: Any) -> Any:
 def export(
     model: str | Path,
     out: Path,
-    dtype: str = "bfloat16",
+    dtype: Dtype = "bfloat16",
     adapter: str | Path | None = None,
     merge_into: str = "original",
 ) -> Path:

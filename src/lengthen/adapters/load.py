@@ -17,13 +17,15 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from lengthen.context import extend
 from lengthen.errors import ModelError
 from lengthen.models import (
+    Device,
+    Dtype,
     Source,
-    default_device,
     find,
     from_pretrained,
     load_base,
     load_config,
     load_tokenizer,
+    pick_device,
     pick_dtype,
     shortened,
     weight_hashes,
@@ -63,41 +65,43 @@ class BaseApart:
 
 def load(
     model: str | Path,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     adapter: str | Path | None = None,
     quantize: str | None = None,
     *,
     method: str | None = None,
     target: int | None = None,
-    device: torch.device | None = None,
+    device: Device | None = None,
+    device_map: Device | dict[str, Device] | None = None,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """Load a model for evaluation or generation, with full attention, in evaluation mode.
 
     Args:
         model: hub id, model folder, .gguf file, run folder, or alias.
-        dtype: "auto" (default), "float32", "bfloat16" or "float16".
+        dtype: "auto" (default), or float32, bfloat16 or float16, by name or as torch's.
         adapter: a PEFT folder to put over the base. One that lengthen wrote brings its extended config along.
         quantize: "nf4" holds the base in 4 bits, "none" does not; default what the adapter was trained over.
         method: scale the base's positions without training, by this method of `lengthen.context`.
         target: context for `method`, tokens.
-        device: default the accelerator where there is one.
+        device: a torch.device, its name, or an accelerator's number; default the accelerator where there is one.
+        device_map: the same in transformers' words; "auto" is the default, and several devices are refused.
 
     Returns:
         The model (a PeftModel where there is an adapter) and its tokenizer.
 
     Raises:
-        ModelError: not found, without weights, or an adapter that was made for another base.
+        ModelError: not found, without weights, an adapter that was made for another base, or no such dtype or device.
         ContextError: `method` can't be applied.
     """
-    return _load(str(model), dtype, adapter, quantize, method, target, device or default_device())
+    return _load(str(model), dtype, adapter, quantize, method, target, pick_device(device, device_map))
 
 
-def load_apart(model: str | Path, dtype: str | None, quantize: str | None, device: torch.device) -> BaseApart:
+def load_apart(model: str | Path, dtype: Dtype | None, quantize: str | None, device: torch.device) -> BaseApart:
     """As `load` of a base or run folder, but with its adapter still apart."""
     return _load_apart(str(model), dtype, None, quantize, None, None, device)
 
 
-def load_dequantized(model: str | Path, dtype: str | None, adapter: str | Path | None, device: torch.device) -> Any:
+def load_dequantized(model: str | Path, dtype: Dtype | None, adapter: str | Path | None, device: torch.device) -> Any:
     """As `load` with quantize="nf4", then with ordinary weights that are exactly those the 4-bit layers compute with.
 
     For merging: an adapter can't be folded into packed 4-bit weights without changing them once more.
@@ -107,7 +111,7 @@ def load_dequantized(model: str | Path, dtype: str | None, adapter: str | Path |
 
 def _load(
     model: str,
-    dtype: str | None,
+    dtype: Dtype | None,
     adapter: str | Path | None,
     quantize: str | None,
     method: str | None,
@@ -124,7 +128,7 @@ def _load(
 
 def _load_apart(
     model: str,
-    dtype: str | None,
+    dtype: Dtype | None,
     adapter: str | Path | None,
     quantize: str | None,
     method: str | None,

@@ -7,13 +7,13 @@ import lengthen
 from lengthen.adapters.load import adapter_config, attaching, base_record, check_folder
 from lengthen.context import base_context, positions
 from lengthen.errors import ModelError
-from lengthen.models import find, load_config
+from lengthen.models import Dtype, find, load_config
 
 __all__ = ["load_several"]
 
 
 def load_several(
-    model: str, adapters: dict[str, Path], dtype: str | None = None, quantize: str | None = None
+    model: str, adapters: dict[str, Path], dtype: Dtype | None = None, quantize: str | None = None
 ) -> tuple[Any, Any, dict[str, str]]:
     """Load a base with adapters that were trained over it with the same positions.
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from lengthen.adapters.export import check_is_new, load_for_export, save_model
 from lengthen.errors import ModelError
 from lengthen.files import atomic_folder, write_json
-from lengthen.models import pick_dtype
+from lengthen.models import Dtype, pick_dtype
 
 __all__ = ["MAX_RANKS", "VllmExport", "export_for_vllm", "serve_command"]
 
@@ -46,7 +46,7 @@ class VllmExport:
 def export_for_vllm(
     model: str | Path,
     out: Path,
-    dtype: str = "bfloat16",
+    dtype: Dtype = "bfloat16",
     adapter: str | Path | None = None,
     merge_into: str = "original",
 ) -> VllmExport:

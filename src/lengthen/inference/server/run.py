@@ -10,7 +10,7 @@ from lengthen.adapters.load import load_apart
 from lengthen.data.instruct.templates import use_template
 from lengthen.errors import LengthenError, require
 from lengthen.inference.engine import Engine, Limits, ServedBase
-from lengthen.models import default_device, find
+from lengthen.models import Dtype, default_device, find
 
 __all__ = ["ServerSettings", "serve"]
 
@@ -50,7 +50,7 @@ def serve(
     adapters: dict[str, Path],
     settings: ServerSettings,
     *,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     quantize: str | None = None,
     template: str | None = None,
     on_ready: Callable[[str, list[str]], None] = lambda _url, _names: None,
@@ -117,7 +117,12 @@ def _check_training(folder: Path, model: str) -> None:
 
 
 def _load(
-    model: str, adapters: dict[str, Path], limits: Limits, dtype: str | None, quantize: str | None, template: str | None
+    model: str,
+    adapters: dict[str, Path],
+    limits: Limits,
+    dtype: Dtype | None,
+    quantize: str | None,
+    template: str | None,
 ) -> tuple[Engine, str | None]:
     """The engine with all adapters, and the name of the base where it is offered."""
     apart = load_apart(model, dtype, quantize, default_device())

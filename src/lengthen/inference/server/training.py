@@ -20,7 +20,7 @@ from lengthen.errors import LengthenError
 from lengthen.files import write_json_lines, write_text
 from lengthen.inference.server.protocol import TrainingRequest
 from lengthen.inference.server.service import Refusal, Service
-from lengthen.models import lasting_name, shortened
+from lengthen.models import Dtype, lasting_name, shortened
 from lengthen.recipe import Recipe, parse_recipe
 
 __all__ = ["Job", "Training"]
@@ -131,7 +131,7 @@ class Training:
         dtype: as in a recipe's training.dtype.
     """
 
-    def __init__(self, service: Service, folder: Path, model: str, quantize: str | None, dtype: str | None):
+    def __init__(self, service: Service, folder: Path, model: str, quantize: str | None, dtype: Dtype | None):
         self._service, self._folder = service, folder.resolve()
         self._model, self._quantize, self._dtype = lasting_name(model), quantize, dtype
         self._jobs: dict[str, Job] = {}
