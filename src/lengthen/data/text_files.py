@@ -8,7 +8,7 @@ import lzma
 import zlib
 from pathlib import Path
 
-from lengthen.errors import DataError
+from lengthen.errors import DataError, require
 
 __all__ = ["COMPRESSED", "decoded", "kind_of", "read_bytes", "read_text"]
 
@@ -111,12 +111,9 @@ def _advice(content: bytes) -> str:
 
 
 def _zstd(content: bytes, path: Path) -> bytes:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise DataError(
-            f"reading {path} needs the package zstandard, which is missing: pip install 'lengthen[documents]'"
-        ) from error
+    require(f"reading {path}", "documents", "zstandard", error=DataError)
+    import zstandard
+
     texts = []
     while content:  # frame by frame
         frame = zstandard.ZstdDecompressor().decompressobj()
