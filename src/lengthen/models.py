@@ -283,6 +283,8 @@ def load_base(
         check_nf4(config, device)
         if not source.gguf:
             arguments |= {"quantization_config": _nf4_config(config, dtype), "device_map": {"": device}}
+    if device.type == "cuda" and not rounded_later and not source.gguf:
+        arguments["device_map"] = {"": device}  # straight there, without a copy of all weights in CPU memory
     # transformers would fill what is missing or of another shape with random numbers.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:

@@ -14,6 +14,7 @@ from lengthen.adapters.build import add_adapter
 from lengthen.attention import set_group_size
 from lengthen.errors import ModelError
 from lengthen.recipe import AdapterRecipe, MemoryRecipe
+from lengthen.training import memory
 from lengthen.training.memory import enable_checkpointing, offload_saved, tile_mlps
 from lengthen.training.objective import CausalLMObjective
 
@@ -38,16 +39,16 @@ def loss_and_gradients(savers, nf4=False, kind=LlamaForCausalLM, config=LlamaCon
         model = quantization.quantize(model, torch.float32, torch.device("cpu"))
         quantization.prepare_for_training(model)
     set_group_size(model, 8)
-    memory = MemoryRecipe(**savers)
-    if memory.activation_checkpointing:
-        enable_checkpointing(model, memory.activation_checkpointing == "keep_attention")
-    if memory.mlp_tile:
-        tile_mlps(model, memory.mlp_tile)
+    wanted = MemoryRecipe(**savers)
+    if wanted.activation_checkpointing:
+        enable_checkpointing(model, wanted.activation_checkpointing == "keep_attention")
+    if wanted.mlp_tile:
+        tile_mlps(model, wanted.mlp_tile)
     model = add_adapter(model, AdapterRecipe(rank=4, targets="all" if config is LlamaConfig else "attention"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start, which would hide lora_A's gradients
             torch.nn.init.normal_(parameter, std=0.02)
-    objective = CausalLMObjective(model, memory.offload_activations).train()
+    objective = CausalLMObjective(model, wanted.offload_activations).train()
     ids = torch.randint(0, 97, (2, 33), generator=torch.Generator().manual_seed(1))
     positions = torch.cat([torch.arange(13), torch.arange(20)]).repeat(2, 1)
     loss = objective(input_ids=ids, labels=ids, position_ids=positions)
@@ -141,6 +142,35 @@ def test_presets_fill_what_is_not_given():
     assert MemoryRecipe(**smallest.model_dump()) == smallest
 
 
+def test_saved_tensors_come_back_one_ahead(monkeypatch):
+    """On CPU, whose streams do nothing: which tensors are held when, and that they are the same."""
+    monkeypatch.setattr(memory, "_stays", lambda tensor: tensor.ndim != 3)
+    monkeypatch.setattr(memory, "_copy_stream", lambda device: torch.cpu.Stream())
+    events, fetch, take = [], memory._Offloaded.fetch, memory._Offloaded.take
+    order = {}
+
+    def number(saved):
+        return order.setdefault(id(saved), len(order))
+
+    def fetching(self):
+        events.append(("fetch", number(self))) if self._on_device is None else None
+        fetch(self)
+
+    def taking(self):
+        events.append(("take", number(self)))
+        return take(self)
+
+    monkeypatch.setattr(memory._Offloaded, "fetch", fetching)
+    monkeypatch.setattr(memory._Offloaded, "take", taking)
+    smallest = {"preset": "balanced", "offload_activations": True}
+    torch.testing.assert_close(loss_and_gradients(smallest), loss_and_gradients({"preset": "fast"}))
+    takes = [which for what, which in events if what == "take"]
+    assert len(takes) > SIZES["num_hidden_layers"]
+    assert sorted(takes) == sorted(which for what, which in events if what == "fetch"), "each comes back once"
+    # But for the first two, which come in another order, each is on its way before it is wanted.
+    assert all(events.index(("fetch", which)) < events.index(("take", which)) for which in takes[2:])
+
+
 @pytest.mark.gpu
 def test_saved_tensors_wait_in_cpu_memory():
     layer = torch.nn.Linear(1024, 1024, device="cuda")
@@ -149,7 +179,7 @@ def test_saved_tensors_wait_in_cpu_memory():
     with offload_saved(layer):
         before = torch.cuda.memory_allocated()
         out = layer(layer(x).relu()).sum()
-        held = torch.cuda.memory_allocated() - before
+    held = torch.cuda.memory_allocated() - before
     assert held < 2**21
     torch.testing.assert_close(torch.autograd.grad(out, x), expected)
 

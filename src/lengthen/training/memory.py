@@ -6,7 +6,7 @@ Each leaves loss and gradients as they are. They compose with each other, with L
 import ctypes
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -101,31 +101,100 @@ def _tiled(forward: Callable[..., Any], mlp: nn.Module, tokens: int) -> Callable
 def offload_saved(model: nn.Module) -> AbstractContextManager[Any]:
     """A context in which tensors that a forward pass on an accelerator saves for its backward pass wait in CPU memory.
 
-    With checkpointing these are the layers' inputs. Weights stay where they are; on CPU it changes nothing.
+    With checkpointing these are the layers' inputs. Weights stay where they are; on CPU, and where accelerators share
+    its memory, nothing changes. Copies run
+    beside the computation: one tensor is on its way back while the one saved after it is used.
 
     Args:
         model: whose forward pass it is.
     """
     # Shards (DTensor) have no storage of their own, and are gathered where they are used.
     whole = (parameter for parameter in model.parameters() if not isinstance(parameter, DTensor))
-    weights = {parameter.untyped_storage().data_ptr() for parameter in whole}
+    return _Offload({parameter.untyped_storage().data_ptr() for parameter in whole})
 
-    def pack(tensor: torch.Tensor) -> tuple[torch.device, torch.Tensor]:
-        stays = (
-            tensor.device.type == "cpu"
-            or tensor.nbytes < _LEAST_OFFLOADED
-            or tensor.untyped_storage().data_ptr() in weights
-        )
-        if stays:
-            return tensor.device, tensor
-        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-        return tensor.device, copy.copy_(tensor, non_blocking=True)
 
-    def unpack(saved: tuple[torch.device, torch.Tensor]) -> torch.Tensor:
-        device, tensor = saved
-        return tensor.to(device, non_blocking=True)
+class _Offloaded:
+    """A saved tensor in CPU memory, on its way there or back.
 
-    return saved_tensors_hooks(pack, unpack)
+    Attributes:
+        before: the one that was saved before it, which the backward pass wants next.
+    """
+
+    def __init__(self, tensor: torch.Tensor, before: "_Offloaded | None", copies: Any):
+        self.before = before
+        self._streams, self._copies, self._device = getattr(torch, tensor.device.type), copies, tensor.device
+        self._original: torch.Tensor | None = tensor  # until the copy is complete
+        self._on_device: torch.Tensor | None = None
+        self._was_taken = False
+        self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+        copies.wait_stream(self._streams.current_stream())
+        with self._streams.stream(copies):
+            self._host.copy_(tensor, non_blocking=True)
+        self._copied = copies.record_event()
+
+    def forget_original(self) -> None:
+        """Free the tensor's memory: whatever is computed from now on begins after the copy."""
+        if self._original is not None:
+            self._streams.current_stream().wait_event(self._copied)
+            self._original = None
+
+    def fetch(self) -> None:
+        """Begin to copy it back, behind what has been asked of the device so far; so its memory is free by then."""
+        if self._on_device is None:
+            self._on_device = torch.empty(self._host.shape, dtype=self._host.dtype, device=self._device)
+            self._copies.wait_stream(self._streams.current_stream())
+            with self._streams.stream(self._copies):
+                self._on_device.copy_(self._host, non_blocking=True)
+            self._copied = self._copies.record_event()
+
+    def take(self) -> torch.Tensor:
+        """The tensor on its device, for use from now on."""
+        self.forget_original()
+        self.fetch()
+        tensor, self._on_device, self._was_taken = self._on_device, None, True
+        assert tensor is not None
+        self._streams.current_stream().wait_event(self._copied)
+        if self.before is not None and not self.before._was_taken:
+            self.before.fetch()
+        return tensor
+
+
+class _Offload(saved_tensors_hooks):
+    def __init__(self, kept: set[int]):
+        """Args: kept: storages of tensors that stay on the device."""
+        super().__init__(self._pack, self._unpack)
+        self._kept = kept
+        self._copies: Any = None
+        self._last: _Offloaded | None = None
+
+    def __exit__(self, *arguments: object) -> None:
+        if self._last is not None:
+            self._last.forget_original()
+        self._last = None
+        super().__exit__(*arguments)
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor | _Offloaded:
+        if _stays(tensor) or tensor.untyped_storage().data_ptr() in self._kept:
+            return tensor
+        if self._copies is None:
+            self._copies = _copy_stream(tensor.device)
+        if self._last is not None:  # its copy had the time of what was computed since
+            self._last.forget_original()
+        self._last = _Offloaded(tensor, self._last, self._copies)
+        return self._last
+
+    def _unpack(self, saved: torch.Tensor | _Offloaded) -> torch.Tensor:
+        return saved.take() if isinstance(saved, _Offloaded) else saved
+
+
+def _stays(tensor: torch.Tensor) -> bool:
+    has_streams = tensor.device.type != "cpu" and hasattr(getattr(torch, tensor.device.type, None), "Stream")
+    return not has_streams or tensor.nbytes < _LEAST_OFFLOADED
+
+
+@lru_cache(maxsize=8)
+def _copy_stream(device: torch.device) -> Any:
+    return getattr(torch, device.type).Stream(device)
 
 
 def release_freed() -> None:
