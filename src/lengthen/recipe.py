@@ -111,12 +111,12 @@ Weight = Annotated[float, Field(ge=0)]
 class SourceRecipe(_Section):
     """One source of a mixture. What is not given is the data section's."""
 
-    kind: Literal["long", "short", "instruct", "retrieval"] = Field(
+    kind: Literal["long", "short", "instruct", "retrieval", "code"] = Field(
         "long",
         description="long: documents; short: packed windows of documents, against forgetting; instruct: questions with "
-        "answers; retrieval: documents with facts scattered in them and questions",
+        "answers; retrieval: documents with facts scattered in them and questions; code: repositories, each a document",
     )
-    path: Paths = Field([], description="as data.train")
+    path: Paths = Field([], description="as data.train; for code, roots of repositories (FOLDER/*: each one in it)")
     weight: float | None = Field(None, ge=0, description="share of the run's tokens, of the sum of all; default equal")
     length: Annotated[int, Field(ge=2)] | tuple[int, int] | None = Field(
         None,
@@ -130,7 +130,9 @@ class SourceRecipe(_Section):
         {}, description="times a pass sees documents from so many tokens on, as in {1: 0.5, 8192: 3}; default once"
     )
     skip_wise: bool | None = Field(None, description="positions that jump, for long, code and retrieval")
-    haystack: Paths = Field([], description="for retrieval: documents around the facts; default the long sources'")
+    haystack: Paths = Field(
+        [], description="for retrieval: documents around the facts; default those of the sources long and code"
+    )
     tasks: dict[str, Weight] = Field({}, description="for retrieval: how often each task comes; default all")
     facts: int = Field(40, ge=1, description="for retrieval: facts of a task, at most")
     answer_weight: float = Field(3.0, gt=0, description="for retrieval: loss weight of the answers' tokens")

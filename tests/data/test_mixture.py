@@ -71,7 +71,11 @@ def sources(tmp_path, monkeypatch):
         (short / f"{index}.txt").write_text(f"a short text, number {index}. " * (1 + index % 5))
     chats = [{"instruction": f"What is {n}?", "output": f"It is {n}."} for n in range(30)]
     (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, chats)))
-    return {"long": str(long), "short": str(short), "instruct": str(tmp_path / "chat.jsonl")}
+    code = tmp_path / "code"
+    code.mkdir()
+    for name in "abc":
+        (code / f"{name}.py").write_text(f"def {name}():\n    return 1\n\n" * 20)
+    return {"long": str(long), "short": str(short), "instruct": str(tmp_path / "chat.jsonl"), "code": str(code)}
 
 
 def recipe_of(train, length=512, target=2048, **more):
@@ -92,7 +96,8 @@ def test_every_kind_of_source_in_exact_shares(sources, tokenizer):
 
     use_template(tokenizer, "alpaca")
     train = [
-        {"path": sources["long"], "weight": 40},
+        {"path": sources["long"], "weight": 25},
+        {"path": sources["code"], "kind": "code", "weight": 15},
         {"path": sources["short"], "kind": "short", "length": 128, "weight": 20},
         {"path": sources["instruct"], "kind": "instruct", "weight": 10},
         {"kind": "retrieval", "weight": 30},
@@ -100,8 +105,8 @@ def test_every_kind_of_source_in_exact_shares(sources, tokenizer):
     said = []
     mixture = open_mixture(recipe_of(train), tokenizer, VOCABULARY, 100, say=said.append)
     described = mixture.describe()
-    assert [each["kind"] for each in described] == ["long", "short", "instruct", "retrieval"]
-    for each, share in zip(described, (0.4, 0.2, 0.1, 0.3), strict=True):
+    assert [each["kind"] for each in described] == ["long", "code", "short", "instruct", "retrieval"]
+    for each, share in zip(described, (0.25, 0.15, 0.2, 0.1, 0.3), strict=True):
         assert abs(each["tokens"] - share * mixture.tokens) <= 512
     assert sum(each["tokens"] for each in described) == mixture.tokens == sum(map(len, mixture))
     assert mixture.packed
@@ -110,7 +115,8 @@ def test_every_kind_of_source_in_exact_shares(sources, tokenizer):
         assert (block.loss_weights is not None) == (kind == "retrieval")
         assert (block.trained is not None) == (kind in ("retrieval", "instruct"))
         assert kind != "short" or max(block.segments) <= 128
-    assert "long 40% (3 documents, " in mixture.summary()
+    assert "long 25% (3 documents, " in mixture.summary()
+    assert "code 15% (1 repository, " in mixture.summary()
     again = open_mixture(recipe_of(train), tokenizer, VOCABULARY, 100)
     np.testing.assert_array_equal(again[57].input_ids, mixture[57].input_ids)
 

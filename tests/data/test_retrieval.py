@@ -71,7 +71,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def documents(tiny):
-    return Documents(tokenize([Document(f"text {seed}", prose(seed)) for seed in range(4)], tiny), tiny)
+    return Documents([tokenize([Document(f"text {seed}", prose(seed)) for seed in range(4)], tiny)], tiny)
 
 
 def made(tokenizer, documents, length, indices, **settings):

@@ -8,10 +8,11 @@ import numpy as np
 from lengthen.data.instruct.dataset import load_instructions, pack_instructions
 from lengthen.data.mixture import FiniteSource, GeneratedSource, Mixture, Source
 from lengthen.data.packing import Block, choose_documents, pack, pack_windows
+from lengthen.data.repositories import read_repositories
 from lengthen.data.retrieval.source import Documents, Retrieval, Settings
 from lengthen.data.retrieval.tasks import SHARES
 from lengthen.data.skip_wise import skip_wise
-from lengthen.data.tokens import TokenStore, default_cache, load_tokens
+from lengthen.data.tokens import TokenStore, default_cache, load_tokens, tokenize
 from lengthen.errors import DataError
 from lengthen.recipe import Recipe, SourceRecipe
 
@@ -51,42 +52,57 @@ def open_mixture(
         DataError: a source can't be read, has nothing that can be used, or has lengths or tasks that can't be made.
     """
     opener = _Opener(recipe, tokenizer, vocab_size, quiet, say)
-    chosen = [source for source in recipe.data.sources if source.weight != 0]
-    weights = [1.0 if source.weight is None else source.weight for source in chosen]
-    return Mixture([opener.open(number, source) for number, source in enumerate(chosen)], weights, count)
+    chosen = [(number, source) for number, source in enumerate(recipe.data.sources) if source.weight != 0]
+    weights = [1.0 if source.weight is None else source.weight for _, source in chosen]
+    return Mixture([opener.open(number, source) for number, source in chosen], weights, count)
 
 
 class _Opener:
     def __init__(self, recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", vocab_size: int, quiet: bool, say: _Say):
         self._recipe, self._tokenizer, self._vocab_size = recipe, tokenizer, vocab_size
         self._quiet, self._say = quiet, say
-        self._haystacks: dict[tuple[str, ...], Documents] = {}
+        self._stores: dict[int, TokenStore] = {}
 
     def open(self, number: int, source: SourceRecipe) -> Source:
-        """A source of the recipe; its number is a part of its seed."""
+        """A source of the recipe; its number there is a part of its seed."""
         name = f"data.train[{number}] ({source.kind}{' ' + ', '.join(source.path) if source.path else ''})"
         seed = (self._recipe.seed, number)
         if source.kind == "retrieval":
             return self._open_retrieval(source, name, seed)
         if source.kind == "instruct":
             return self._open_instructions(source, name, seed)
-        store = self._read(source.path, source)
+        store = self._store(number, source)
         chosen = self._choose(store, source, name, seed)
         try:
             blocks = self._cut(chosen, source, seed)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
-        about = f"{len(store)} {'repositories' if source.kind == 'code' else 'documents'}, {len(store.tokens):,} tokens"
+        what = ("repository", "repositories") if source.kind == "code" else ("document", "documents")
+        about = f"{len(store)} {what[len(store) != 1]}, {len(store.tokens):,} tokens"
         return FiniteSource(source.kind, name, about, blocks, seed)
+
+    def _store(self, number: int, source: SourceRecipe) -> TokenStore:
+        """The documents of a source, read once."""
+        if number not in self._stores:
+            if source.kind == "code":
+                repositories, warnings = read_repositories(source.path)
+                self._warn(warnings)
+                self._stores[number] = tokenize(repositories, self._tokenizer, default_cache(), self._quiet)
+            else:
+                self._stores[number] = self._read(source.path, source)
+        return self._stores[number]
 
     def _read(self, paths: Sequence[str], source: SourceRecipe) -> TokenStore:
         limit = source.max_documents or self._recipe.data.max_documents
         store, warnings = load_tokens(
             paths, self._tokenizer, self._vocab_size, default_cache(), self._quiet, max_documents=limit
         )
+        self._warn(warnings)
+        return store
+
+    def _warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:
             self._say(f"warning: {warning}")
-        return store
 
     def _limits(self, source: SourceRecipe) -> tuple[int, int | None]:
         """Those of the data section are for long documents."""
@@ -133,8 +149,7 @@ class _Opener:
         loaded = load_instructions(
             source.path, self._tokenizer, length, data.template, *self._limits(source), limit, self._quiet
         )
-        for warning in (warning for each in loaded for warning in each.warnings):
-            self._say(f"warning: {warning}")
+        self._warn([warning for each in loaded for warning in each.warnings])
         examples = [example for each in loaded for example in each.examples]
         about = f"{len(examples)} examples, {sum(map(len, examples)):,} tokens"
         return FiniteSource("instruct", name, about, pack_instructions(examples, length), seed)
@@ -146,8 +161,7 @@ class _Opener:
             source.tasks or SHARES, source.facts, source.answer_weight, source.text_weight, source.bare, source.early,
             source.middle, lengths,
         )  # fmt: skip
-        paths = source.haystack or [path for each in data.sources if each.kind == "long" for path in each.path]
-        documents = self._documents(paths, source) if paths else None
+        documents = self._haystack(source)
         target = self._recipe.context.target if data.is_skip_wise(source) else None
         try:
             retrieval = Retrieval(self._tokenizer, documents, length, settings, _number(seed), target)
@@ -156,11 +170,13 @@ class _Opener:
         about = "lists of facts" if documents is None else f"in {len(documents):,} tokens of documents"
         return GeneratedSource("retrieval", name, about, lengths is not None, retrieval.block, length)
 
-    def _documents(self, paths: Sequence[str], source: SourceRecipe) -> Documents | None:
-        key = tuple(paths)
-        if key not in self._haystacks:
-            self._haystacks[key] = Documents(self._read(paths, source), self._tokenizer)
-        return self._haystacks[key]
+    def _haystack(self, source: SourceRecipe) -> Documents | None:
+        """The documents around facts: those that are named, else those of the sources long and code, of any weight."""
+        if source.haystack:
+            return Documents([self._read(source.haystack, source)], self._tokenizer)
+        others = enumerate(self._recipe.data.sources)
+        stores = [self._store(number, other) for number, other in others if other.kind in ("long", "code")]
+        return Documents(stores, self._tokenizer) if stores else None
 
 
 def _number(seed: tuple[int, ...]) -> int:

@@ -1,7 +1,6 @@
 """Retrieval sequences in tokens: of exact lengths, each a function of seed and index, every token with a weight."""
 
 import random
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -66,33 +65,35 @@ class Documents:
     """The run's own documents as text around facts, and as passages to be quoted.
 
     Args:
-        store: tokenised documents, at least one token.
+        stores: tokenised documents, at least one token in all.
         tokenizer: that they were tokenised by.
     """
 
-    def __init__(self, store: TokenStore, tokenizer: "PreTrainedTokenizerBase"):
-        assert len(store.tokens) > 0
-        self._store, self._tokenizer = store, tokenizer
+    def __init__(self, stores: Sequence[TokenStore], tokenizer: "PreTrainedTokenizerBase"):
+        self._tokenizer = tokenizer
+        self._documents = [store[index] for store in stores for index in range(len(store))]
+        self._ends = np.cumsum([len(ids) for ids in self._documents])
+        assert len(self) > 0
 
     def __len__(self) -> int:
         """Tokens of all."""
-        return len(self._store.tokens)
+        return int(self._ends[-1])
 
     def window(self, start: int, tokens: int) -> str:
-        """The text of so many tokens from a place in the stream of all documents on, which is a ring."""
-        offsets, total = self._store.offsets, len(self._store.tokens)
+        """The text of so many tokens from a place in the ring of all documents on, with blank lines between these."""
         parts: list[str] = []
         while tokens > 0:
-            start %= total
-            # A document ends where the next begins, and so does what is decoded at once.
-            stop = min(start + tokens, int(offsets[bisect_right(offsets, start)]))
-            parts.append(self._decode(self._store.tokens[start:stop]))
+            start %= len(self)
+            which = int(np.searchsorted(self._ends, start, side="right"))
+            stop = min(start + tokens, int(self._ends[which]))
+            ids, end = self._documents[which], int(self._ends[which])
+            parts.append(self._decode(ids[len(ids) - (end - start) : len(ids) - (end - stop)]))
             tokens, start = tokens - (stop - start), stop
         return "\n\n".join(part for part in parts if part)
 
     def passage(self, rng: random.Random, least: int, most: int) -> str | None:
         """Whole words in one line, from a random place; None where there are too few."""
-        start, words = rng.randrange(len(self._store.tokens)), rng.randrange(least, most + 1)
+        start, words = rng.randrange(len(self)), rng.randrange(least, most + 1)
         # The first word and the last may be cut.
         found = self.window(start, 4 * words).split()[1 : words + 1]
         return " ".join(found) if len(found) >= least else None
