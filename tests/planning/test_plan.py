@@ -1,6 +1,7 @@
 """Plans: what must hold whatever the numbers, and the published fits."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ ADAPTERS = {
     "full": {"kind": "full"},
 }
 A100, V100 = "a100-80gb", "v100-32gb"
+H100 = Path(__file__).parents[2] / "docs" / "results" / "gpu" / "check-h100-ABCD.json"
 
 
 def shipped(name="llama2-7b-8k", *overrides):
@@ -252,6 +254,23 @@ def test_time_follows_from_flops_and_efficiency():
     assert plan(shipped(), V100, efficiency=0.5).seconds_per_step > 10 * found.seconds_per_step
     assert plan(shipped("llama2-7b-8k-qlora"), V100).dtype == torch.float16
     assert plan(shipped("llama2-7b-8k-qlora"), A100).dtype == torch.bfloat16
+
+
+def test_time_and_memory_on_an_h100_are_those_measured():
+    """Steps of LLaMA2-7B's shape, from 16,384 tokens on: shorter ones wait for the host."""
+    rows = json.loads(H100.read_text(encoding="utf-8"))["rows"]
+    rows = [row for row in rows if row["part"] == "D" and row.get("counts") and row["length"] >= 16384]
+    rows = [row for row in rows if "varlen" not in row["step"]]  # a backend that `auto` does not take there
+    assert len(rows) == 10
+    for row in rows:
+        attention = "attention.kind=full" if row["step"] == "full" else f"attention.group_size={row['group']}"
+        settings = [f"context.target={row['length']}", f"memory.preset={row['preset']}", "training.accumulation=1"]
+        found = plan(shipped("llama2-7b-8k", attention, *settings), "h100-80gb")
+        assert found.is_measured
+        assert found.seconds_per_step == pytest.approx(row["seconds"], rel=0.12), row["name"]
+        assert found.peak_bytes == pytest.approx(row["allocated"], rel=0.15), row["name"]
+    assert not plan(shipped(), "h100-80gb", efficiency=0.5).is_measured
+    assert not plan(shipped(), A100).is_measured
 
 
 # -- advice

@@ -91,7 +91,8 @@ def _report(plan: "Plan") -> str:
     ]
     if plan.seconds_per_step is not None:
         run = f", {plan.seconds / 3600:.1f} h for {plan.steps:,} steps" if plan.seconds and plan.steps else ""
-        lines.append(f"time: {plan.seconds_per_step:.1f} s a step{run}, at {plan.efficiency:.0%} of the peak speed")
+        share = f"{plan.efficiency:.0%} of the peak speed, {'as measured' if plan.is_measured else 'not measured'}"
+        lines.append(f"time: {plan.seconds_per_step:.1f} s a step{run}, at {share}")
     if not plan.fits:
         lines += ["", "it would fit with" if plan.advice else "nothing that plan knows makes it fit"]
         for advice in plan.advice:

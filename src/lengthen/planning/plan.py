@@ -58,7 +58,8 @@ class Plan:
         max_context: the longest context target that fits, in whole 1,024 tokens; 0 for none; None where memory does not
             depend on it, as with skip-wise sequences.
         flops: of one optimiser step on one device.
-        efficiency: share of the device's peak that the times assume.
+        efficiency: share of the device's peak that the times assume, over all operations.
+        is_measured: whether that is what was measured on this device.
         seconds_per_step: None where the device's speed is not known.
         steps: of the run; None where the recipe counts epochs.
         advice: for a recipe that does not fit, cheapest first.
@@ -76,6 +77,7 @@ class Plan:
     max_context: int | None
     flops: Flops
     efficiency: float
+    is_measured: bool
     seconds_per_step: float | None
     steps: int | None
     advice: tuple[Advice, ...] = ()
@@ -109,6 +111,7 @@ class Plan:
             "dtype": str(self.dtype).removeprefix("torch."),
             "flops": {**asdict(self.flops), "total": self.flops.total},
             "efficiency": self.efficiency,
+            "efficiency_is_measured": self.is_measured,
             "seconds_per_step": self.seconds_per_step,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -158,8 +161,9 @@ def plan(
     if recipe.quantize:
         check_not_quantized(config)
     extend(config, **recipe.context.model_dump(exclude={"target"}), context=recipe.context.target)
-    share = efficiency or device.efficiency
-    planner = _Planner(config, device, devices, share, unfused_loss)
+    if efficiency is not None:
+        device = replace(device, efficiency=efficiency, attention_efficiency=None)
+    planner = _Planner(config, device, devices, unfused_loss)
     found = planner.plan(recipe)
     found = replace(found, max_context=planner.longest(recipe))
     if not found.fits:
@@ -204,17 +208,17 @@ def _is_here(model: str) -> bool:
 class _Planner:
     """Plans of one base on one kind of device; what is trained is measured once."""
 
-    def __init__(
-        self, config: PreTrainedConfig, device: Device, devices: int, efficiency: float, unfused_loss: bool
-    ) -> None:
+    def __init__(self, config: PreTrainedConfig, device: Device, devices: int, unfused_loss: bool) -> None:
         self._config, self._device, self._devices = config, device, devices
-        self._efficiency, self._unfused_loss = efficiency, unfused_loss
+        self._unfused_loss = unfused_loss
         self._shapes: dict[str, ModelShape] = {}
 
     def plan(self, recipe: Recipe) -> Plan:
         shape, dtype, memory = self._shape(recipe), self._dtype(recipe), self._memory(recipe)
         flops = flops_of(shape, recipe)
-        peak = self._device.peak(dtype)
+        peak, weights = self._device.peak(dtype), self._device.efficiency
+        # What the device could compute at its peak in the time that the step takes.
+        work = flops.linear / weights + flops.attention / (self._device.attention_efficiency or weights)
         return Plan(
             device=self._device,
             devices=self._devices,
@@ -227,8 +231,9 @@ class _Planner:
             memory=memory,
             max_context=0,
             flops=flops,
-            efficiency=self._efficiency,
-            seconds_per_step=None if peak is None else flops.total / (peak * self._efficiency),
+            efficiency=flops.total / work,
+            is_measured=self._device.attention_efficiency is not None,
+            seconds_per_step=None if peak is None else work / peak,
             steps=recipe.training.steps,
         )
 
