@@ -78,11 +78,11 @@ def make_run(documents, tmp_path_factory):
     The learning rate is so high that the weights move visibly.
     """
 
-    def make(base, name="run", adapter=None, attention="s2", data=None, **training):
+    def make(base, name="run", adapter=None, attention="s2", data=None, context=None, **training):
         recipe = {
             "model": str(base),
             "out": str(tmp_path_factory.mktemp("runs") / name),
-            "context": {"target": 128, "method": "yarn"},
+            "context": context or {"target": 128, "method": "yarn"},
             "attention": {"kind": attention},
             "adapter": {"rank": 4} if adapter is None else adapter,
             "data": {"train": [str(documents)], **(data or {})},

@@ -180,8 +180,7 @@ def test_a_shipped_recipe_fits_its_base(name, tmp_path):
     recipe = parse_recipe(content, name)
     assert recipe == load_recipe(name, ["out="])
     base = config_of(recipe)
-    settings = recipe.context.model_dump(exclude={"target"})
-    config = extend(base, recipe.context.target, **settings)
+    config = extend(base, **recipe.context.scaling)
     assert config.max_position_embeddings == recipe.context.target
     first = base.rope_parameters.get("original_max_position_embeddings", base.max_position_embeddings)
     assert config.original_max_position_embeddings == first

@@ -21,6 +21,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "RecipeError",
+    "one_line",
     "require",
 ]
 
@@ -51,6 +52,14 @@ class OutputError(LengthenError):
 
 class BusyError(LengthenError):
     """The engine has as many requests as it takes, or is closing."""
+
+
+def one_line(error: BaseException) -> str:
+    """Another package's error as one line of at most 300 characters, with its kind where the message says little."""
+    text = " ".join(str(error).split())
+    if not text or isinstance(error, (KeyError, IndexError, AttributeError, AssertionError)):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text if len(text) <= 300 else text[:300] + " ..."
 
 
 def require(what: str, extra: str, *modules: str, error: type[LengthenError] = LengthenError) -> None:

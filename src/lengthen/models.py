@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,11 +22,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
 from lengthen._compat import bf16_is_fast, gguf_dequantized
+from lengthen.context import settle_context
 from lengthen.errors import ModelError, require
+from lengthen.gguf import add_positions
 from lengthen.quantization import check_nf4, is_packed, is_quantized, nf4_config, prepare_for_training, quantize
+from lengthen.upstream import reading
 
 __all__ = [
     "Device",
@@ -43,7 +46,6 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "quiet_transformers",
-    "shortened",
     "weight_hashes",
 ]
 
@@ -199,46 +201,71 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def from_pretrained(kind: Any, source: Source, **arguments: Any) -> Any:
-    """`kind.from_pretrained` of a source's files.
+    """`kind.from_pretrained` of a source's files, without their program code.
 
     Raises:
         ModelError: whatever went wrong there, in one line.
     """
     if source.gguf:
         require(f"reading {source.gguf}", "gguf", "gguf", error=ModelError)
-    try:
-        with quiet_transformers():
-            return kind.from_pretrained(source.location, **arguments)
-    except ImportError as error:
-        raise ModelError(f"loading {source.id} needs a package that is not installed: {shortened(error)}") from error
-    except UnpicklingError as error:
-        raise ModelError(
-            f"the .bin weights of {source.id} hold more than tensors, and loading them could run any code; take "
-            "safetensors weights"
-        ) from error
-    except SafetensorError as error:
-        raise ModelError(
-            f"the weights of {source.id} are damaged ({shortened(error)}); is the download complete?"
-        ) from error
-    # RuntimeError: broken archives, memory.
-    except (OSError, ValueError, RuntimeError) as error:
-        advice = f"; {_SMOLLM2_ADVICE}" if source.location == _SMOLLM2_HUB else ""
-        raise ModelError(f"can't load {source.id}: {shortened(error)}{advice}") from error
+    advice = f"; {_SMOLLM2_ADVICE}" if source.location == _SMOLLM2_HUB else ""
+    with reading(source.id, f"can't load {{name}}: {{error}}{advice}"), quiet_transformers():
+        # Without an answer, transformers would ask for it on the terminal.
+        return kind.from_pretrained(source.location, trust_remote_code=False, **arguments)
 
 
-def shortened(error: Exception) -> str:
-    """An upstream error's message as one line of at most 300 characters."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:300] + " ..."
+def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
+    """The config of a base, without weights; for a run folder its extended config.
+
+    Args:
+        source: where the base's files are.
+        context: of the base, tokens, where its files leave that open.
+
+    Returns:
+        Its `max_position_embeddings` is the base's context (`lengthen.context.settle_context`), its RoPE parameters
+        are what the files say: those of GGUF, and longrope under its old name "su" too.
+
+    Raises:
+        ModelError: there is no config, or it can't be read.
+    """
+    if source.gguf:
+        config = add_positions(
+            from_pretrained(AutoConfig, source, **source.arguments), Path(source.location, source.gguf)
+        )
+        # A GGUF config says how its tensors were packed; what we load is dequantised.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+    else:
+        config = _read_config(source)
+    return settle_context(config, context, _stated_lengths(source, config))
 
 
-def load_config(source: Source) -> PreTrainedConfig:
-    """The config of a base, without weights; for a run folder its extended config."""
-    config = from_pretrained(AutoConfig, source, **source.arguments)
-    # A GGUF config says how its tensors were packed; what we load is dequantised.
-    if source.gguf and hasattr(config, "quantization_config"):
-        del config.quantization_config
-    return config
+def _read_config(source: Source) -> PreTrainedConfig:
+    with reading(source.id), quiet_transformers():
+        content, _ = PreTrainedConfig.get_config_dict(source.location)
+    scaling = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind not in ("su", "longrope") or content.get("model_type") not in CONFIG_MAPPING:
+        return from_pretrained(AutoConfig, source)
+    # transformers renames "su" too late to fill in what longrope needs, and most architectures overlook the original
+    # maximum beside the scaling, where Phi-3 has it.
+    original = content.get("original_max_position_embeddings")
+    scaling = {**({"original_max_position_embeddings": original} if original else {}), **scaling}
+    scaling |= {"rope_type": "longrope", "type": "longrope"}
+    with reading(source.id), quiet_transformers():
+        return AutoConfig.for_model(**{**content, "rope_parameters": scaling, "rope_scaling": None})
+
+
+def _stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, str]]:
+    """Lengths that other fields and files of a base state beside max_position_embeddings."""
+    text = config.get_text_config(decoder=True)
+    stated = [(getattr(text, name, None), name) for name in ("max_sequence_length", "model_max_length", "seq_length")]
+    if not source.gguf:
+        with reading(source.id), quiet_transformers():
+            stated.append(
+                (get_tokenizer_config(source.location).get("model_max_length"), "the tokenizer's model_max_length")
+            )
+    return [(length, name) for length, name in stated if isinstance(length, int)]
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
@@ -289,9 +316,10 @@ def load_base(
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         model, found = from_pretrained(AutoModelForCausalLM, source, **arguments)
-    except KeyError as error:  # an architecture that picks its attention from a table of its own
-        if error.args != (attention,):
+    except ModelError as error:
+        if not (isinstance(error.__cause__, KeyError) and error.__cause__.args == (attention,)):
             raise
+        # An architecture that picks its attention from a table of its own.
         raise ModelError(
             f"{config.model_type} has an attention of its own, which {attention!r} can't take the place of; set "
             "attention.kind=full"
@@ -304,10 +332,8 @@ def load_base(
         )
     if nf4:
         if source.gguf:
-            try:
+            with reading(source.id, f"can't quantise {{name}} on {device}: {{error}}"):
                 quantize(model, dtype, device)
-            except RuntimeError as error:  # bitsandbytes' own, where its kernels are missing
-                raise ModelError(f"can't quantise {source.id} on {device}: {shortened(error)}") from error
         if not is_quantized(model):
             raise ModelError(
                 f"no linear layer of {source.id} has sizes that NF4 takes (inputs a multiple of 64, outputs of 32); "

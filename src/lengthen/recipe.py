@@ -67,6 +67,7 @@ class ContextRecipe(_Section):
     """How far, and by which position scaling."""
 
     target: int = Field(gt=1, description="context after the run, tokens; the base's own only with method none")
+    base: int | None = Field(None, gt=1, description="the base's own context, tokens, where its files leave that open")
     method: Literal["linear", "ntk", "yarn", "llama3", "theta", "longrope", "none"] = Field(
         "linear", description="position scaling"
     )
@@ -74,6 +75,11 @@ class ContextRecipe(_Section):
     theta: float | None = Field(None, description="new RoPE base, for method theta")
     short_factor: list[float] | None = Field(None, description="per frequency, for method longrope")
     long_factor: list[float] | None = Field(None, description="per frequency, for method longrope")
+
+    @property
+    def scaling(self) -> dict[str, Any]:
+        """What `lengthen.context.extend` takes beside the base's config."""
+        return {"context": self.target, **self.model_dump(exclude={"target", "base"})}
 
 
 class AttentionRecipe(_Section):

@@ -36,6 +36,7 @@ def export(
     dtype: Dtype = "bfloat16",
     adapter: str | Path | None = None,
     merge_into: str = "original",
+    base_context: int | None = None,
 ) -> Path:
     """Write a merged model that plain transformers loads.
 
@@ -48,6 +49,7 @@ def export(
         dtype: of the written weights: "bfloat16", "float16" or "float32".
         adapter: a PEFT folder to merge, where `model` is not a run folder.
         merge_into: "original" or "dequantized".
+        base_context: of the base, tokens, where its files leave that open.
 
     Returns:
         `out`, with safetensors weights, the extended config and the tokenizer with its length.
@@ -58,7 +60,7 @@ def export(
     """
     check_is_new(out)
     written = pick_dtype(dtype, torch.device("cpu"))
-    loaded, tokenizer = load_for_export(model, adapter, merge_into)
+    loaded, tokenizer = load_for_export(model, adapter, merge_into, base_context)
     with atomic_folder(out) as temporary:
         save_model(merge(loaded), tokenizer, temporary, written)
     return out
@@ -74,7 +76,9 @@ def check_is_new(out: Path) -> None:
         raise OutputError(f"{out} has content already; choose another folder")
 
 
-def load_for_export(model: str | Path, adapter: str | Path | None, merge_into: str) -> tuple[Any, Any]:
+def load_for_export(
+    model: str | Path, adapter: str | Path | None, merge_into: str, base_context: int | None = None
+) -> tuple[Any, Any]:
     """The model in float32 on the CPU, over 16-bit or dequantised weights, and its tokenizer.
 
     Raises:
@@ -84,13 +88,13 @@ def load_for_export(model: str | Path, adapter: str | Path | None, merge_into: s
         raise ModelError(f"unknown merge_into={merge_into}; choose {' or '.join(MERGE_INTO)}")
     cpu = torch.device("cpu")
     if merge_into == "original":
-        return load(model, "float32", adapter, quantize="none", device=cpu)
+        return load(model, "float32", adapter, quantize="none", base_context=base_context, device=cpu)
     over_nf4 = trained_over_nf4(model, adapter)
     if over_nf4 is False or (over_nf4 is None and adapter is None):
         raise ModelError(
             f"{adapter or model} was not trained over a 4-bit base, as merge_into=dequantized needs; choose original"
         )
-    return load_dequantized(model, "float32", adapter, cpu)
+    return load_dequantized(model, "float32", adapter, cpu, base_context)
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,10 +25,10 @@ from lengthen.models import (
     load_tokenizer,
     pick_device,
     pick_dtype,
-    shortened,
     weight_hashes,
 )
 from lengthen.quantization import dequantize
+from lengthen.upstream import reading
 
 __all__ = [
     "BaseApart",
@@ -63,6 +61,19 @@ class BaseApart:
     adapter: Path | None
 
 
+@dataclass(frozen=True)
+class _Scaling:
+    """The base's context, where its files leave it open, and a scaling of its positions without training."""
+
+    base_context: int | None = None
+    method: str | None = None
+    target: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.method is None) != (self.target is None):
+            raise ModelError("scaling positions needs both a method and a target; give both or neither")
+
+
 def load(
     model: str | Path,
     dtype: Dtype | None = None,
@@ -71,6 +82,7 @@ def load(
     *,
     method: str | None = None,
     target: int | None = None,
+    base_context: int | None = None,
     device: Device | None = None,
     device_map: Device | dict[str, Device] | None = None,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -83,6 +95,7 @@ def load(
         quantize: "nf4" holds the base in 4 bits, "none" does not; default what the adapter was trained over.
         method: scale the base's positions without training, by this method of `lengthen.context`.
         target: context for `method`, tokens.
+        base_context: of the base, tokens, where its files leave that open.
         device: a torch.device, its name, or an accelerator's number; default the accelerator where there is one.
         device_map: the same in transformers' words; "auto" is the default, and several devices are refused.
 
@@ -93,20 +106,29 @@ def load(
         ModelError: not found, without weights, an adapter that was made for another base, or no such dtype or device.
         ContextError: `method` can't be applied.
     """
-    return _load(str(model), dtype, adapter, quantize, method, target, pick_device(device, device_map))
+    scaling = _Scaling(base_context, method, target)
+    return _load(str(model), dtype, adapter, quantize, scaling, pick_device(device, device_map))
 
 
-def load_apart(model: str | Path, dtype: Dtype | None, quantize: str | None, device: torch.device) -> BaseApart:
+def load_apart(
+    model: str | Path, dtype: Dtype | None, quantize: str | None, device: torch.device, base_context: int | None = None
+) -> BaseApart:
     """As `load` of a base or run folder, but with its adapter still apart."""
-    return _load_apart(str(model), dtype, None, quantize, None, None, device)
+    return _load_apart(str(model), dtype, None, quantize, _Scaling(base_context), device)
 
 
-def load_dequantized(model: str | Path, dtype: Dtype | None, adapter: str | Path | None, device: torch.device) -> Any:
+def load_dequantized(
+    model: str | Path,
+    dtype: Dtype | None,
+    adapter: str | Path | None,
+    device: torch.device,
+    base_context: int | None = None,
+) -> Any:
     """As `load` with quantize="nf4", then with ordinary weights that are exactly those the 4-bit layers compute with.
 
     For merging: an adapter can't be folded into packed 4-bit weights without changing them once more.
     """
-    return _load(str(model), dtype, adapter, "nf4", None, None, device, dequantized=True)
+    return _load(str(model), dtype, adapter, "nf4", _Scaling(base_context), device, dequantized=True)
 
 
 def _load(
@@ -114,12 +136,11 @@ def _load(
     dtype: Dtype | None,
     adapter: str | Path | None,
     quantize: str | None,
-    method: str | None,
-    target: int | None,
+    scaling: "_Scaling",
     device: torch.device,
     dequantized: bool = False,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    apart = _load_apart(model, dtype, adapter, quantize, method, target, device)
+    apart = _load_apart(model, dtype, adapter, quantize, scaling, device)
     loaded = dequantize(apart.model) if dequantized else apart.model
     if apart.adapter is not None:
         loaded = _with_adapter(loaded, apart.adapter, apart.source)
@@ -131,14 +152,11 @@ def _load_apart(
     dtype: Dtype | None,
     adapter: str | Path | None,
     quantize: str | None,
-    method: str | None,
-    target: int | None,
+    scaling: "_Scaling",
     device: torch.device,
 ) -> BaseApart:
     if quantize not in (None, "none", "nf4"):
         raise ModelError(f"unknown quantize={quantize}; choose nf4 or none")
-    if (method is None) != (target is None):
-        raise ModelError("scaling positions needs both a method and a target; give both or neither")
     source = find(model)
     if source.run is not None:
         if adapter is not None:
@@ -152,7 +170,7 @@ def _load_apart(
     nf4 = (quantize or (record or {}).get("quantize")) == "nf4"
     loaded: Any = load_base(
         source,
-        _scaled_config(source, folder, record, method, target),
+        _scaled_config(source, folder, record, scaling),
         pick_dtype(dtype, device, nf4),
         device=device,
         nf4=nf4,
@@ -163,16 +181,16 @@ def _load_apart(
 
 
 def _scaled_config(
-    source: Source, adapter: Path | None, record: dict[str, str] | None, method: str | None, target: int | None
+    source: Source, adapter: Path | None, record: dict[str, str] | None, scaling: "_Scaling"
 ) -> PreTrainedConfig:
     """The base's config, with the positions that its adapter was trained with, or scaled anew."""
-    plain = load_config(source)
+    plain = load_config(source, scaling.base_context)
     config = plain if adapter is None else adapter_config(adapter) or plain
     # Adapters for bases of another shape would only fail somewhere inside the weights.
     if record is not None and (plain.model_type, _shape(plain)) != (config.model_type, _shape(config)):
         raise ModelError(f"the adapter {adapter} was made for {record['id']}; {source.id} has another shape")
-    if method is not None and target is not None:
-        config = extend(config, target, method)
+    if scaling.method is not None and scaling.target is not None:
+        config = extend(config, scaling.target, scaling.method)
     return config
 
 
@@ -280,16 +298,9 @@ def attaching(folder: Path, base: str) -> Iterator[None]:
     Raises:
         ModelError: the adapter's files are damaged, lack something, or do not fit.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), reading(f"the adapter {folder}", f"{{name}} does not fit {base}: {{error}}"):
         # peft warns about tied embeddings that it then ties, and reads a name that transformers deprecated.
         warnings.filterwarnings("ignore", message=".*(tie|is_gradient_checkpointing).*")
         # And it leaves what a file lacks as it was initialised.
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
-        try:
-            yield
-        except UnpicklingError as error:
-            raise ModelError(
-                f"the .bin weights of the adapter {folder} hold more than tensors, and loading them could run any code"
-            ) from error
-        except (OSError, RuntimeError, ValueError, TypeError, SafetensorError, UserWarning) as error:
-            raise ModelError(f"the adapter {folder} does not fit {base}: {shortened(error)}") from error
+        yield

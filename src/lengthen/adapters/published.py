@@ -26,7 +26,7 @@ from lengthen.adapters.export import check_is_new
 from lengthen.adapters.save import save_adapter
 from lengthen.adapters.targets import shortest_suffixes
 from lengthen.context import base_context, extend
-from lengthen.errors import ModelError
+from lengthen.errors import ModelError, one_line
 from lengthen.files import atomic_folder, write_json, write_text
 from lengthen.models import (
     Source,
@@ -36,7 +36,6 @@ from lengthen.models import (
     load_config,
     load_tokenizer,
     quiet_transformers,
-    shortened,
     weight_hashes,
 )
 from lengthen.provenance import command_line, versions
@@ -144,7 +143,7 @@ def _read_settings(folder: Path) -> LoraConfig:
         # Old peft versions wrote keys that are gone since, without meaning for LoRA on linear layers.
         config = LoraConfig(**{key: value for key, value in settings.items() if key in known})
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{path} is not a LoRA config: {shortened(error)}; restore it") from error
+        raise ModelError(f"{path} is not a LoRA config: {one_line(error)}; restore it") from error
     # Freezing would keep peft from counting anything as trained; it is written as it should be when it is saved.
     config.inference_mode = False
     if not isinstance(config.r, int) or config.r < 1 or not config.target_modules:
@@ -156,7 +155,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not JSON: {shortened(error)}; restore it") from error
+        raise ModelError(f"{path} is not JSON: {one_line(error)}; restore it") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds no JSON object; restore it")
     return content
@@ -210,7 +209,7 @@ def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path} holds more than tensors, and loading it could run any code; take a file of tensors only"
         ) from error
     except (OSError, RuntimeError, EOFError, SafetensorError) as error:
-        raise ModelError(f"{path} is damaged ({shortened(error)}); is the download complete?") from error
+        raise ModelError(f"{path} is damaged ({one_line(error)}); is the download complete?") from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ModelError(f"{path} is not a state dict, a mapping of names to tensors; take the file that was published")
     return content
@@ -264,7 +263,7 @@ def _fill(
     try:
         peft_model = quiet_peft_model(model, settings)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"the adapter {folder} does not fit {source.id}: {shortened(error)}") from error
+        raise ModelError(f"the adapter {folder} does not fit {source.id}: {one_line(error)}") from error
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -13,7 +13,11 @@ __all__ = ["load_several"]
 
 
 def load_several(
-    model: str, adapters: dict[str, Path], dtype: Dtype | None = None, quantize: str | None = None
+    model: str,
+    adapters: dict[str, Path],
+    dtype: Dtype | None = None,
+    quantize: str | None = None,
+    base_context: int | None = None,
 ) -> tuple[Any, Any, dict[str, str]]:
     """Load a base with adapters that were trained over it with the same positions.
 
@@ -22,6 +26,7 @@ def load_several(
         adapters: folder of each by name, perhaps none.
         dtype: as in `lengthen.load`.
         quantize: as in `lengthen.load`.
+        base_context: as in `lengthen.load`.
 
     Returns:
         The model with the first adapter in use, its tokenizer, and by name what `model.set_adapter` takes.
@@ -33,22 +38,22 @@ def load_several(
     peft_names = {name: f"adapter_{number}" if number else "default" for number, name in enumerate(adapters)}
     folders = list(adapters.values())
     first = folders[0] if folders else None
-    loaded, tokenizer = lengthen.load(model, dtype=dtype, adapter=first, quantize=quantize)
+    loaded, tokenizer = lengthen.load(model, dtype=dtype, adapter=first, quantize=quantize, base_context=base_context)
     for name, folder in list(adapters.items())[1:]:
-        _check_same_base(model, folders[0], folder)
+        _check_same_base(model, folders[0], folder, base_context)
         with attaching(folder, "this base"):
             loaded.load_adapter(str(folder), adapter_name=peft_names[name])
     return loaded.eval(), tokenizer, peft_names
 
 
-def _check_same_base(model: str, first: Path, other: Path) -> None:
+def _check_same_base(model: str, first: Path, other: Path, stated: int | None) -> None:
     check_folder(other)
     records = [base_record(first) or {}, base_record(other) or {}]
     for key in ("weight_hash", "unquantized_hash", "quantize"):
         values = [record.get(key) for record in records]
         if None not in values and values[0] != values[1]:
             raise ModelError(f"the adapters {first} and {other} were made over other bases; use one at a time")
-    one, two = (adapter_config(folder) or load_config(find(model)) for folder in (first, other))
+    one, two = (adapter_config(folder) or load_config(find(model), stated) for folder in (first, other))
     if (positions(one), base_context(one)) != (positions(two), base_context(two)):
         raise ModelError(
             f"the adapters {first} and {other} were trained with other positions (contexts {base_context(one)} and "

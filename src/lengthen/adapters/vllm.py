@@ -49,6 +49,7 @@ def export_for_vllm(
     dtype: Dtype = "bfloat16",
     adapter: str | Path | None = None,
     merge_into: str = "original",
+    base_context: int | None = None,
 ) -> VllmExport:
     """Write a base and a LoRA adapter that vLLM serves together, and that compute what the run does.
 
@@ -58,6 +59,7 @@ def export_for_vllm(
         dtype: of the base's weights: "bfloat16", "float16" or "float32". The adapter is written in float32.
         adapter: a PEFT folder, where `model` is not a run folder.
         merge_into: for 4-bit runs: over the "original" weights, or the "dequantized" ones.
+        base_context: of the base, tokens, where its files leave that open.
 
     Raises:
         ModelError: the model can't be loaded, or its adapter is of a kind that vLLM does not take.
@@ -65,7 +67,7 @@ def export_for_vllm(
     """
     check_is_new(out)
     written = pick_dtype(dtype, torch.device("cpu"))
-    loaded, tokenizer = load_for_export(model, adapter, merge_into)
+    loaded, tokenizer = load_for_export(model, adapter, merge_into, base_context)
     if not isinstance(loaded, PeftModel):
         raise ModelError(f"{model} has no adapter; vLLM serves it as it is, exported without --for vllm if it is a run")
     settings = loaded.active_peft_config

@@ -53,6 +53,7 @@ def chat(
     adapter: common.Adapter = None,
     quantize: common.Quantize = None,
     dtype: common.Dtype = "auto",
+    base_context: common.BaseContext = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the conversation to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answers only.")] = False,
 ) -> None:
@@ -62,7 +63,7 @@ def chat(
 
     if streaming and fit is Fit.middle_cut:
         raise LengthenError("--streaming takes documents of any length, so --fit middle-cut has nothing to cut")
-    subject = common.load_subject(model, adapter, quantize, dtype, None, None)
+    subject = common.load_subject(model, adapter, quantize, dtype, None, None, base_context)
     kept = pick_streaming(streaming or fit is Fit.streaming, sinks, recent, subject.context)
     session = ChatSession(subject.model, subject.tokenizer, subject.context, template, kept)
     terminal = _Terminal(subject, session, fit, (max_new_tokens, temperature, seed), quiet)

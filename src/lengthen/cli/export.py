@@ -25,6 +25,9 @@ def export(
         list[str] | None,
         typer.Option(help="for 4-bit runs: measure the merge on these documents; default the run's own"),
     ] = None,
+    base_context: Annotated[
+        int | None, typer.Option(min=2, help="the base's context in tokens, where its files leave that open")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing")] = False,
 ) -> None:
@@ -45,7 +48,7 @@ def export(
     content: dict[str, Any] = {"model": run, "out": str(out), "dtype": dtype, "merge_into": merge_into}
     lines = [str(out)]
     if for_ == "vllm":
-        written = export_for_vllm(run, out, dtype, adapter, merge_into)
+        written = export_for_vllm(run, out, dtype, adapter, merge_into, base_context)
         content |= {"base": str(written.base), "adapter": str(written.adapter), "command": written.command}
         lines.append(written.command)
     else:
@@ -57,7 +60,7 @@ def export(
                 raise
             # The run's own data may be gone; the merge does not need them.
             lines.insert(0, f"perplexity as trained and merged: not measured, {error}; name documents with --data")
-        run_export(run, out, dtype, adapter, merge_into)
+        run_export(run, out, dtype, adapter, merge_into, base_context)
         if documents is not None:
             measured = content["perplexity"] = perplexities(run, out, adapter, documents, quiet)
             lines.insert(

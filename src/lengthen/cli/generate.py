@@ -23,6 +23,9 @@ def generate(
     adapter: Annotated[str | None, typer.Option(help="a PEFT folder to put over the base")] = None,
     quantize: Annotated[str | None, typer.Option(help="nf4 or none; default as trained")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    base_context: Annotated[
+        int | None, typer.Option(min=2, help="the base's context in tokens, where its files leave that open")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print only the text, when it is whole")] = False,
 ) -> None:
@@ -30,7 +33,7 @@ def generate(
     import sys
 
     import lengthen
-    from lengthen.context import base_context
+    from lengthen.context import base_context as context_of
     from lengthen.data.documents import read_documents
     from lengthen.errors import LengthenError
     from lengthen.files import write_json
@@ -44,8 +47,8 @@ def generate(
             raise LengthenError(f"{file} holds {len(documents)} documents; give a file with the one text to continue")
         prompt = documents[0].text
     assert prompt is not None
-    loaded, tokenizer = lengthen.load(model, dtype=dtype, adapter=adapter, quantize=quantize)
-    kept = pick_streaming(streaming, sinks, recent, base_context(loaded.config))
+    loaded, tokenizer = lengthen.load(model, dtype=dtype, adapter=adapter, quantize=quantize, base_context=base_context)
+    kept = pick_streaming(streaming, sinks, recent, context_of(loaded.config))
     bar = ReadingBar(quiet)
 
     def show(text: str) -> None:

@@ -38,6 +38,9 @@ def serve(
     ] = None,
     quantize: Annotated[str | None, typer.Option(help="nf4 or none; default as trained.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    base_context: Annotated[
+        int | None, typer.Option(min=2, help="The base's context in tokens, where its files leave that open.")
+    ] = None,
     template: Annotated[
         str | None, typer.Option(help="Chat template: llama2, vicuna, alpaca or chatml; default the tokenizer's.")
     ] = None,
@@ -71,7 +74,16 @@ def serve(
             batch=batch, queue=queue, cache_bytes=gibibytes(cache_memory), adapter_bytes=gibibytes(adapter_memory)
         ),
     )
-    run_server(model, _named(adapter or []), settings, dtype=dtype, quantize=quantize, template=template, on_ready=show)
+    run_server(
+        model,
+        _named(adapter or []),
+        settings,
+        dtype=dtype,
+        quantize=quantize,
+        template=template,
+        base_context=base_context,
+        on_ready=show,
+    )
 
 
 def _named(adapters: list[str]) -> dict[str, Path]:

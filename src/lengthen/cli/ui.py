@@ -21,6 +21,9 @@ def ui(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one from 7860 on.")] = None,
     quantize: Annotated[str | None, typer.Option(help="nf4 or none; default as trained.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    base_context: Annotated[
+        int | None, typer.Option(min=2, help="The base's context in tokens, where its files leave that open.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write where the page is to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
@@ -37,7 +40,7 @@ def ui(
     from lengthen.inference.desk import Desk
     from lengthen.inference.web import serve_page
 
-    loaded, tokenizer, names = load_several(model, adapters, dtype, quantize)
+    loaded, tokenizer, names = load_several(model, adapters, dtype, quantize, base_context)
     desk = Desk(loaded, tokenizer, template, names)
     with serve_page(desk, model, host, port) as url:
         if json_file is not None:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from lengthen.context import base_context, extend
+from lengthen.context import base_context, extend, settle_context
 from lengthen.errors import LengthenError, ModelError, RecipeError
-from lengthen.models import find, load_config, pick_dtype, quiet_transformers, shortened
+from lengthen.models import find, load_config, pick_dtype, quiet_transformers
 from lengthen.planning.devices import Device, find_device
 from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
@@ -19,6 +18,7 @@ from lengthen.planning.shape import ModelShape, model_shape
 from lengthen.quantization import check_not_quantized
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.training.parallel import check_shardable
+from lengthen.upstream import reading
 
 __all__ = ["Advice", "Plan", "config_of", "plan"]
 
@@ -160,7 +160,7 @@ def plan(
     config = config_of(recipe)
     if recipe.quantize:
         check_not_quantized(config)
-    extend(config, **recipe.context.model_dump(exclude={"target"}), context=recipe.context.target)
+    extend(config, **recipe.context.scaling)
     if efficiency is not None:
         device = replace(device, efficiency=efficiency, attention_efficiency=None)
     planner = _Planner(config, device, devices, unfused_loss)
@@ -184,14 +184,10 @@ def config_of(recipe: Recipe) -> PreTrainedConfig:
             raise ModelError(
                 f"base_config.model_type is {kind!r}, which transformers does not know; copy it from config.json"
             )
-        try:
-            with quiet_transformers():
-                return AutoConfig.for_model(kind, **fields)
-        # What a config's own checks raise differs by architecture and field.
-        except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
-            raise ModelError(f"base_config is no config of a {kind} model: {shortened(error)}") from error
+        with reading(kind, "base_config is no config of a {name} model: {error}"), quiet_transformers():
+            return settle_context(AutoConfig.for_model(kind, **fields), recipe.context.base)
     try:
-        return load_config(find(recipe.model))
+        return load_config(find(recipe.model), recipe.context.base)
     except ModelError as error:
         raise ModelError(
             f"{error}; for a plan without the base, write the fields of its config.json into the recipe as base_config"

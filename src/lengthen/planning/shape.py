@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lengthen.adapters.build import add_adapter, count_trainable, has_tied_embeddings
 from lengthen.adapters.targets import is_norm, norm_modules
-from lengthen.errors import ModelError
+from lengthen.errors import ModelError, one_line
 from lengthen.head import causal_lm, decoder_of, embedding_parameters
-from lengthen.models import quiet_transformers, shortened
+from lengthen.models import quiet_transformers
 from lengthen.quantization import quantizable
 from lengthen.recipe import AdapterRecipe
+from lengthen.upstream import reading
 
 __all__ = ["LayerShape", "ModelShape", "model_shape"]
 
@@ -150,7 +151,7 @@ def model_shape(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
     try:
         model = add_adapter(model, wanted)
     except ValueError as error:  # peft's own
-        raise ModelError(f"{type(model).__name__} can't have this adapter: {shortened(error)}") from error
+        raise ModelError(f"{type(model).__name__} can't have this adapter: {one_line(error)}") from error
     trained_all = count_trainable(model).trainable
     ends = embedding_parameters(model)
     trained_ends = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) in ends)
@@ -185,11 +186,9 @@ def model_shape(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
 
 def _build(config: PreTrainedConfig) -> Any:
     config = copy.deepcopy(config)
-    try:
-        with torch.device("meta"), quiet_transformers():
-            return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    except (ValueError, TypeError, RuntimeError, ImportError, AttributeError) as error:
-        raise ModelError(f"can't build {config.model_type} from its config: {shortened(error)}") from error
+    wrong = "can't build {name} from its config: {error}"
+    with reading(config.model_type, wrong), torch.device("meta"), quiet_transformers():
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
 
 
 def _decoder_layers(model: Any) -> nn.ModuleList:

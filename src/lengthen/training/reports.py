@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lengthen.errors import RecipeError, require
-from lengthen.models import shortened
+from lengthen.errors import RecipeError, one_line, require
 
 __all__ = ["LOGGERS", "PROJECT", "check_reports", "report_callbacks"]
 
@@ -70,7 +69,7 @@ def _wandb(run: Path) -> TrainerCallback:
                     self._wandb.init(project=project, name=run.name, dir=str(run))
                 except self._wandb.Error as error:
                     raise RecipeError(
-                        f"training.report_to=wandb: {shortened(error)}; set WANDB_API_KEY, or WANDB_MODE=offline"
+                        f"training.report_to=wandb: {one_line(error)}; set WANDB_API_KEY, or WANDB_MODE=offline"
                     ) from error
             super().setup(args, state, model, **kwargs)
 

@@ -116,11 +116,11 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     source = find(recipe.model)
     if source.run is not None:
         raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
-    base_config = load_config(source)
+    base_config = load_config(source, recipe.context.base)
     if nf4:
         check_nf4(base_config, device)
     check_optimizer(recipe.training.optimizer, device)
-    config = extend(base_config, **recipe.context.model_dump(exclude={"target"}), context=recipe.context.target)
+    config = extend(base_config, **recipe.context.scaling)
     tokenizer = load_tokenizer(recipe.model)
     if recipe.data.kind == "instruct" or any(source.kind == "instruct" for source in recipe.data.sources):
         use_template(tokenizer, recipe.data.template)

@@ -27,6 +27,7 @@ def needle(
     dtype: common.Dtype = "auto",
     method: common.Method = None,
     target: common.Target = None,
+    base_context: common.BaseContext = None,
     json_file: common.JsonFile = None,
     quiet: common.Quiet = False,
 ) -> None:
@@ -38,7 +39,7 @@ def needle(
     from lengthen.evaluation.retrieval import ANSWER_TOKENS
 
     source, text = read_haystack(haystack)
-    subject = load_subject(model, adapter, quantize, dtype, method, target)
+    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context)
     subject.check_lengths(tokens, beyond)
     prose = Haystack(subject.tokenizer, text)
     typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)

@@ -21,6 +21,7 @@ def passkey(
     dtype: common.Dtype = "auto",
     method: common.Method = None,
     target: common.Target = None,
+    base_context: common.BaseContext = None,
     json_file: common.JsonFile = None,
     quiet: common.Quiet = False,
 ) -> None:
@@ -30,7 +31,7 @@ def passkey(
     from lengthen.evaluation.passkey import passkey as measure
     from lengthen.evaluation.retrieval import ANSWER_TOKENS
 
-    subject = load_subject(model, adapter, quantize, dtype, method, target)
+    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context)
     subject.check_lengths(tokens, beyond)
     cells = measure(
         subject.model,

@@ -34,6 +34,7 @@ def perplexity(
     dtype: common.Dtype = "auto",
     method: common.Method = None,
     target: common.Target = None,
+    base_context: common.BaseContext = None,
     json_file: common.JsonFile = None,
     quiet: common.Quiet = False,
 ) -> None:
@@ -52,7 +53,7 @@ def perplexity(
     from lengthen.errors import DataError
     from lengthen.evaluation import perplexity as measure
 
-    subject = load_subject(model, adapter, quantize, dtype, method, target)
+    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context)
     subject.check_lengths(contexts, beyond)
     vocabulary = subject.model.get_input_embeddings().weight.shape[0]
     store, warnings = load_tokens(data, subject.tokenizer, vocabulary, default_cache(), quiet=quiet)

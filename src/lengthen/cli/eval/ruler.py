@@ -39,6 +39,7 @@ def ruler(
     dtype: common.Dtype = "auto",
     method: common.Method = None,
     target: common.Target = None,
+    base_context: common.BaseContext = None,
     json_file: common.JsonFile = None,
     quiet: common.Quiet = False,
 ) -> None:
@@ -71,7 +72,7 @@ def ruler(
         threshold = base_threshold(threshold_from, base, chosen)
     least = PUBLISHED_THRESHOLD if threshold is None else threshold
     source, text = read_haystack(haystack)
-    subject = load_subject(model, adapter, quantize, dtype, method, target)
+    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context)
     subject.check_lengths(tokens, beyond)
     for task, reason in skipped.items():
         typer.echo(f"{task} is skipped: {reason}", err=True)

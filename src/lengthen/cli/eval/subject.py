@@ -9,6 +9,7 @@ import typer
 
 __all__ = [
     "Adapter",
+    "BaseContext",
     "Beyond",
     "Dtype",
     "JsonFile",
@@ -27,6 +28,9 @@ __all__ = [
 Model = Annotated[str, typer.Argument(help="Hub id, model folder, .gguf file, run folder or alias.")]
 Adapter = Annotated[Path | None, typer.Option(help="PEFT adapter folder to put on the base.")]
 Quantize = Annotated[str | None, typer.Option(help="nf4 or none; default as trained.")]
+BaseContext = Annotated[
+    int | None, typer.Option(min=2, help="The base's context in tokens, where its files leave that open.")
+]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Method = Annotated[str | None, typer.Option(help="Scale positions, untrained, before measuring.")]
 Target = Annotated[int | None, typer.Option(min=1, help="Context in tokens that --method scales to.")]
@@ -71,7 +75,13 @@ class Subject:
 
 
 def load_subject(
-    name: str, adapter: Path | None, quantize: str | None, dtype: str, method: str | None, target: int | None
+    name: str,
+    adapter: Path | None,
+    quantize: str | None,
+    dtype: str,
+    method: str | None,
+    target: int | None,
+    stated: int | None,
 ) -> Subject:
     """Load what an eval command's options name.
 
@@ -87,7 +97,7 @@ def load_subject(
 
     source = find(name)
     model, tokenizer = lengthen.load(
-        name, dtype=dtype, adapter=adapter, quantize=quantize, method=method, target=target
+        name, dtype=dtype, adapter=adapter, quantize=quantize, method=method, target=target, base_context=stated
     )
     header = {
         "model": source.id,  # which of an alias's origins it was, and no machine's path

@@ -34,6 +34,7 @@ def tasks(
     dtype: common.Dtype = "auto",
     method: common.Method = None,
     target: common.Target = None,
+    base_context: common.BaseContext = None,
     json_file: common.JsonFile = None,
     quiet: common.Quiet = False,
 ) -> None:
@@ -49,7 +50,7 @@ def tasks(
         raise LengthenError(f"--metric {metric} goes with --data; lm-eval's tasks say themselves how they are scored")
 
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat, "quiet": quiet}
-    load_options = (model, adapter, quantize, dtype, method, target, context, beyond)
+    load_options = (model, adapter, quantize, dtype, method, target, base_context, context, beyond)
     results: list[dict[str, Any]]
     answers: list[dict[str, Any]]
     if names is not None:
@@ -97,11 +98,12 @@ def _load(
     dtype: str,
     method: str | None,
     target: int | None,
+    base_context: int | None,
     context: int | None,
     beyond: bool,
 ) -> tuple[common.Subject, int]:
     """Load the model; return it and the context to use, in tokens."""
-    subject = load_subject(model, adapter, quantize, dtype, method, target)
+    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context)
     size = context or subject.context
     subject.check_lengths([size], beyond)
     return subject, size

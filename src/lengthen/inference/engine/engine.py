@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from lengthen._compat import without_cudnn_attention
-from lengthen.errors import BusyError, DataError, LengthenError
+from lengthen.errors import BusyError, DataError, LengthenError, one_line
 from lengthen.inference.engine.base import ServedBase
 from lengthen.inference.engine.cache import RowCache, padded_tokens
 from lengthen.inference.engine.fair_queue import FairQueue
@@ -30,7 +30,6 @@ from lengthen.inference.engine.sampling import GenerationRequest, pick_tokens
 from lengthen.inference.engine.weights import adapter_folder
 from lengthen.inference.generation import end_tokens
 from lengthen.inference.prefill import new_cache, prefill
-from lengthen.models import shortened
 
 __all__ = ["Engine", "Limits", "Stats"]
 
@@ -246,7 +245,7 @@ class Engine:
                 self.step()
             except Exception as error:  # whatever it is, later requests can be served
                 _LOG.exception("a step of the engine failed")
-                self._fail_active(shortened(error))
+                self._fail_active(one_line(error))
         self._run_commands()
 
     def _cancel_all(self) -> None:

@@ -22,10 +22,9 @@ from torch import nn
 
 from lengthen.adapters.load import adapter_config, base_record, check_base
 from lengthen.context import positions
-from lengthen.errors import ModelError
+from lengthen.errors import ModelError, one_line
 from lengthen.inference.engine.base import ServedBase
 from lengthen.inference.sgmv import LoraMatrices
-from lengthen.models import shortened
 
 __all__ = ["AdapterWeights", "NormWeights", "WeightTable", "adapter_folder", "read_adapter"]
 
@@ -151,7 +150,7 @@ def _config(folder: Path) -> LoraConfig:
         with warnings.catch_warnings(action="ignore"):  # unknown keys of newer versions, which are refused below
             config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the adapter_config.json of {folder} can't be read: {shortened(error)}") from error
+        raise ModelError(f"the adapter_config.json of {folder} can't be read: {one_line(error)}") from error
     if not isinstance(config, LoraConfig):
         raise _refused(folder, f"it is of the kind {config.peft_type}, and only LoRA can be batched")
     if config.init_lora_weights not in _KEEPS_BASE:
@@ -194,7 +193,7 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
             f"the .bin weights of the adapter {folder} hold more than tensors, and loading them could run any code"
         ) from error
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"the weights of the adapter {folder} are damaged: {shortened(error)}") from error
+        raise ModelError(f"the weights of the adapter {folder} are damaged: {one_line(error)}") from error
 
 
 def _sorted(

@@ -53,6 +53,7 @@ def serve(
     dtype: Dtype | None = None,
     quantize: str | None = None,
     template: str | None = None,
+    base_context: int | None = None,
     on_ready: Callable[[str, list[str]], None] = lambda _url, _names: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; a second one stops at once.
@@ -65,6 +66,7 @@ def serve(
         dtype: of the base, see `lengthen.load`.
         quantize: "nf4" or "none"; default as a run was trained.
         template: chat template by name, in place of the tokenizer's own.
+        base_context: of the base, tokens, where its files leave that open.
         on_ready: called with the URL and the names, just before requests are taken.
 
     Raises:
@@ -83,7 +85,7 @@ def serve(
     if settings.training is not None:
         _check_training(settings.training, model)
     with _listen(settings.host, settings.port) as listener:
-        engine, base_name = _load(model, adapters, settings.limits, dtype, quantize, template)
+        engine, base_name = _load(model, adapters, settings.limits, dtype, quantize, template, base_context)
         allowed = [*settings.allowed, *([settings.training] if settings.training else [])]
         service = Service(engine, base_name, allowed, settings.max_tokens, settings.timeout)
         nf4 = "nf4" if quantize == "nf4" else None
@@ -123,9 +125,10 @@ def _load(
     dtype: Dtype | None,
     quantize: str | None,
     template: str | None,
+    stated: int | None,
 ) -> tuple[Engine, str | None]:
     """The engine with all adapters, and the name of the base where it is offered."""
-    apart = load_apart(model, dtype, quantize, default_device())
+    apart = load_apart(model, dtype, quantize, default_device(), stated)
     if template is not None:
         use_template(apart.tokenizer, template)
     engine = Engine(ServedBase.of(apart), apart.tokenizer, limits)

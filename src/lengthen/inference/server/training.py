@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lengthen.errors import LengthenError
+from lengthen.errors import LengthenError, one_line
 from lengthen.files import write_json_lines, write_text
 from lengthen.inference.server.protocol import TrainingRequest
 from lengthen.inference.server.service import Refusal, Service
-from lengthen.models import Dtype, lasting_name, shortened
+from lengthen.models import Dtype, lasting_name
 from lengthen.recipe import Recipe, parse_recipe
 
 __all__ = ["Job", "Training"]
@@ -237,7 +237,7 @@ class Training:
             if not isinstance(error, LengthenError):
                 _LOG.exception("training an adapter failed")
             self._remove(name)
-            job.end("failed", shortened(error))
+            job.end("failed", one_line(error))
         else:
             job.end("succeeded", f"the adapter is served as {name!r}")
 
@@ -271,7 +271,7 @@ class Training:
             "out": str(self._run(request.suffix)),
             "seed": request.seed,
             "quantize": self._quantize,
-            "context": {"target": context, "method": "none"},
+            "context": {"target": context, "method": "none", "base": context},
             "attention": {"kind": "full"},
             "adapter": {"rank": wanted.rank, "alpha": 2 * wanted.rank, "embeddings": False, "norms": False},
             "data": {

@@ -15,50 +15,21 @@ The scaled config must be in place before the model is built, since transformers
 
 import copy
 import math
+import warnings
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from lengthen.errors import ContextError
+from lengthen.context.layers import AttentionLayer, attention_layers, has_no_positions, text_config
+from lengthen.context.stated import base_context
+from lengthen.errors import ContextError, one_line
 
-__all__ = ["METHODS", "base_context", "extend", "is_length_dependent", "positions"]
+__all__ = ["METHODS", "extend", "scaled_layers"]
 
 METHODS = ("linear", "ntk", "yarn", "llama3", "theta", "longrope", "none")
 
 # The band of Llama 3.1's scaling, as published with its weights.
 _LLAMA3_BAND = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-
-
-def positions(config: PreTrainedConfig) -> dict[str, Any]:
-    """What tells how a model rotates its positions; equal for two configs that do it the same way."""
-    return dict(getattr(config.get_text_config(), "rope_parameters", None) or {})
-
-
-def base_context(config: PreTrainedConfig) -> int:
-    """The context a model was made for, in tokens.
-
-    That is `max_position_embeddings`, or the original maximum times the factor where a base keeps its original
-    maximum in `max_position_embeddings` and names its scaling beside it, as Qwen2.5's YaRN configs do.
-
-    Raises:
-        ContextError: the config has no maximum, or the model no RoPE.
-    """
-    config = config.get_text_config()
-    rope = _rope(config)
-    context = getattr(config, "max_position_embeddings", None)
-    if not isinstance(context, int):
-        raise ContextError(
-            f"{config.model_type} has no max_position_embeddings in its config; add the base's context there"
-        )
-    original, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
-    if original and factor:
-        context = max(context, int(original * factor))
-    return context
-
-
-def is_length_dependent(config: PreTrainedConfig) -> bool:
-    """Whether the rotary frequencies change with the length of the input, so that chunked prefill would differ."""
-    return _rope(config.get_text_config())["rope_type"] in ("dynamic", "longrope")
 
 
 def extend(
@@ -91,16 +62,22 @@ def extend(
         A copy with `rope_parameters`, `original_max_position_embeddings` and `max_position_embeddings` set.
 
     Raises:
-        ContextError: no RoPE, a target not above the base's context, or scalings that don't compose.
+        ContextError: nothing to scale, a target not above the base's context, scalings that don't compose, or that
+            the architecture does not take.
+
+    Warns:
+        UserWarning: window layers share the RoPE parameters that are scaled.
     """
     if method not in METHODS:
         raise ContextError(f"unknown position scaling {method!r}; choose one of {', '.join(METHODS)}")
-    extended = copy.deepcopy(config)
-    text = extended.get_text_config()
-    rope = _rope(text)
-    current = base_context(text)
+    sharing: list[AttentionLayer] = []
+    if method == "none":
+        _check_has_rope(config)
+    else:
+        scaled, sharing = scaled_layers(config)
+    current = base_context(config)
     if context == current and method == "none":
-        return extended
+        return copy.deepcopy(config)
     if context <= current:
         raise ContextError(
             f"context.target is {context} tokens, but the base has {current}; choose a larger target, or exactly that "
@@ -114,7 +91,38 @@ def extend(
             f"{context}; leave it out or use at least {context / current:g}"
         )
     _check_options(method, theta, short_factor, long_factor)
-    _check_composition(text, rope, method)
+    extended = _scaled(config, context, method, factor, theta, short_factor, long_factor)
+    problem = _refusal(extended)
+    if problem is not None:
+        raise ContextError(
+            f"{text_config(config).model_type} can't have its positions scaled by {method} ({problem}); it takes "
+            f"context.method={' or '.join(_allowed(config, context))}"
+        )
+    if sharing:
+        warnings.warn(
+            f"{len(sharing)} window layers of {text_config(config).model_type} share their RoPE parameters with its "
+            f"{len(scaled)} whole-context layers, so their positions are scaled too",
+            stacklevel=2,
+        )
+    return extended
+
+
+def _scaled(
+    config: PreTrainedConfig,
+    context: int,
+    method: str,
+    factor: float,
+    theta: float | None = None,
+    short_factor: list[float] | None = None,
+    long_factor: list[float] | None = None,
+) -> PreTrainedConfig:
+    """A copy of a config with the RoPE parameters of its whole-context layers scaled, and its maxima written."""
+    extended = copy.deepcopy(config)
+    text = text_config(extended)
+    rope: dict[str, Any] = {}
+    if method != "none":
+        rope = scaled_layers(text)[0][0].rope or {}
+        _check_composition(text, rope, method)
     original = getattr(text, "original_max_position_embeddings", None)
     original = original or rope.get("original_max_position_embeddings") or text.max_position_embeddings
 
@@ -134,27 +142,81 @@ def extend(
         if method in ("yarn", "llama3"):
             rope["original_max_position_embeddings"] = original
         rope["rope_type"] = method
-
     text.original_max_position_embeddings = original
     text.max_position_embeddings = context
-    extended.validate_rope() if text is extended else text.validate_rope()
     return extended
 
 
-def _rope(config: PreTrainedConfig) -> dict[str, Any]:
-    """The RoPE parameters of the full-attention layers, the dict itself, not a copy."""
-    rope = getattr(config, "rope_parameters", None)
-    if not rope:
-        raise ContextError(
-            f"{config.model_type} has no RoPE (no rope_parameters in its config); only RoPE bases can be extended"
+def _refusal(config: PreTrainedConfig) -> str | None:
+    """Why an architecture's own config class does not take these RoPE parameters; None where it does."""
+    try:
+        text_config(config).validate_rope()
+    except Exception as error:  # what these checks raise differs by architecture
+        return one_line(error)
+    return None
+
+
+def _allowed(config: PreTrainedConfig, context: int) -> list[str]:
+    """The methods that an architecture's config class takes for this base."""
+    text = text_config(config)
+    rope = scaled_layers(text)[0][0].rope or {}
+    ones = [1.0] * (_rotary_dimension(text, rope) // 2)
+    options: dict[str, dict[str, Any]] = {
+        "theta": {"theta": 2 * rope["rope_theta"]},
+        "longrope": {} if "long_factor" in rope else {"short_factor": ones, "long_factor": ones},
+    }
+    allowed = []
+    for method in METHODS:
+        try:
+            extended = _scaled(config, context, method, 2.0, **options.get(method, {}))
+        except ContextError:  # it does not compose with what the base has
+            continue
+        if _refusal(extended) is None:
+            allowed.append(method)
+    return allowed
+
+
+def _check_has_rope(config: PreTrainedConfig) -> None:
+    """Positions that are embeddings have none for a later token; attention without positions goes on as it is."""
+    if has_no_positions(config) or any(layer.rope for layer in attention_layers(config)):
+        return
+    raise ContextError(f"{text_config(config).model_type} has no RoPE in its layers; only RoPE bases can be extended")
+
+
+def scaled_layers(config: PreTrainedConfig) -> tuple[list[AttentionLayer], list[AttentionLayer]]:
+    """The layers whose positions a longer context scales, and the window layers that share their RoPE parameters.
+
+    Layers that attend to the whole context meet distances they never saw; window layers don't, and are left alone
+    where their parameters are their own.
+
+    Raises:
+        ContextError: there is nothing to scale, with the reason.
+    """
+    layers, name = attention_layers(config), text_config(config).model_type
+    if not any(layer.rope for layer in layers):
+        advice = (
+            "train it for a longer context with context.method=none"
+            if has_no_positions(config)
+            else ("only RoPE bases can be extended")
         )
-    nested = config.nested_rope_parameter_keys(rope)
-    if not nested:
-        return rope
-    if rope.get("full_attention") is None:
-        raise ContextError(f"{config.model_type} has no RoPE in its full-attention layers; only those can be extended")
-    # Sliding-window layers never see a distance beyond their window: theirs stay.
-    return rope["full_attention"]
+        raise ContextError(f"{name} has no RoPE in its layers, so there is nothing to scale; {advice}")
+    whole = [layer for layer in layers if layer.window is None]
+    if not whole:
+        raise ContextError(
+            f"every attention layer of {name} sees a window of {max(layer.window or 0 for layer in layers)} tokens, so "
+            "none could use a longer context; if the model can do without (sliding_window: null in its config.json), "
+            "extend it so"
+        )
+    scaled = [layer for layer in whole if layer.rope]
+    if not scaled:
+        raise ContextError(
+            f"{name} has RoPE in its window layers only, which a longer context does not change, and no positions in "
+            f"the {len(whole)} layers that see all of it: there is nothing to scale; train it for the longer context "
+            "with context.method=none"
+        )
+    if any(layer.rope is not scaled[0].rope for layer in scaled):
+        raise ContextError(f"the whole-context layers of {name} rotate positions in several ways; none can be scaled")
+    return scaled, [layer for layer in layers if layer.window is not None and layer.rope is scaled[0].rope]
 
 
 def _rotary_dimension(config: PreTrainedConfig, rope: dict[str, Any]) -> int:

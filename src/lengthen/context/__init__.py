@@ -1,0 +1,19 @@
+"""Positions and contexts: what a base's config says, and what it becomes for a longer context."""
+
+from lengthen.context.layers import AttentionLayer, attention_layers, is_length_dependent, positions
+from lengthen.context.scaling import METHODS, extend, scaled_layers
+from lengthen.context.stated import StatedContext, base_context, settle_context, stated_context
+
+__all__ = [
+    "METHODS",
+    "AttentionLayer",
+    "StatedContext",
+    "attention_layers",
+    "base_context",
+    "extend",
+    "is_length_dependent",
+    "positions",
+    "scaled_layers",
+    "settle_context",
+    "stated_context",
+]

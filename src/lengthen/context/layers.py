@@ -1,0 +1,137 @@
+"""The attention layers of a model, as its config describes them: how far they attend, and with which RoPE parameters.
+
+| layers                   | families                                          | what a longer context means for them |
+|--------------------------|---------------------------------------------------|--------------------------------------|
+| whole context, RoPE      | Llama, Qwen, Mistral from 0.2                     | new distances: they are scaled       |
+| whole context, no RoPE   | 1 in 4 of Cohere2, EXAONE 4, Llama 4, SmolLM3     | nothing to scale (NoPE)              |
+| window                   | 3 in 4 of Cohere2, 5 in 6 of Gemma 3, Mistral 0.1 | distances as before: left alone      |
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from lengthen.errors import ContextError
+
+__all__ = [
+    "AttentionLayer",
+    "attention_layers",
+    "has_no_positions",
+    "is_length_dependent",
+    "positions",
+    "rope_by_type",
+    "text_config",
+]
+
+# Layer types that attend to the last tokens only, and the config's field with their number.
+_WINDOWS = {
+    "sliding_attention": "sliding_window",
+    "hybrid_sliding": "sliding_window",
+    "chunked_attention": "attention_chunk_size",
+}
+_WHOLE = ("full_attention", "hybrid")
+# Hybrids of attention and recurrence whose attention has no positions.
+_NOPE = ("jamba", "kimi_linear", "nemotron_h", "zamba")
+# Architectures with one set of RoPE parameters that only their window layers use. No config says so: it is in their
+# modeling code, which tests/test_context_layers.py compares this with.
+_ROPE_IN_WINDOWS_ONLY = (
+    "afmoe",
+    "cohere2",
+    "cohere2_moe",
+    "exaone4",
+    "exaone4_5_text",
+    "exaone_moe",
+    "flint",
+    "kolibri1",
+    "lara_mini",
+)
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One layer that attends.
+
+    Attributes:
+        kind: its type in the config's layer_types, "full_attention" or "sliding_attention" where that has none.
+        window: how many tokens back it sees; None for the whole context.
+        rope: its RoPE parameters, the config's own dict, which layers may share; None without RoPE (NoPE).
+    """
+
+    kind: str
+    window: int | None
+    rope: dict[str, Any] | None
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of a model's text decoder, which for most models is the config itself."""
+    return config.get_text_config(decoder=True)
+
+
+def positions(config: PreTrainedConfig) -> dict[str, Any]:
+    """RoPE parameters of a config, by layer type where layers differ, for comparison: equal where two rotate alike."""
+    return dict(getattr(text_config(config), "rope_parameters", None) or {})
+
+
+def rope_by_type(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """The sets of RoPE parameters of a config, the dicts themselves: one, or one per layer type."""
+    text = text_config(config)
+    parameters = getattr(text, "rope_parameters", None)
+    if not parameters:
+        return []
+    nested = text.nested_rope_parameter_keys(parameters)
+    return [parameters[key] for key in nested if parameters[key]] if nested else [parameters]
+
+
+def attention_layers(config: PreTrainedConfig) -> list[AttentionLayer]:
+    """The attention layers of a model's text decoder, from first to last; recurrent and convolutional ones left out.
+
+    Raises:
+        ContextError: it has attention layers of a kind that is not known here.
+    """
+    text = text_config(config)
+    parameters = getattr(text, "rope_parameters", None) or {}
+    nested = text.nested_rope_parameter_keys(parameters) if parameters else []
+    rotates = getattr(text, "no_rope_layers", None)  # 1 where there is RoPE, in spite of its name
+    layers = []
+    for index, kind in enumerate(_layer_types(text)):
+        if kind in _WINDOWS:
+            window = getattr(text, _WINDOWS[kind], None)
+        elif kind in _WHOLE:
+            window = None
+        elif "attention" in kind and kind != "linear_attention":
+            raise ContextError(f"{text.model_type} has layers of the kind {kind}, whose positions lengthen can't scale")
+        else:
+            continue
+        rope = parameters.get(kind) if nested else parameters or None
+        if has_no_positions(text) or (rotates and not rotates[index]):
+            rope = None
+        if text.model_type in _ROPE_IN_WINDOWS_ONLY and window is None and text.sliding_window is not None:
+            rope = None
+        layers.append(AttentionLayer(kind, window, rope))
+    return layers
+
+
+def has_no_positions(config: PreTrainedConfig) -> bool:
+    """Whether a hybrid's attention layers have no positions at all (NoPE), even if RoPE parameters stand there."""
+    text = text_config(config)
+    if text.model_type == "granitemoehybrid":
+        return text.position_embedding_type != "rope"
+    return text.model_type in _NOPE or getattr(text, "use_mem_rope", True) is False
+
+
+def is_length_dependent(config: PreTrainedConfig) -> bool:
+    """Whether the rotary frequencies change with the length of the input, so that chunked prefill would differ."""
+    return any(
+        rope["rope_type"] == "dynamic"
+        or (rope["rope_type"] == "longrope" and rope["short_factor"] != rope["long_factor"])
+        for rope in rope_by_type(config)
+    )
+
+
+def _layer_types(text: PreTrainedConfig) -> list[str]:
+    types = getattr(text, "layer_types", None)
+    if types:
+        return list(types)
+    windowed = bool(getattr(text, "sliding_window", None)) and getattr(text, "use_sliding_window", True)
+    return ["sliding_attention" if windowed else "full_attention"] * text.num_hidden_layers
