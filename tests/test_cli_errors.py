@@ -22,8 +22,8 @@ from lengthen.files import write_json
 
 COMMANDS = [
     "", "quickstart", "train", "plan", "export", "import", "report", "generate", "chat", "ui", "serve",
-    "recipes", "eval", "eval perplexity", "eval passkey", "eval needle", "eval ruler", "eval tasks", "data",
-    "data tokenize", "data inspect", "data qa"
+    "recipes", "eval", "eval compare", "eval perplexity", "eval passkey", "eval needle", "eval ruler", "eval tasks",
+    "data", "data tokenize", "data inspect", "data qa"
 ]  # fmt: skip
 
 

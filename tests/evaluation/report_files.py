@@ -31,7 +31,7 @@ def grid(model, kind, lost=20):
     """`lost` of 20 trials fail at depth 0 of the longest length, and fewer elsewhere."""
     results = [
         {"tokens": tokens, "depth": depth, "correct": max(0, 20 - round(lost * (1 - depth) * tokens / 2048)),
-         "trials": 20}
+         "trials": 20, "exact": 0, "nats": 2.5}
         for tokens in CONTEXTS for depth in DEPTHS
     ]  # fmt: skip
     return header(model, kind) | {"results": results}
@@ -39,7 +39,7 @@ def grid(model, kind, lost=20):
 
 def ruler(model, best=90.0, threshold=60.0):
     results = [
-        {"task": task, "tokens": tokens, "score": max(0.0, best - 3 * i - tokens / 40), "samples": 20}
+        {"task": task, "tokens": tokens, "score": max(0.0, best - 3 * i - tokens / 40), "trials": 20}
         for i, task in enumerate(TASKS) for tokens in CONTEXTS
     ]  # fmt: skip
     by_length = {t: [r["score"] for r in results if r["tokens"] == t] for t in CONTEXTS}

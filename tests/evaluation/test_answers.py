@@ -7,11 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, make
+from transformers import MistralConfig, MistralForCausalLM
 
 import lengthen
 from lengthen.errors import DataError, ModelError
-from lengthen.evaluation.answers import answers, encode, fit, numbers
+from lengthen.evaluation.answers import Answer, answers, ask, numbers
 from lengthen.evaluation.haystack import Haystack, documentation, read_haystack
+from lengthen.evaluation.prompts import encode, fit, make_prompt
 
 PROSE = (
     "It rained. The cat slept on the old chair, and 12 mice danced!\n\n"
@@ -76,7 +78,7 @@ def test_a_prompt_has_exactly_the_tokens_asked_for(tokenizers, haystacks, kind, 
         return f"Read this:\n{haystack.take(start, size)}\nThe key is"
 
     try:
-        ids = fit(tokenizer, [build], tokens, room)
+        ids = encode(tokenizer, fit(tokenizer, [build], tokens, room))
     except DataError as error:
         assert "exactly" in str(error)  # noqa: PT017
         sizes = {len(encode(tokenizer, build(size))) for size in range(tokens)}
@@ -95,14 +97,14 @@ def test_the_least_possible_length_is_told_and_possible(tokenizer):
 
     with pytest.raises(DataError, match="at least 9"):
         fit(tokenizer, [build], 8, 5)
-    assert len(fit(tokenizer, [build], 9, 5)) == 4
+    assert len(encode(tokenizer, fit(tokenizer, [build], 9, 5))) == 4
 
 
 def test_how_near_is_told_where_no_size_fits(tokenizer):
     def build(size):
         return "ab" + "cd" * size
 
-    assert len(fit(tokenizer, [build], 21, 0)) == 21, "BOS, two bytes and nine times two"
+    assert len(encode(tokenizer, fit(tokenizer, [build], 21, 0))) == 21, "BOS, two bytes and nine times two"
     with pytest.raises(DataError, match=r"exactly 20 .* the nearest has (19|21)"):
         fit(tokenizer, [build], 20, 0)
 
@@ -138,6 +140,79 @@ def test_answers_are_the_likeliest_tokens_alone_or_in_a_batch(loaded):
     assert answers(model, tokenizer, prompts, 12) == expected
     assert [answers(model, tokenizer, [ids], 12)[0] for ids in prompts] == expected
     assert len(set(expected)) > 1
+
+
+def prompts_of(tokenizer):
+    text = "The key of Oslo is 17. The key of Rome is 4. "
+    asked = [("What is the key of Oslo? It is", " 17"), ("Rome? It is", " 4"), ("And Oslo? It is", " 17")]
+    return [make_prompt(tokenizer, extra + text, asked) for extra in ("", "abc ", "x")]
+
+
+def after_its_own_prefill(model, prompt, question):
+    """Losses and likeliest tokens of one forward pass over everything, without a cache."""
+    ids, scored = prompt.context + question.ids + question.answer, question.answer[question.blank :]
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, -len(scored) - 1 : -1]
+    target = torch.tensor(scored)
+    return torch.nn.functional.cross_entropy(logits, target, reduction="none"), logits.argmax(-1) == target
+
+
+@pytest.mark.parametrize("kind", ["full", "sliding", "longrope"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_one_prefill_answers_as_a_prefill_for_each_question(make_base, tokenizer, kind, batch):
+    """Also where the cache can't be cropped, and where nothing that was read can be kept."""
+    if kind == "sliding":
+        torch.manual_seed(0)
+        settings = MistralConfig(
+            vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=512, sliding_window=24, bos_token_id=0, eos_token_id=0,
+        )  # fmt: skip
+        model = MistralForCausalLM(settings).eval()
+    else:
+        rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+        more = {"rope_parameters": {**rope, "original_max_position_embeddings": 32}} if kind == "longrope" else {}
+        model, _ = lengthen.load(str(make_base(f"ask-{kind}", **more)), "float32")
+        model.eval()
+    prompts = prompts_of(tokenizer)
+    found = [each for start in range(0, 3, batch) for each in ask(model, tokenizer, prompts[start : start + batch], 6)]
+    for prompt, found_here in zip(prompts, found, strict=True):
+        for question, answer in zip(prompt.questions, found_here, strict=True):
+            losses, likeliest = after_its_own_prefill(model, prompt, question)
+            assert answer.losses == pytest.approx(losses.tolist(), abs=1e-4)
+            assert list(answer.likeliest) == likeliest.tolist()
+            assert answer.nats == pytest.approx(losses.mean().item(), abs=1e-4)
+            if kind != "longrope":  # generation has another length, and so another rotation, at each step
+                assert answer.text == by_hand(model, tokenizer, prompt.context + question.ids, 6)
+    assert len({answer.losses for found_here in found for answer in found_here}) > 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kind=st.sampled_from(KINDS),
+    text=st.text("ab 12.\n", max_size=30),
+    asked=st.lists(
+        st.tuples(st.text("ab 1?", min_size=1, max_size=9), st.text("x1 9", min_size=1)), min_size=1, max_size=4
+    ),
+)
+def test_a_prompt_s_pieces_are_the_tokens_of_its_texts(tokenizers, kind, text, asked):
+    tokenizer = tokenizers[kind]
+    text, asked = "Read " + text, [(f"Q{question}", f" {answer}0") for question, answer in asked]
+    prompt = make_prompt(tokenizer, text, asked)
+    assert prompt.context
+    for (question, answer), found in zip(asked, prompt.questions, strict=True):
+        assert found.ids
+        assert found.answer
+        assert prompt.context + found.ids + found.answer == encode(tokenizer, text + question + answer)
+        assert answer.strip() == found.expected
+        assert not tokenizer.decode(found.answer[: found.blank]).strip()
+        assert found.blank < len(found.answer)
+
+
+def test_an_answer_says_how_far_it_is_right():
+    answer = Answer((0.5, 1.5, 1.0, 1.0), (True, False, True, False))
+    assert (answer.nats, answer.right, answer.exact, answer.first_wrong) == (1.0, 0.5, False, 1)
+    assert Answer((0.1,), (True,)).exact
+    assert Answer((0.1,), (True,)).first_wrong is None
 
 
 def test_a_penalty_in_the_generation_config_does_not_forbid_repeating(loaded, monkeypatch):

@@ -1,4 +1,4 @@
-"""Needles lie where they should, in real prose of exact length, and all of them have to be answered."""
+"""Needles lie where they should, in real prose of exact length, and each of them is asked for."""
 
 import json
 import random
@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from lengthen.cli.eval import app
 from lengthen.errors import DataError, LengthenError
+from lengthen.evaluation.answers import Answer
 from lengthen.evaluation.haystack import Haystack, documentation
-from lengthen.evaluation.needle import MOST_NEEDLES, needle_trial
-from lengthen.evaluation.retrieval import ANSWER_TOKENS, Trial, _count
+from lengthen.evaluation.needle import MOST_NEEDLES, needle_prompt
+from lengthen.evaluation.prompts import Question
+from lengthen.evaluation.retrieval import ANSWER_TOKENS, count_cell
 
 FACT = re.compile(r"\nThe magic number of (\w+) is ([0-9]{5})\.\n")
 
@@ -34,41 +36,44 @@ def tokens_of(tokenizer, text):
     return len(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
 
 
+def text_of(tokenizer, prompt, place=0):
+    return tokenizer.decode(prompt.context + prompt.questions[place].ids, skip_special_tokens=True)
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     kind=st.sampled_from(KINDS),
     tokens=st.integers(1000, 2500),
-    depth=st.floats(0, 1),
-    needles=st.integers(1, 4),
+    depths=st.lists(st.floats(0, 1), min_size=1, max_size=4, unique=True),
     seed=st.integers(0, 10**6),
 )
-def test_prompts_are_exact_in_length_and_depth(tokenizers, haystacks, kind, tokens, depth, needles, seed):
+def test_prompts_are_exact_in_length_and_depth(tokenizers, haystacks, kind, tokens, depths, seed):
     tokenizer = tokenizers[kind]
-    trial = needle_trial(tokenizer, haystacks[kind], tokens, depth, needles, random.Random(seed))
-    assert len(trial.ids) == tokens - needles * ANSWER_TOKENS
-    text = tokenizer.decode(trial.ids, skip_special_tokens=True)
-    facts = list(FACT.finditer(text))
-    assert [fact[2] for fact in facts] == trial.expected
-    cities = [fact[1] for fact in facts]
-    assert len(set(cities)) == needles
-    question = text.rsplit("\n", 1)[1]
-    assert re.findall(r"[A-Z]\w+", question.split("?")[0])[1:] == cities, "asked in the order of the text"
-    assert question.endswith((" is", " are"))
-    prose = FACT.sub("\x00", text).split("\n", 1)[1].rsplit("\n", 1)[0]
+    prompt = needle_prompt(tokenizer, haystacks[kind], tokens, depths, random.Random(seed))
+    lengths = [len(prompt.context) + len(question.ids) for question in prompt.questions]
+    assert max(lengths) == prompt.tokens == tokens - ANSWER_TOKENS
+    texts = [text_of(tokenizer, prompt, place) for place in range(len(depths))]
+    facts = list(FACT.finditer(texts[0]))
+    values = {fact[1]: fact[2] for fact in facts}
+    assert len(values) == len(depths)
+    asked = [re.search(r"magic number of (\w+) is$", text)[1] for text in texts]
+    assert [values[city] for city in asked] == [question.expected for question in prompt.questions]
+    in_text = sorted(range(len(depths)), key=lambda place: depths[place])
+    assert [asked[place] for place in in_text] == [fact[1] for fact in facts], "in the order of their depths"
+    prose = FACT.sub("\x00", texts[0]).split("\n", 1)[1].rsplit("\n", 1)[0]
     pieces = [tokens_of(tokenizer, piece) for piece in prose.split("\x00")]
     whole = sum(pieces)
-    for i in range(needles):
-        expected = depth + (1 - depth) * i / needles
+    for i, depth in enumerate(sorted(depths)):
         # A fortieth of the haystack to the next sentence, and a few tokens of line ends.
-        assert sum(pieces[: i + 1]) == pytest.approx(expected * whole, abs=whole / 40 + 6 * needles)
+        assert sum(pieces[: i + 1]) == pytest.approx(depth * whole, abs=whole / 40 + 6 * len(depths))
 
 
 def test_most_needles_stand_between_sentences(tokenizers, haystacks):
     tokenizer, haystack = tokenizers["tiny"], haystacks["tiny"]
     clean = 0
     for seed in range(20):
-        trial = needle_trial(tokenizer, haystack, 2048, 0.5, 1, random.Random(seed))
-        before = FACT.split(tokenizer.decode(trial.ids, skip_special_tokens=True))[0]
+        prompt = needle_prompt(tokenizer, haystack, 2048, [0.5], random.Random(seed))
+        before = FACT.split(text_of(tokenizer, prompt))[0]
         clean += before.rstrip()[-1:] in (".", "!", "?") or before.endswith("\n")
     assert clean >= 16
 
@@ -76,21 +81,28 @@ def test_most_needles_stand_between_sentences(tokenizers, haystacks):
 def test_the_haystack_differs_between_trials_and_repeats_where_it_is_short(tokenizers, haystacks):
     tokenizer = tokenizers["tiny"]
     first, again, other = (
-        needle_trial(tokenizer, haystacks["tiny"], 600, 0.5, 1, random.Random(seed)) for seed in (1, 1, 2)
+        needle_prompt(tokenizer, haystacks["tiny"], 600, [0.5], random.Random(seed)) for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
     short = Haystack(tokenizer, "Rain fell on the roof. Nobody came. ")
-    text = tokenizer.decode(needle_trial(tokenizer, short, 600, 0.5, 1, random.Random(0)).ids)
+    text = text_of(tokenizer, needle_prompt(tokenizer, short, 600, [0.5], random.Random(0)))
     assert text.count("Nobody came.") > 20
 
 
-def test_a_trial_is_correct_if_all_numbers_are_right_in_their_order():
-    trials = [Trial([], ["11111", "22222"])] * 5
-    texts = ["11111 and 22222.", "22222 and 11111", "11111", "111112 22222", ""]
-    cell = _count(256, 0.5, trials, texts)
-    assert (cell.correct, cell.trials) == (1, 5)
-    assert cell.found == pytest.approx((2 + 0 + 1 + 1 + 0) / 10)
+def test_a_cell_counts_generated_answers_and_tokens():
+    question = Question([1], [2, 3], "11111")
+    made = [
+        Answer((0.1, 0.1), (True, True), " 11111."),
+        Answer((0.1, 2.1), (True, False), " 11112 or 11111"),
+        Answer((3.1, 0.5), (False, True), "it is 11111"),
+    ]
+    cell = count_cell(256, 0.5, [question] * 3, made)
+    assert (cell.trials, cell.exact, cell.correct, cell.first_wrong) == (3, 1, 2, [1, 1])
+    assert cell.nats == pytest.approx(1.0)
+    assert cell.right_tokens == pytest.approx(2 / 3)
+    alone = count_cell(256, 0.5, [question], [Answer((0.1, 0.1), (True, True))])
+    assert alone.correct is None
 
 
 def invoke(*arguments):
@@ -102,15 +114,16 @@ def test_the_command_writes_what_was_searched_and_how(tmp_path):
     prose.write_text("It was late. " * 20, encoding="utf-8")
     out = tmp_path / "needle.json"
     ran = invoke(
-        *("tiny", "--lengths", "200", "--depths", "0,1", "--trials", 3, "--batch-size", 2, "--needles", 2),
+        *("tiny", "--lengths", "200", "--depths", "0,1", "--trials", 3, "--batch-size", 2, "--no-generate"),
         *("--haystack", prose, "--json", out, "--quiet"),
     )
     assert ran.exit_code == 0, ran.output
     content = json.loads(out.read_text(encoding="utf-8"))
     assert content["haystack"]["source"] == str(prose)
     assert content["haystack"]["tokens"] > 50
-    assert content["needles"] == 2
-    assert content["answer_tokens"] == 2 * ANSWER_TOKENS
+    assert content["needles"] == 2, "one at each depth"
+    assert content["answer_tokens"] == ANSWER_TOKENS
+    assert {result["correct"] for result in content["results"]} == {None}
     assert [(r["tokens"], r["depth"], r["trials"]) for r in content["results"]] == [(200, 0, 3), (200, 1, 3)]
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "it repeats" in ran.stderr
@@ -130,7 +143,11 @@ def test_the_default_haystack_is_named(tmp_path):
     ("arguments", "kind", "message"),
     [
         (["--lengths", "60"], DataError, "at least"),
-        (["--lengths", "256", "--needles", MOST_NEEDLES + 1], LengthenError, str(MOST_NEEDLES)),
+        (
+            ["--lengths", "256", "--depths", ",".join(str(i / 20) for i in range(MOST_NEEDLES + 1))],
+            LengthenError,
+            str(MOST_NEEDLES),
+        ),
         (["--lengths", "256", "--haystack", "no-such-file.txt"], DataError, "no-such-file.txt"),
     ],
 )

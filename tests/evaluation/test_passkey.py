@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import lengthen
 from lengthen.cli.eval import app
 from lengthen.errors import ContextError, DataError, LengthenError
-from lengthen.evaluation.answers import encode
-from lengthen.evaluation.passkey import passkey, passkey_filler, passkey_trial
+from lengthen.evaluation.passkey import passkey, passkey_filler, passkey_prompt
+from lengthen.evaluation.prompts import encode
 from lengthen.evaluation.retrieval import ANSWER_TOKENS
 
 KEY_LINE = re.compile(r"\nThe pass key is ([0-9]{5})\. Remember it\. ([0-9]{5}) is the pass key\.\n")
@@ -33,15 +33,19 @@ def fillers(tokenizers):
     return {kind: passkey_filler(tokenizer) for kind, tokenizer in tokenizers.items()}
 
 
+def ids_of(prompt):
+    return prompt.context + prompt.questions[0].ids
+
+
 @settings(deadline=None, max_examples=60)
 @given(kind=st.sampled_from(KINDS), tokens=st.integers(420, 1200), depth=st.floats(0, 1), seed=st.integers(0, 10**6))
 def test_prompts_are_the_published_text_of_exact_length_and_depth(tokenizers, fillers, kind, tokens, depth, seed):
     tokenizer = tokenizers[kind]
-    trial = passkey_trial(tokenizer, fillers[kind], tokens, depth, random.Random(seed))
-    assert len(trial.ids) == tokens - ANSWER_TOKENS
-    text = tokenizer.decode(trial.ids, skip_special_tokens=True)
+    trial = passkey_prompt(tokenizer, fillers[kind], tokens, depth, random.Random(seed))
+    assert len(ids_of(trial)) == trial.tokens == tokens - ANSWER_TOKENS
+    text = tokenizer.decode(ids_of(trial), skip_special_tokens=True)
     (line,) = KEY_LINE.finditer(text)
-    assert [line[1], line[2]] == trial.expected * 2
+    assert [line[1], line[2]] == [trial.questions[0].expected] * 2
     task, before = text[: line.start()].split("\n", 1)
     after, question = text[line.end() :].split("\n", 1)
     assert task.startswith("There is an important info hidden inside a lot of irrelevant text.")
@@ -54,17 +58,17 @@ def test_prompts_are_the_published_text_of_exact_length_and_depth(tokenizers, fi
 
 def test_keys_differ_between_trials_and_stay_with_a_seed(tokenizers, fillers):
     tokenizer, filler = tokenizers["tiny"], fillers["tiny"]
-    trials = [passkey_trial(tokenizer, filler, 256, 0.5, random.Random(seed)) for seed in (*range(20), 3)]
-    assert len({trial.expected[0] for trial in trials}) >= 19
+    trials = [passkey_prompt(tokenizer, filler, 256, 0.5, random.Random(seed)) for seed in (*range(20), 3)]
+    assert len({trial.questions[0].expected for trial in trials}) >= 19
     assert trials[3] == trials[-1]
 
 
 def test_too_short_says_the_least_length(tokenizers, fillers):
     tokenizer, filler = tokenizers["tiny"], fillers["tiny"]
     with pytest.raises(DataError, match="too short") as caught:
-        passkey_trial(tokenizer, filler, 40, 0.5, random.Random(0))
+        passkey_prompt(tokenizer, filler, 40, 0.5, random.Random(0))
     least = int(re.search(r"at least (\d+)", str(caught.value))[1])
-    assert len(passkey_trial(tokenizer, filler, least, 0.5, random.Random(0)).ids) == least - ANSWER_TOKENS
+    assert len(passkey_prompt(tokenizer, filler, least, 0.5, random.Random(0)).context) + 1 == least - ANSWER_TOKENS
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,7 @@ def trained():
     for _ in range(TRAINING_STEPS):
         measured = [f"0 {LENGTH} {generator.choice(DEPTHS)} {generator.randrange(TRIALS)}" for _ in range(4)]
         keys = [*map(random.Random, measured), *[generator] * 4]
-        trials = [passkey_trial(tokenizer, filler, LENGTH, generator.random(), key) for key in keys]
+        trials = [passkey_prompt(tokenizer, filler, LENGTH, generator.random(), key) for key in keys]
         optimizer.zero_grad()
         loss_of_answers(model, tokenizer, trials).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -92,9 +96,9 @@ def loss_of_answers(model, tokenizer, trials):
     """The mean loss of the answers' tokens; what pads them to one length is no label."""
     rows, labels = [], []
     for trial in trials:
-        answer = encode(tokenizer, f"is {trial.expected[0]}.")[len(encode(tokenizer, "is")) :]
+        answer = encode(tokenizer, f"is {trial.questions[0].expected}.")[len(encode(tokenizer, "is")) :]
         padding = ANSWER_TOKENS - len(answer)
-        rows.append(trial.ids + answer + [0] * padding)
+        rows.append(ids_of(trial) + answer + [0] * padding)
         labels.append(answer + [-100] * padding)
     logits = model(input_ids=torch.tensor(rows), logits_to_keep=ANSWER_TOKENS + 1).logits[:, :-1]
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(labels).flatten())
@@ -104,7 +108,9 @@ def test_a_model_that_learnt_it_finds_every_key_in_range_and_few_far_beyond(trai
     cells = passkey(*trained, [LENGTH], DEPTHS, TRIALS, batch_size=TRIALS, quiet=True)
     assert [(cell.tokens, cell.depth) for cell in cells] == [(LENGTH, depth) for depth in DEPTHS]
     assert [cell.correct for cell in cells] == [TRIALS] * 3
-    assert [cell.found for cell in cells] == [1] * 3
+    assert [cell.exact for cell in cells] == [TRIALS] * 3
+    assert [cell.right_tokens for cell in cells] == [1] * 3
+    assert all(sum(cell.first_wrong) == 0 and cell.nats < 0.3 for cell in cells)
     (beyond,) = passkey(*trained, [1024], [0.5], TRIALS, batch_size=TRIALS, quiet=True)
     assert beyond.correct <= TRIALS // 3, "four times the context of the base"
 
@@ -119,7 +125,8 @@ def test_the_same_model_finds_almost_none_before():
     (cell,) = passkey(model.eval(), tokenizer, [LENGTH], [0.5], trials=10, batch_size=10, quiet=True)
     assert cell.trials == 10
     assert cell.correct <= 1
-    assert cell.found == cell.correct / 10
+    assert cell.exact <= cell.correct
+    assert sum(cell.first_wrong) == 10 - cell.exact
 
 
 def test_a_cell_depends_on_nothing_beside_it(trained):

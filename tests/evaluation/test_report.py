@@ -361,7 +361,7 @@ def test_a_picture_s_label_is_the_text_it_was_given(text):
 
 
 def test_a_heatmap_has_a_cell_for_each_result_and_the_first_depth_on_top():
-    cells = [{"tokens": t, "depth": d, "correct": c, "trials": 8}
+    cells = [{"tokens": t, "depth": d, "correct": c, "trials": 8, "exact": 0, "nats": 2.5}
              for t, d, c in ((64, 0.0, 8), (128, 0.0, 4), (128, 1.0, 0))]  # fmt: skip
     (axes,) = heatmap_figure(cells).axes
     assert {(text.get_position(), text.get_text()) for text in axes.texts} == {

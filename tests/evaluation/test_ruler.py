@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from lengthen.cli.eval import app
 from lengthen.errors import DataError, LengthenError, ModelError
-from lengthen.evaluation.answers import encode
 from lengthen.evaluation.haystack import documentation
+from lengthen.evaluation.prompts import encode
 from lengthen.evaluation.ruler import (
     PUBLISHED_THRESHOLD,
     TASKS,
@@ -274,7 +274,7 @@ def test_question_files(sources, tmp_path):
 def test_too_little_text_is_refused(tokenizers, sources):
     with pytest.raises(DataError, match=r"qa_1 at 50000 tokens.* there is text for \d+ tokens"):
         make_prompts("qa_1", tokenizers["tiny"], 50_000, 1, 0, sources)
-    with pytest.raises(DataError, match="qa_2 has 20 questions in its file, but 21 samples were asked for"):
+    with pytest.raises(DataError, match="qa_2 has 20 questions in its file, but 21 trials were asked for"):
         make_prompts("qa_2", tokenizers["tiny"], 2000, 21, 0, sources)
     with pytest.raises(DataError, match="the haystack is empty"):
         Essay(" \n")
@@ -283,12 +283,12 @@ def test_too_little_text_is_refused(tokenizers, sources):
 @pytest.mark.parametrize("task", TASKS)
 def test_prompts_depend_on_seed_length_and_number_only(task, tokenizers, sources):
     make = partial(make_prompts, task, tokenizers["tiny"], sources=sources)
-    first = make(2000, samples=3, seed=1)
-    assert make(2000, samples=3, seed=1) == first
-    assert make(2000, samples=2, seed=1).ids == first.ids[:2]
+    first = make(2000, trials=3, seed=1)
+    assert make(2000, trials=3, seed=1) == first
+    assert make(2000, trials=2, seed=1).ids == first.ids[:2]
     assert len({tuple(ids) for ids in first.ids}) == 3
-    assert make(2000, samples=3, seed=2).ids != first.ids
-    assert make(2001, samples=3, seed=1).ids != first.ids
+    assert make(2000, trials=3, seed=2).ids != first.ids
+    assert make(2001, trials=3, seed=1).ids != first.ids
 
 
 def test_what_is_drawn_is_the_same_on_every_machine(sources):
@@ -384,7 +384,7 @@ def test_command(tmp_path, squad_file):
     options = [
         "--quiet",
         "--beyond",
-        "--samples",
+        "--trials",
         2,
         "--batch-size",
         2,
@@ -400,7 +400,7 @@ def test_command(tmp_path, squad_file):
     assert [(row["task"], row["tokens"]) for row in result["results"]] == [
         (task, tokens) for task in ("niah_multikey_2", "fwe") for tokens in (512, 256)
     ]
-    assert all(row["samples"] == 2 and 0 <= row["score"] <= 100 for row in result["results"])
+    assert all(row["trials"] == 2 and 0 <= row["score"] <= 100 for row in result["results"])
     assert all(100 < row["least_tokens"] <= row["tokens"] for row in result["results"])
     for average in result["averages"]:
         scores = [row["score"] for row in result["results"] if row["tokens"] == average["tokens"]]
@@ -425,14 +425,14 @@ def test_command(tmp_path, squad_file):
         (row["task"], row["tokens"], row["score"]) for row in result["results"]
     }
 
-    asked = invoke("tiny", "--lengths", 400, "--beyond", "--samples", 3, "--tasks", "qa_1", "--squad", squad_file,
+    asked = invoke("tiny", "--lengths", 400, "--beyond", "--trials", 3, "--tasks", "qa_1", "--squad", squad_file,
                    "--threshold", 0, "--batch-size", 2, "--quiet")  # fmt: skip
     assert asked.exit_code == 0, asked.output
     assert "effective context (average of at least 0.0 there and at all shorter lengths): 400 tokens" in asked.output
 
 
 def test_what_the_command_refuses(results_file):
-    all_of_it = invoke("tiny", "--lengths", 256, "--samples", 1, "--quiet")
+    all_of_it = invoke("tiny", "--lengths", 256, "--trials", 1, "--quiet")
     assert isinstance(all_of_it.exception, DataError)
     assert re.search(r"vt needs at least \d+ tokens.*; cwe needs at least \d+ tokens", str(all_of_it.exception))
     assert "qa_1 is skipped: it needs --squad FILE" in all_of_it.output
@@ -447,7 +447,7 @@ def test_what_the_command_refuses(results_file):
         (["--tasks", "qa_2"], "it needs --hotpotqa FILE"),
         (["--threshold", 50, "--threshold-from", results_file()], "not both"),
         (["--threshold", 101], "less than or equal to 100"),
-        (["--samples", 0], "greater than or equal to 1"),
+        (["--trials", 0], "greater than or equal to 1"),
     ):
         refused = invoke("tiny", "--lengths", 256, *arguments)
         assert refused.exit_code == 2

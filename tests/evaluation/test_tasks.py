@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import lengthen
 from lengthen.cli.eval import app
 from lengthen.errors import ContextError, DataError, LengthenError, ModelError
-from lengthen.evaluation.answers import encode
+from lengthen.evaluation.prompts import encode
 from lengthen.evaluation.tasks.files import Sample, choose, read_samples
 from lengthen.evaluation.tasks.metrics import METRICS, check_metric, score
 from lengthen.evaluation.tasks.scoring import answer_samples, summarize

@@ -74,7 +74,7 @@ def chat(
     else:
         terminal.talk()
     if json_file is not None:
-        common.write_result(subject, "chat", session.to_json(), json_file)
+        common.write_result(subject.name, subject.header, "chat", session.to_json(), json_file)
 
 
 class _Terminal:

@@ -1,93 +1,93 @@
-"""Prompts of an exact number of tokens, and a model's greedy answers to them.
+"""A model's answers: the likelihood of the right one, and the one it gives itself.
 
-Shapes: B prompts in a batch, T tokens of each, V vocabulary.
+Shapes: B prompts in a batch, T tokens of their contexts, S of what follows, V vocabulary, E end tokens.
 """
 
+import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from lengthen._compat import with_cache
-from lengthen.errors import DataError, ModelError
+from lengthen.context import is_length_dependent
+from lengthen.errors import ModelError
+from lengthen.evaluation.prompts import Prompt, Question
 from lengthen.head import causal_lm
 from lengthen.inference.generation import end_tokens
 from lengthen.inference.prefill import prefill
 
-__all__ = ["answers", "encode", "fit", "numbers"]
-
-_TRIES = 16
+__all__ = ["Answer", "answers", "ask", "numbers"]
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """The token ids of a prompt, with what the tokenizer puts before a text (BOS) and without what it puts behind.
+@dataclass(frozen=True)
+class Answer:
+    """What a model makes of one question.
 
-    An end token behind a prompt would tell the model that there is nothing to answer.
+    Attributes:
+        losses: of the right answer's tokens but blank ones, each given those before it (teacher forcing), in nats.
+        likeliest: for each of them, whether it is the model's most likely token.
+        text: the model's own greedy answer; None where none was generated.
     """
-    ids = list(tokenizer(text, verbose=False)["input_ids"])
-    while ids and ids[-1] in tokenizer.all_special_ids:
-        ids.pop()
-    return ids
+
+    losses: tuple[float, ...]
+    likeliest: tuple[bool, ...]
+    text: str | None = None
+
+    @property
+    def nats(self) -> float:
+        """The mean loss of the right answer's tokens."""
+        return sum(self.losses) / len(self.losses)
+
+    @property
+    def right(self) -> float:
+        """The share of its tokens that are the most likely ones."""
+        return sum(self.likeliest) / len(self.likeliest)
+
+    @property
+    def exact(self) -> bool:
+        """Whether all are, so that greedy decoding begins with the right answer."""
+        return all(self.likeliest)
+
+    @property
+    def first_wrong(self) -> int | None:
+        """The place in the answer of the first token that is not the most likely one."""
+        return None if self.exact else self.likeliest.index(False)
 
 
-def fit(tokenizer: Any, builds: Sequence[Callable[[int], str]], tokens: int, answer_tokens: int) -> list[int]:
-    """Make a prompt that, with room for its answer, is exactly `tokens` long, and return its ids.
+@torch.inference_mode()
+def ask(model: Any, tokenizer: Any, prompts: Sequence[Prompt], max_new_tokens: int | None = None) -> list[list[Answer]]:
+    """Read each prompt's context once and ask all of its questions of the key/value cache.
 
-    The ids are those that the tokenizer makes of one text; nothing is glued together from pieces. So the length is
-    found by trying: each miss says by how much to grow or shrink.
+    Each answer is what it would be after a prefill of its own. Long contexts are read in chunks
+    (`lengthen.inference.prefill`). A model whose RoPE depends on the length of its input reads all of it anew for each
+    question: what it computed for a shorter input is not what it computes for a longer one.
 
     Args:
-        tokenizer: of the model.
-        builds: from a size to the prompt; size 0 is the shortest, and one more adds about one token (see
-            `Haystack.take`). Some tokenizers leave lengths out (a full stop and a line end as one token, a character
-            as three); then the next of these is tried, which should cut its text at other places.
-        tokens: the length of prompt and answer, BOS included where the tokenizer adds it.
-        answer_tokens: tokens kept free for the answer, so that it has its place inside the context.
+        model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
+        tokenizer: its tokenizer.
+        prompts: B of them, with equally many questions and contexts of about one length; they are run together.
+        max_new_tokens: also generate answers of at most this many tokens, greedily, ended by an end token.
 
     Returns:
-        ``tokens - answer_tokens`` ids.
+        For each prompt, an answer to each of its questions.
 
     Raises:
-        DataError: even size 0 is too long (the message says how much is needed), or no size tried gives exactly this
-            length (it says how near they came).
+        ModelError: the logits are not numbers, or the contexts need chunks and the model can't be read so.
     """
-    wanted = tokens - answer_tokens
-    seen: list[int] = []
-    for build in builds:
-        lengths: dict[int, int] = {}
-        size = 0
-        while len(lengths) < _TRIES:
-            ids = encode(tokenizer, build(size))
-            if len(ids) == wanted:
-                return ids
-            if size == 0 and len(ids) > wanted:
-                raise DataError(
-                    f"a length of {tokens} tokens is too short: the prompt without filler has {len(ids)} and its "
-                    f"answer gets {answer_tokens}; use at least {len(ids) + answer_tokens}"
-                )
-            lengths[size] = len(ids)
-            size = _next_size(lengths, wanted)
-        seen += lengths.values()
-    nearest = min(seen, key=lambda length: abs(length - wanted))
-    raise DataError(
-        f"this tokenizer makes no prompt of exactly {wanted} tokens here (length {tokens} less {answer_tokens} for the "
-        f"answer); the nearest has {nearest}; choose another length, such as {nearest + answer_tokens}"
-    )
-
-
-def _next_size(lengths: dict[int, int], wanted: int) -> int:
-    """What to try after these sizes, none of which gave the wanted length."""
-    short = max(size for size, length in lengths.items() if length < wanted)
-    long = min((size for size, length in lengths.items() if length > wanted), default=None)
-    guess = short + wanted - lengths[short]
-    if long is None or short < guess < long:
-        return guess
-    if long - short > 1:
-        return (short + long) // 2
-    # Nothing lies between them; but text cut elsewhere nearby may fall into tokens otherwise.
-    nearby = range(max(0, short - _TRIES), short + _TRIES + 1)
-    return min((size for size in nearby if size not in lengths), key=lambda size: abs(size - short))
+    shared = min(len(prompt.context) for prompt in prompts)
+    reader = _Reader(model, torch.tensor([prompt.context[:shared] for prompt in prompts]))
+    found: list[list[Answer]] = [[] for _ in prompts]
+    for place in range(len(prompts[0].questions)):
+        questions = [prompt.questions[place] for prompt in prompts]
+        before = [prompt.context[shared:] + q.ids for prompt, q in zip(prompts, questions, strict=True)]
+        texts = None if max_new_tokens is None else _decoded(reader, tokenizer, before, max_new_tokens)
+        for row, (losses, likeliest) in enumerate(_teacher_forced(reader, before, questions)):
+            found[row].append(Answer(losses, likeliest, None if texts is None else texts[row]))
+    return found
 
 
 @torch.inference_mode()
@@ -109,30 +109,114 @@ def answers(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_ne
     Raises:
         ModelError: the logits are not numbers, or the prompts need chunks and the model can't be read so.
     """
-    ids_BT = torch.tensor([list(prompt) for prompt in prompts]).to(causal_lm(model).device)
+    ids_BT = torch.tensor([list(prompt) for prompt in prompts])
     assert ids_BT.shape[1] >= 2, ids_BT.shape
-    ends = torch.tensor(sorted(end_tokens(model, tokenizer)), device=ids_BT.device, dtype=torch.long)
-    cache = prefill(model, ids_BT[:, :-1])
-    last_B1, ended_B1 = ids_BT[:, -1:], torch.zeros_like(ids_BT[:, -1:], dtype=torch.bool)
-    new: list[torch.Tensor] = []
-    while len(new) < max_new_tokens and not ended_B1.all():
-        logits_BV = model(input_ids=last_B1, **with_cache(cache)).logits[:, -1]
-        if logits_BV.isnan().any():
-            raise ModelError(
-                f"the model's logits are not numbers (dtype {model.dtype}); load it in bfloat16 or float32"
-            )
-        last_B1 = logits_BV.argmax(-1, keepdim=True)
-        ended_B1 |= torch.isin(last_B1, ends)
-        new.append(last_B1)
-    rows = torch.cat(new, dim=1).tolist()
-    return [_decoded(tokenizer, row, set(ends.tolist())) for row in rows]
-
-
-def _decoded(tokenizer: Any, ids: list[int], ends: set[int]) -> str:
-    kept = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return tokenizer.decode(ids[:kept], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    reader = _Reader(model, ids_BT[:, :-1])
+    return _decoded(reader, tokenizer, ids_BT[:, -1:].tolist(), max_new_tokens)
 
 
 def numbers(text: str) -> list[str]:
     """The runs of ASCII digits in a text. Answers are compared as these: tokenizers cut one number in many ways."""
     return re.findall(r"[0-9]+", text)
+
+
+class _Reader:
+    """Contexts that are read once, and continued again and again.
+
+    Args:
+        model: as in `ask`.
+        context_BT: token ids.
+    """
+
+    def __init__(self, model: Any, context_BT: torch.Tensor):
+        self.model, self.context_BT = model, context_BT.to(causal_lm(model).device)
+        config = causal_lm(model).config
+        has_rope = bool(getattr(config.get_text_config(), "rope_parameters", None))
+        rereads = has_rope and is_length_dependent(config)
+        self._cache = None if rereads else prefill(model, self.context_BT)
+        self._can_crop = self._cache is not None and not (any(self._cache.is_sliding) or any(self._cache.is_linear))
+
+    def logits(self, rest: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The logits after each token of what follows each context, (B, S, V); shorter rows are padded on the right."""
+        rest_BS = _padded(rest, self.context_BT.device)
+        if self._cache is None:
+            whole_BT = torch.cat([self.context_BT, rest_BS], dim=1)
+            logits_BSV = self.model(input_ids=whole_BT, use_cache=False, logits_to_keep=rest_BS.shape[1]).logits
+        else:
+            cache = self.continued()
+            logits_BSV = self.model(input_ids=rest_BS, **with_cache(cache)).logits
+            self._rewind()
+        return _checked(self.model, logits_BSV)
+
+    def continued(self) -> Any:
+        """The cache of the contexts, to be added to; what was added before is gone."""
+        self._rewind()
+        if self._cache is None:
+            return prefill(self.model, self.context_BT)
+        return self._cache if self._can_crop else copy.deepcopy(self._cache)
+
+    def _rewind(self) -> None:
+        if self._cache is not None and self._can_crop:
+            self._cache.crop(self.context_BT.shape[1] - self._cache.get_seq_length())
+
+
+def _teacher_forced(
+    reader: _Reader, before: Sequence[list[int]], questions: Sequence[Question]
+) -> list[tuple[tuple[float, ...], tuple[bool, ...]]]:
+    """For each row, the losses of the answer's scored tokens, and whether each is the likeliest."""
+    rows = [ids + question.answer[:-1] for ids, question in zip(before, questions, strict=True)]
+    logits_BSV = reader.logits(rows)
+    found = []
+    for logits_SV, ids, question in zip(logits_BSV, before, questions, strict=True):
+        own = logits_SV[len(ids) - 1 + question.blank : len(ids) - 1 + len(question.answer)].float()
+        target = torch.tensor(question.answer[question.blank :], device=own.device)
+        losses = functional.cross_entropy(own, target, reduction="none")
+        found.append((tuple(losses.tolist()), tuple((own.argmax(-1) == target).tolist())))
+    return found
+
+
+def _decoded(reader: _Reader, tokenizer: Any, rest: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+    """Continue each context and what follows it greedily, and return the new texts."""
+    ends = set(end_tokens(reader.model, tokenizer))
+    rows_by_length: dict[int, list[int]] = {}
+    for row, ids in enumerate(rest):
+        rows_by_length.setdefault(len(ids), []).append(row)
+    texts = [""] * len(rest)
+    # Rows of one length run together: padding between a context and its answer would shorten a sliding window.
+    for rows in rows_by_length.values():
+        cache = reader.continued()
+        if len(rows) < len(rest):
+            cache = copy.deepcopy(cache)
+            cache.batch_select_indices(torch.tensor(rows, device=reader.context_BT.device))
+        ids_BS = _padded([rest[row] for row in rows], reader.context_BT.device)
+        for row, new in zip(rows, _greedy(reader.model, cache, ids_BS, max_new_tokens, ends), strict=True):
+            texts[row] = tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return texts
+
+
+def _greedy(
+    model: Any, cache: Any, ids_BS: torch.Tensor, max_new_tokens: int, ends: Collection[int]
+) -> Iterator[list[int]]:
+    """For each row, the likeliest tokens one after another, up to an end token."""
+    new: list[torch.Tensor] = []
+    ended_B1 = torch.zeros_like(ids_BS[:, :1], dtype=torch.bool)
+    ends_E = torch.tensor(sorted(ends), device=ids_BS.device, dtype=torch.long)
+    while len(new) < max_new_tokens and not ended_B1.all():
+        logits_BV = model(input_ids=ids_BS, **with_cache(cache)).logits[:, -1]
+        ids_BS = _checked(model, logits_BV).argmax(-1, keepdim=True)
+        ended_B1 |= torch.isin(ids_BS, ends_E)
+        new.append(ids_BS)
+    for row in torch.cat(new, dim=1).tolist():
+        yield row[: next((i for i, token in enumerate(row) if token in ends), len(row))]
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """(B, S) ids; what pads a row on the right is seen by nothing before it."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], device=device)
+
+
+def _checked(model: Any, logits: torch.Tensor) -> torch.Tensor:
+    if logits.isnan().any():
+        raise ModelError(f"the model's logits are not numbers (dtype {model.dtype}); load it in bfloat16 or float32")
+    return logits

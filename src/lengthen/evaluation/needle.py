@@ -1,4 +1,4 @@
-"""Needles in a haystack: facts in real prose, at a grid of depths and lengths."""
+"""Needles in a haystack: facts in real prose, one at each depth, and each of them asked for."""
 
 import random
 from collections.abc import Sequence
@@ -6,14 +6,17 @@ from functools import partial
 from typing import Any
 
 from lengthen.errors import LengthenError
-from lengthen.evaluation.answers import fit
 from lengthen.evaluation.haystack import Haystack
-from lengthen.evaluation.retrieval import ANSWER_TOKENS, Cell, Trial, random_number, retrieve
+from lengthen.evaluation.prompts import Prompt, encode, fit, make_prompt
+from lengthen.evaluation.retrieval import ANSWER_TOKENS, Cell, random_number, retrieve
 
-__all__ = ["MOST_NEEDLES", "needle", "needle_trial"]
+__all__ = ["DEPTHS", "MOST_NEEDLES", "needle", "needle_prompt"]
+
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 _TASK = "Somewhere in the following text stand magic numbers of cities. Remember them: they are asked for at the end."
 _FACT = "The magic number of {city} is {number}."
+_QUESTION = "What is the magic number of {city}? The magic number of {city} is"
 _CITIES = [
     "Lisbon", "Oslo", "Nairobi", "Lima", "Hanoi", "Cairo", "Toronto", "Vienna", "Santiago", "Jakarta", "Dublin",
     "Bogota", "Helsinki", "Accra", "Manila", "Prague", "Denver", "Osaka", "Sydney", "Warsaw",
@@ -26,47 +29,46 @@ _REACH = 1 / 40
 _BEGINNINGS = 5
 
 
-def needle_trial(
-    tokenizer: Any, haystack: Haystack, tokens: int, depth: float, needles: int, generator: random.Random
-) -> Trial:
+def needle_prompt(
+    tokenizer: Any, haystack: Haystack, tokens: int, depths: Sequence[float], generator: random.Random
+) -> Prompt:
     """Make one prompt, with a random beginning in the haystack, random cities and random numbers.
 
     Args:
         tokenizer: of the model.
         haystack: the prose.
-        tokens: of prompt and answer; the prompt has ``needles * ANSWER_TOKENS`` fewer.
-        depth: the share of the haystack's tokens that lie before the first needle, 0 to 1; the others follow at equal
-            distances in what is left.
-        needles: how many, 1 to `MOST_NEEDLES`.
+        tokens: of the prompt with its longest question, and `ANSWER_TOKENS` more for the answer.
+        depths: for each needle, the share of the haystack's tokens that lie before it, 0 to 1; at most `MOST_NEEDLES`.
         generator: draws all that is random.
 
+    Returns:
+        A prompt with a question for each depth, in the order given.
+
     Raises:
+        LengthenError: more depths than there are cities.
         DataError: no prompt of this length can be made.
     """
-    cities = generator.sample(_CITIES, needles)
-    expected = [random_number(generator) for _ in cities]
-    facts = [_FACT.format(city=city, number=number) for city, number in zip(cities, expected, strict=True)]
-    question = _question(cities)
+    if len(depths) > MOST_NEEDLES:
+        raise LengthenError(f"{len(depths)} needles were asked for in one prompt; there can be 1 to {MOST_NEEDLES}")
+    cities = generator.sample(_CITIES, len(depths))
+    values = [random_number(generator) for _ in cities]
+    needles = sorted(zip(depths, cities, values, strict=True))
+    questions = [_QUESTION.format(city=city) for city in cities]
+    longest = max(questions, key=lambda question: len(encode(tokenizer, question)))
 
-    def build(start: int, size: int) -> str:
+    def build(start: int, size: int, question: str) -> str:
         pieces, done = [_TASK], 0
-        for i, fact in enumerate(facts):
-            place = round(size * (depth + (1 - depth) * i / needles))
-            cut = min(size, haystack.near_sentence(start + place, int(size * _REACH)) - start)
-            pieces += [haystack.take(start + done, cut - done), fact]
+        for depth, city, number in needles:
+            place = round(size * depth)
+            cut = min(size, max(done, haystack.near_sentence(start + place, int(size * _REACH)) - start))
+            pieces += [haystack.take(start + done, cut - done), _FACT.format(city=city, number=number)]
             done = cut
         return "\n".join([*pieces, haystack.take(start + done, size - done), question])
 
     starts = generator.choices(haystack.sentences, k=_BEGINNINGS)
-    builds = [partial(build, start) for start in starts]
-    return Trial(fit(tokenizer, builds, tokens, needles * ANSWER_TOKENS), expected)
-
-
-def _question(cities: Sequence[str]) -> str:
-    if len(cities) == 1:
-        return f"What is the magic number of {cities[0]}? The magic number of {cities[0]} is"
-    listed = f"{', '.join(cities[:-1])} and {cities[-1]}"
-    return f"What are the magic numbers of {listed}, in this order? The magic numbers of {listed} are"
+    builds = [partial(build, start, question=longest) for start in starts]
+    text = fit(tokenizer, builds, tokens, ANSWER_TOKENS).removesuffix(longest)
+    return make_prompt(tokenizer, text, [(q, f" {value}") for q, value in zip(questions, values, strict=True)])
 
 
 def needle(
@@ -74,37 +76,39 @@ def needle(
     tokenizer: Any,
     haystack: Haystack,
     lengths: Sequence[int],
-    depths: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
+    depths: Sequence[float] = DEPTHS,
     trials: int = 20,
     *,
-    needles: int = 1,
+    generate: bool = True,
     batch_size: int = 1,
     seed: int = 0,
     quiet: bool = False,
 ) -> list[Cell]:
-    """Count how often the numbers hidden in prose are answered exactly, at each length and depth.
+    """Measure how well numbers hidden in prose are found, at each length and depth.
+
+    A prompt has a needle at every depth and is read once; then each of them is asked for.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
         tokenizer: its tokenizer.
         haystack: the prose, cut by this tokenizer; where it is shorter than a prompt, it repeats.
-        lengths: tokens of prompt and answer together; each needle takes `ANSWER_TOKENS` for its answer.
-        depths: shares of the haystack before the first needle, 0 to 1.
-        trials: per length and depth, each with other text, cities and numbers.
-        needles: facts to be found in one prompt, 1 to `MOST_NEEDLES`; a trial is correct if all are.
+        lengths: tokens of the prompt with its longest question and answer.
+        depths: shares of the haystack before each needle, 0 to 1; at most `MOST_NEEDLES`.
+        trials: prompts per length, each with other text, cities and numbers.
+        generate: also let the model answer, and count the right answers.
         batch_size: prompts that are run together.
         seed: of all that is random.
         quiet: show no progress bar.
 
     Raises:
-        LengthenError: there is nothing to measure, or a depth or the number of needles is out of range.
+        LengthenError: there is nothing to measure, a depth is out of range, or there are too many.
         DataError: a length is too short, or this tokenizer can't make it.
     """
-    if not 1 <= needles <= MOST_NEEDLES:
-        raise LengthenError(f"{needles} needles were asked for; there can be 1 to {MOST_NEEDLES}")
 
-    def make(tokens: int, depth: float, generator: random.Random) -> Trial:
-        return needle_trial(tokenizer, haystack, tokens, depth, needles, generator)
+    def make(tokens: int, places: Sequence[float], generator: random.Random) -> Prompt:
+        return needle_prompt(tokenizer, haystack, tokens, places, generator)
 
-    room = needles * ANSWER_TOKENS
-    return retrieve(model, tokenizer, "needle", make, room, lengths, depths, trials, batch_size, seed, quiet)
+    return retrieve(
+        model, tokenizer, "needle", make, lengths, [list(depths)], trials,
+        generate=generate, batch_size=batch_size, seed=seed, quiet=quiet,
+    )  # fmt: skip

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from lengthen.evaluation.answers import fit
 from lengthen.evaluation.haystack import Haystack
-from lengthen.evaluation.retrieval import ANSWER_TOKENS, Cell, Trial, random_number, retrieve
+from lengthen.evaluation.prompts import Prompt, fit, make_prompt
+from lengthen.evaluation.retrieval import ANSWER_TOKENS, Cell, random_number, retrieve
 
-__all__ = ["passkey", "passkey_filler", "passkey_trial"]
+__all__ = ["passkey", "passkey_filler", "passkey_prompt"]
 
 # The published prompt, word for word: numbers are comparable only so.
 _TASK = (
@@ -24,7 +24,7 @@ _QUESTION = "What is the pass key? The pass key is"
 _SHIFTS = (0, 1, -1, 2, -2)
 
 
-def passkey_trial(tokenizer: Any, filler: Haystack, tokens: int, depth: float, generator: random.Random) -> Trial:
+def passkey_prompt(tokenizer: Any, filler: Haystack, tokens: int, depth: float, generator: random.Random) -> Prompt:
     """Make one prompt.
 
     Args:
@@ -45,7 +45,8 @@ def passkey_trial(tokenizer: Any, filler: Haystack, tokens: int, depth: float, g
         lines = (_TASK, filler.take(0, before), _KEY.format(key=key), filler.take(0, size - before), _QUESTION)
         return "\n".join(lines)
 
-    return Trial(fit(tokenizer, [partial(build, shift) for shift in _SHIFTS], tokens, ANSWER_TOKENS), [key])
+    text = fit(tokenizer, [partial(build, shift) for shift in _SHIFTS], tokens, ANSWER_TOKENS)
+    return make_prompt(tokenizer, text.removesuffix(_QUESTION), [(_QUESTION, f" {key}")])
 
 
 def passkey_filler(tokenizer: Any) -> Haystack:
@@ -60,13 +61,14 @@ def passkey(
     depths: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
     trials: int = 20,
     *,
+    generate: bool = True,
     batch_size: int = 1,
     seed: int = 0,
     quiet: bool = False,
 ) -> list[Cell]:
-    """Count how often a number of five digits is found, at each length and depth.
+    """Measure how well a number of five digits is found, at each length and depth.
 
-    Prompt and room for the answer (`ANSWER_TOKENS`) have exactly the length asked for. The first number in the decoded
+    Prompt and room for the answer (`ANSWER_TOKENS`) have exactly the length asked for. The first number in a generated
     answer has to be the key; tokens are not compared. There is no chat template, as published.
 
     Args:
@@ -75,6 +77,7 @@ def passkey(
         lengths: in tokens.
         depths: shares of the filler before the key, 0 to 1.
         trials: per length and depth, each with a key of its own.
+        generate: also let the model answer, and count the right answers.
         batch_size: prompts that are run together; all of a cell have one length.
         seed: of the keys.
         quiet: show no progress bar.
@@ -88,7 +91,10 @@ def passkey(
     """
     filler = passkey_filler(tokenizer)
 
-    def make(tokens: int, depth: float, generator: random.Random) -> Trial:
-        return passkey_trial(tokenizer, filler, tokens, depth, generator)
+    def make(tokens: int, places: Sequence[float], generator: random.Random) -> Prompt:
+        return passkey_prompt(tokenizer, filler, tokens, places[0], generator)
 
-    return retrieve(model, tokenizer, "passkey", make, ANSWER_TOKENS, lengths, depths, trials, batch_size, seed, quiet)
+    return retrieve(
+        model, tokenizer, "passkey", make, lengths, [[depth] for depth in depths], trials,
+        generate=generate, batch_size=batch_size, seed=seed, quiet=quiet,
+    )  # fmt: skip

@@ -23,11 +23,14 @@ __all__ = [
     "COLOURS",
     "bars_figure",
     "context_figure",
+    "found_figure",
     "heatmap_figure",
     "plot_bars",
     "plot_by_context",
+    "plot_found",
     "plot_heatmap",
     "position_figure",
+    "right_answers",
     "training_figure",
 ]
 
@@ -137,12 +140,51 @@ def position_figure(
 
 
 @_style
+def found_figure(
+    curves: Mapping[str, Mapping[int, float]],
+    title: str | None = None,
+    base_context: int | None = None,
+    bar: float | None = None,
+) -> Figure:
+    """The share of what is hidden that a model finds, against the length of the text, one line per model.
+
+    Args:
+        curves: for each label, the share by length (tokens).
+        title: above the picture.
+        base_context: where the base's own context ends; drawn as a line.
+        bar: the least share of a usable length; drawn as a line.
+    """
+    figure, axes = _figure(title)
+    lengths = sorted({length for curve in curves.values() for length in curve})
+    for (label, curve), (colour, marker) in _with_style(curves):
+        xs = sorted(curve)
+        axes.plot(xs, [curve[x] for x in xs], color=colour, marker=marker, label=label, clip_on=False)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1.05)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.margins(x=0.09)
+    if bar is not None:
+        axes.axhline(bar, color=COLOURS["muted"], linestyle=":", linewidth=1, zorder=0)
+        axes.annotate(
+            f"usable from {bar:.0%} on", (1, bar), xycoords=("axes fraction", "data"), color=COLOURS["muted"],
+            ha="right", textcoords="offset points", xytext=(0, 3), fontsize=8,
+        )  # fmt: skip
+    _mark_base_context(axes, base_context)
+    axes.set_xlabel("length (tokens)")
+    axes.set_ylabel("found (higher is better)")
+    _legend(axes, curves)
+    return figure
+
+
+@_style
 def heatmap_figure(results: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
     """Share of right answers by length (across) and depth (down).
 
     Args:
-        results: {"tokens", "depth", "correct", "trials"} for each cell; depth is the share of the text, 0 to 1, that
-            comes before what is looked for. Cells without a result stay empty.
+        results: {"tokens", "depth", "trials", "correct", "exact"} for each cell (see `right_answers`); depth is the
+            share of the text, 0 to 1, that comes before what is looked for. Cells without a result stay empty.
         title: above the picture.
     """
     lengths = sorted({result["tokens"] for result in results})
@@ -151,7 +193,7 @@ def heatmap_figure(results: Sequence[Mapping[str, Any]], title: str | None = Non
     shares = [[float("nan")] * len(lengths) for _ in depths]
     for result in results:
         row, column = depths.index(result["depth"]), lengths.index(result["tokens"])
-        share = result["correct"] / result["trials"]
+        share = right_answers(result) / result["trials"]
         shares[row][column] = share
         axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=_readable_on(_SCORES(share)))
     edges = [[index - 0.5 for index in range(len(ticks) + 1)] for ticks in (lengths, depths)]
@@ -239,6 +281,11 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], title: str | None = No
     return figure
 
 
+def right_answers(cell: Mapping[str, Any]) -> int:
+    """The generated answers of a cell that are right, or, where none were generated, those that are the likeliest."""
+    return cell["exact"] if cell["correct"] is None else cell["correct"]
+
+
 def plot_by_context(
     curves: Mapping[str, Mapping[int, float]], path: Path, title: str, base_context: int | None = None
 ) -> None:
@@ -256,11 +303,33 @@ def plot_by_context(
     _save(context_figure(curves, title, base_context), path)
 
 
+def plot_found(
+    curves: Mapping[str, Mapping[int, float]],
+    path: Path,
+    title: str,
+    base_context: int | None = None,
+    bar: float | None = None,
+) -> None:
+    """Save a `found_figure`.
+
+    Args:
+        curves: for each label, the share by length (tokens).
+        path: of the picture; .png or .svg.
+        title: above the picture.
+        base_context: where the base's own context ends; drawn as a line.
+        bar: the least share of a usable length; drawn as a line.
+
+    Raises:
+        OutputError: the picture can't be written.
+    """
+    _save(found_figure(curves, title, base_context, bar), path)
+
+
 def plot_heatmap(results: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     """Save a `heatmap_figure`.
 
     Args:
-        results: {"tokens", "depth", "correct", "trials"} for each cell; depth from 0 to 1.
+        results: as in `heatmap_figure`.
         path: of the picture; .png or .svg.
         title: above the picture.
 
@@ -307,7 +376,9 @@ def _set_title(figure: Figure, title: str | None) -> None:
 def _with_style(curves: Mapping[str, Any]) -> list[tuple[tuple[str, Any], tuple[str, str]]]:
     """Each label and curve with a colour and a marker."""
     others = [_SERIES[index % len(_SERIES)] for index in range(len(curves) - 1)]
-    return list(zip(curves.items(), [*others, _LAST], strict=True))
+    # A legend leaves labels out that begin with an underscore.
+    labelled = [(f" {label}" if label.startswith("_") else label, curve) for label, curve in curves.items()]
+    return list(zip(labelled, [*others, _LAST], strict=True))
 
 
 def _label_ends(figure: Figure, axes: Any, curves: Mapping[str, Mapping[int, float]]) -> None:

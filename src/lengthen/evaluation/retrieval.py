@@ -1,4 +1,4 @@
-"""What retrieval measurements share: the grid of lengths and depths, its trials, and how answers are compared."""
+"""What retrieval measurements share: the grid of lengths and depths, its trials, and how answers are counted."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -6,26 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lengthen.errors import LengthenError
-from lengthen.evaluation.answers import answers, numbers
+from lengthen.evaluation.answers import Answer, ask, numbers
+from lengthen.evaluation.prompts import Prompt, Question
 from lengthen.progress import progress_bar
 
-__all__ = ["ANSWER_TOKENS", "Cell", "Trial", "random_number", "retrieve"]
+__all__ = ["ANSWER_TOKENS", "Cell", "count_cell", "is_found", "random_number", "retrieve"]
 
 # A number has five digits; with a separator before it and a token behind it, ten tokens are enough for any tokenizer.
 ANSWER_TOKENS = 10
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One prompt.
-
-    Attributes:
-        ids: its tokens.
-        expected: the numbers that were hidden in it, in the order in which they are asked for.
-    """
-
-    ids: list[int]
-    expected: list[str]
 
 
 @dataclass(frozen=True)
@@ -35,17 +23,22 @@ class Cell:
     Attributes:
         tokens: of prompt and answer together.
         depth: the share of the irrelevant tokens that lie before what is to be found, 0 to 1.
-        correct: trials in which all that was asked for was answered exactly, in its order.
-        trials: in all.
-        found: the share of the hidden numbers that the answers have in their places; correct / trials where one
-            number is hidden.
+        trials: questions asked, one in each prompt.
+        exact: answers of which every token is the model's most likely one, teacher-forced.
+        nats: mean loss of an answer's tokens, teacher-forced.
+        right_tokens: mean share of an answer's tokens that are the most likely ones.
+        first_wrong: for each place in an answer, how many answers have their first wrong token there.
+        correct: generated answers that begin with what was asked for; None where none were generated.
     """
 
     tokens: int
     depth: float
-    correct: int
     trials: int
-    found: float
+    exact: int
+    nats: float
+    right_tokens: float
+    first_wrong: list[int]
+    correct: int | None
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -57,33 +50,40 @@ def random_number(generator: random.Random) -> str:
     return str(generator.randint(10_000, 99_999))
 
 
+def is_found(question: Question, answer: Answer) -> bool:
+    """Whether the first number in the generated text is the right one. Tokens are not compared."""
+    assert answer.text is not None
+    return numbers(answer.text)[:1] == [question.expected]
+
+
 def retrieve(
     model: Any,
     tokenizer: Any,
     name: str,
-    make: Callable[[int, float, random.Random], Trial],
-    answer_tokens: int,
+    make: Callable[[int, Sequence[float], random.Random], Prompt],
     lengths: Sequence[int],
-    depths: Sequence[float],
+    groups: Sequence[Sequence[float]],
     trials: int,
+    *,
+    generate: bool = True,
     batch_size: int = 1,
     seed: int = 0,
     quiet: bool = False,
 ) -> list[Cell]:
-    """Ask `trials` times at each length and depth, and count what is answered.
+    """Make `trials` prompts for each length and group of depths, ask all of their questions, and count what is found.
 
-    A trial's prompt depends on the seed, its length, its depth and its number only: a cell stays the same whatever
-    others are measured beside it, and with any batch size.
+    A prompt depends on the seed, its length, its depths and its number only: a cell stays the same whatever other
+    lengths are measured beside it, and with any batch size.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
         tokenizer: its tokenizer.
         name: of the measurement, for the progress bar.
-        make: from length, depth and random numbers to a trial.
-        answer_tokens: tokens that are generated for each answer.
+        make: from length, depths and random numbers to a prompt with a question for each depth.
         lengths: tokens of prompt and answer together.
-        depths: shares from 0 to 1.
-        trials: per cell.
+        groups: depths from 0 to 1; those of a group share their prompts.
+        trials: prompts for each length and group.
+        generate: also let the model answer, and count the right answers.
         batch_size: prompts that are run together.
         seed: of the random numbers.
         quiet: show no progress bar.
@@ -95,32 +95,47 @@ def retrieve(
         LengthenError: there is nothing to measure, or a depth is not from 0 to 1.
         DataError: no prompt of a length can be made.
     """
+    depths = [depth for group in groups for depth in group]
     if not lengths or not depths or trials < 1 or batch_size < 1:
         raise LengthenError(
             f"{len(lengths)} lengths, {len(depths)} depths, {trials} trials and a batch of {batch_size} were asked "
             "for; there has to be at least one of each"
         )
     if not all(0 <= depth <= 1 for depth in depths):
-        raise LengthenError(f"depths {list(depths)} are not all from 0 (the beginning) to 1 (the end)")
+        raise LengthenError(f"depths {depths} are not all from 0 (the beginning) to 1 (the end)")
     cells = {}
-    with progress_bar(name, sum(lengths) * len(depths) * trials, "tokens", quiet) as advance:
+    with progress_bar(name, sum(lengths) * len(groups) * trials, "tokens", quiet) as advance:
         # The longest first: what does not fit the memory fails before any time is spent.
         for tokens in sorted(set(lengths), reverse=True):
-            for depth in depths:
-                made = [make(tokens, depth, random.Random(f"{seed} {tokens} {depth} {i}")) for i in range(trials)]
-                texts: list[str] = []
+            for group in groups:
+                label = " ".join(map(str, group))
+                made = [make(tokens, group, random.Random(f"{seed} {tokens} {label} {i}")) for i in range(trials)]
+                answers: list[list[Answer]] = []
                 for start in range(0, trials, batch_size):
                     batch = made[start : start + batch_size]
-                    texts += answers(model, tokenizer, [trial.ids for trial in batch], answer_tokens)
+                    answers += ask(model, tokenizer, batch, ANSWER_TOKENS if generate else None)
                     advance(tokens * len(batch))
-                cells[tokens, depth] = _count(tokens, depth, made, texts)
+                for place, depth in enumerate(group):
+                    questions = [prompt.questions[place] for prompt in made]
+                    cells[tokens, depth] = count_cell(tokens, depth, questions, [each[place] for each in answers])
     return [cells[tokens, depth] for tokens in lengths for depth in depths]
 
 
-def _count(tokens: int, depth: float, made: Sequence[Trial], texts: Sequence[str]) -> Cell:
-    hits = [
-        sum(a == b for a, b in zip(trial.expected, numbers(text), strict=False))
-        for trial, text in zip(made, texts, strict=True)
+def count_cell(tokens: int, depth: float, questions: Sequence[Question], answers: Sequence[Answer]) -> Cell:
+    """Count the answers of one cell."""
+    wrong = [answer.first_wrong for answer in answers]
+    generated = [
+        is_found(question, answer)
+        for question, answer in zip(questions, answers, strict=True)
+        if answer.text is not None
     ]
-    asked = len(made[0].expected)
-    return Cell(tokens, depth, hits.count(asked), len(made), sum(hits) / (asked * len(made)))
+    return Cell(
+        tokens=tokens,
+        depth=depth,
+        trials=len(answers),
+        exact=sum(answer.exact for answer in answers),
+        nats=sum(answer.nats for answer in answers) / len(answers),
+        right_tokens=sum(answer.right for answer in answers) / len(answers),
+        first_wrong=[wrong.count(place) for place in range(max(len(answer.losses) for answer in answers))],
+        correct=sum(generated) if generated else None,
+    )

@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from lengthen.errors import DataError, ModelError
+from lengthen.evaluation.compare.schema import Comparison
 from lengthen.recipe import Recipe, load_recipe
 
 __all__ = ["EXTENDED", "Evaluation", "Run", "read_run"]
@@ -43,8 +44,10 @@ class Cell(TypedDict):
 
     tokens: Length
     depth: Annotated[float, Field(ge=0, le=1)]
-    correct: Count
     trials: Length
+    exact: Count
+    nats: float
+    correct: Count | None
 
 
 class Average(TypedDict):
@@ -118,6 +121,7 @@ _KINDS: dict[str, Any] = {
     "needle": TypeAdapter(_GridFile),
     "ruler": TypeAdapter(_RulerFile),
     "tasks": TypeAdapter(_TasksFile),
+    "compare": TypeAdapter(Comparison),
 }
 _QUICKSTART = TypeAdapter(_QuickstartFile)
 _METRICS: Any = TypeAdapter(_Step)
@@ -128,7 +132,7 @@ class Evaluation:
     """One results file.
 
     Attributes:
-        kind: perplexity, passkey, needle, ruler or tasks.
+        kind: perplexity, passkey, needle, ruler, tasks or compare.
         label: whose results they are: `EXTENDED`, or the base and what was done to it.
         content: the file, checked.
         file: its name.

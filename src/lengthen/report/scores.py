@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lengthen.evaluation.plot import bars_figure, heatmap_figure
+from lengthen.evaluation.plot import bars_figure, heatmap_figure, right_answers
 from lengthen.report.html import Html, element, table
 from lengthen.report.numbers import as_share
 from lengthen.report.parts import figure_with_caption, in_order, lengths, not_measured, own_results, quoted
@@ -21,15 +21,15 @@ def retrieval(run: Run, kind: str) -> Html:
 
 def _heatmap(evaluation: Evaluation, name: str) -> Html:
     cells = evaluation.content["results"]
-    correct, trials = (sum(cell[key] for cell in cells) for key in ("correct", "trials"))
+    correct, trials = sum(map(right_answers, cells)), sum(cell["trials"] for cell in cells)
     needles = evaluation.content.get("needles", 1)
-    worst = min(cells, key=lambda cell: cell["correct"] / cell["trials"])
+    worst = min(cells, key=lambda cell: right_answers(cell) / cell["trials"])
     caption = f"{evaluation.label}: {correct:,} of {trials:,} found"
     if needles > 1:
         caption += f", {needles} needles each"
     label = (
         f"Heatmap of {evaluation.kind}'s right answers by length and depth, {evaluation.label}: "
-        f"{as_share(correct, trials)} in all; lowest {as_share(worst['correct'], worst['trials'])} at "
+        f"{as_share(correct, trials)} in all; lowest {as_share(right_answers(worst), worst['trials'])} at "
         f"{worst['tokens']:,} tokens and depth {worst['depth']:.0%}."
     )
     return figure_with_caption(heatmap_figure(cells), name, caption, label, evaluation.file)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from lengthen.evaluation.plot import right_answers
 from lengthen.report.html import Html, element, joined
 from lengthen.report.numbers import as_duration, as_perplexity, as_share
 from lengthen.report.parts import METHODS, from_to, own_results, trained_parameters, training_seconds
@@ -69,7 +70,7 @@ def _retrieval(run: Run, kind: str) -> list[_Fact]:
     facts = []
     for evaluation in own_results(run, kind)[-1:]:
         cells = evaluation.content["results"]
-        correct, trials = (sum(cell[key] for cell in cells) for key in ("correct", "trials"))
+        correct, trials = sum(map(right_answers, cells)), sum(cell["trials"] for cell in cells)
         longest = max(cell["tokens"] for cell in cells)
         sentence = f"It answers {correct:,} of {trials:,} {kind} questions right in texts of up to {longest:,} tokens."
         facts.append(_Fact(kind, as_share(correct, trials), f"right, up to {longest:,} tokens", sentence))

@@ -15,5 +15,5 @@ def _group() -> None:
     pass
 
 
-for _name in ("perplexity", "passkey", "needle", "ruler", "tasks"):
+for _name in ("compare", "perplexity", "passkey", "needle", "ruler", "tasks"):
     app.command(_name)(getattr(import_module(f"lengthen.cli.eval.{_name}"), _name))

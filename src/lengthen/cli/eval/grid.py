@@ -11,11 +11,14 @@ from lengthen.cli.eval.subject import Subject, print_table, write_result
 if TYPE_CHECKING:
     from lengthen.evaluation.retrieval import Cell
 
-__all__ = ["BatchSize", "Depths", "Haystack", "Lengths", "Seed", "Trials", "parse_depths", "report_grid"]
+__all__ = ["BatchSize", "Depths", "Generate", "Haystack", "Lengths", "Seed", "Trials", "parse_depths", "report_grid"]
 
 Lengths = Annotated[str, typer.Option(help="Tokens of prompt and answer, such as 2048,4096.")]
 Depths = Annotated[str, typer.Option(help="Shares of the text before what is hidden, 0 to 1.")]
-Trials = Annotated[int, typer.Option(min=1, help="Prompts for each length and depth.")]
+Trials = Annotated[int, typer.Option(min=1, help="Prompts for each length (and task, where there are several).")]
+Generate = Annotated[
+    bool, typer.Option(help="Also let the model answer, beside the likelihood of the right answers; slower.")
+]
 Haystack = Annotated[
     Path | None, typer.Option(help="File or folder with prose; default: the documentation of this Python.")
 ]
@@ -40,19 +43,35 @@ def parse_depths(text: str) -> list[float]:
 def report_grid(
     subject: Subject, kind: str, cells: Sequence["Cell"], content: dict[str, Any], json_file: Path | None
 ) -> None:
-    """Print the cells, depths down and lengths across; write them, and beside the file a heatmap."""
+    """Print the cells, depths down and lengths across, and a summary; write them, and beside the file a heatmap."""
     from lengthen.evaluation.plot import plot_heatmap
 
-    found = {(cell.tokens, cell.depth): f"{cell.correct}/{cell.trials}" for cell in cells}
+    found = {(cell.tokens, cell.depth): _found(cell) for cell in cells}
     lengths, depths = (list(dict.fromkeys(values)) for values in zip(*found, strict=True))
     print_table(
-        f"Correct answers ({kind}), by depth and by tokens of prompt and answer",
+        f"Right answers ({kind}), by depth and by tokens of prompt and answer",
         ["depth", *map(str, lengths)],
         [[f"{depth:g}", *(found[tokens, depth] for tokens in lengths)] for depth in depths],
     )
+    print_table(
+        "The right answer's tokens, each given those before it",
+        ["tokens", "all likeliest", "likeliest", "nats per token"],
+        [_summary(tokens, [cell for cell in cells if cell.tokens == tokens]) for tokens in lengths],
+    )
     results = [cell.to_json() for cell in cells]
-    written = write_result(subject, kind, {**content, "results": results}, json_file)
+    written = write_result(subject.name, subject.header, kind, {**content, "results": results}, json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
         picture = written.with_suffix(".png")
         plot_heatmap(results, picture, f"{kind}: {Path(subject.name).name}")
         typer.echo(f"wrote {picture}", err=True)
+
+
+def _found(cell: "Cell") -> str:
+    """What was generated, where anything was."""
+    return f"{cell.exact if cell.correct is None else cell.correct}/{cell.trials}"
+
+
+def _summary(tokens: int, cells: Sequence["Cell"]) -> list[Any]:
+    exact, trials = sum(cell.exact for cell in cells), sum(cell.trials for cell in cells)
+    means = [sum(getattr(cell, name) for cell in cells) / len(cells) for name in ("right_tokens", "nats")]
+    return [tokens, f"{exact}/{trials}", *means]

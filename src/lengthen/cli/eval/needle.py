@@ -1,7 +1,5 @@
 """``lengthen eval needle``."""
 
-from typing import Annotated
-
 import typer
 
 from lengthen.cli.eval import grid
@@ -16,9 +14,9 @@ def needle(
     model: common.Model,
     lengths: grid.Lengths,
     depths: grid.Depths = "0,0.25,0.5,0.75,1",
-    needles: Annotated[int, typer.Option(min=1, help="Facts to find in one prompt; all have to be right.")] = 1,
     haystack: grid.Haystack = None,
     trials: grid.Trials = 20,
+    generate: grid.Generate = True,
     batch_size: grid.BatchSize = 1,
     seed: grid.Seed = 0,
     beyond: common.Beyond = False,
@@ -31,7 +29,7 @@ def needle(
     json_file: common.JsonFile = None,
     quiet: common.Quiet = False,
 ) -> None:
-    """Count how often numbers hidden in prose are answered exactly, at each length and depth."""
+    """Measure how well numbers hidden in prose are found; each prompt hides one at every depth and is read once."""
     tokens, places = parse_lengths(lengths, "--lengths"), parse_depths(depths)
 
     from lengthen.evaluation.haystack import Haystack, read_haystack
@@ -52,15 +50,15 @@ def needle(
         tokens,
         places,
         trials,
-        needles=needles,
+        generate=generate,
         batch_size=batch_size,
         seed=seed,
         quiet=quiet,
     )
     content = {
         "seed": seed,
-        "answer_tokens": needles * ANSWER_TOKENS,
-        "needles": needles,
+        "answer_tokens": ANSWER_TOKENS,
+        "needles": len(places),
         "haystack": {"source": source, "tokens": prose.tokens},
     }
     report_grid(subject, "needle", cells, content, json_file)

@@ -111,7 +111,7 @@ def perplexity(
         "documents": [store.names[i] for i in chosen],
         "results": [{k: v for k, v in r.to_json().items() if k != "protocol"} for r in results],
     }
-    write_result(subject, f"perplexity-{protocol}", content, json_file)
+    write_result(subject.name, subject.header, f"perplexity-{protocol}", content, json_file)
 
 
 def _interval(ends: dict[str, Any] | None) -> str:

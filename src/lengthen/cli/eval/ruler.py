@@ -21,7 +21,7 @@ def ruler(
     model: common.Model,
     lengths: grid.Lengths,
     tasks: Annotated[str | None, typer.Option(help="Such as niah_single_1,vt; default: all 13 of RULER.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Prompts for each task and length; the paper has 500.")] = 20,
+    trials: grid.Trials = 20,
     haystack: grid.Haystack = None,
     squad: Annotated[Path | None, typer.Option(help="SQuAD's JSON file, for qa_1.")] = None,
     hotpotqa: Annotated[Path | None, typer.Option(help="HotpotQA's JSON file (distractor), for qa_2.")] = None,
@@ -85,7 +85,7 @@ def ruler(
         sources,
         chosen,
         tokens,
-        samples,
+        trials,
         batch_size=batch_size,
         seed=seed,
         quiet=quiet,
@@ -130,9 +130,9 @@ def _print(result: "RulerResult", lengths: list[int], threshold: float, effectiv
         [task, least[task], *(f"{scores[task, tokens].score:.1f}" for tokens in lengths)] for task in least
     ]
     rows.append(["average", "", *(f"{result.averages[tokens]:.1f}" for tokens in lengths)])
-    samples = result.scores[0].samples
+    trials = result.scores[0].trials
     print_table(
-        f"RULER scores, 0 to 100, by tokens of prompt and answer ({samples} samples each)",
+        f"RULER scores, 0 to 100, by tokens of prompt and answer ({trials} prompts each)",
         ["task", "least tokens", *map(str, lengths)],
         rows,
     )
@@ -144,7 +144,7 @@ def _write(
     subject: Subject, content: dict[str, Any], result: "RulerResult", threshold: float, json_file: Path | None
 ) -> None:
     """The results file, and beside it a picture."""
-    written = write_result(subject, "ruler", content, json_file)
+    written = write_result(subject.name, subject.header, "ruler", content, json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
         from lengthen.evaluation.plot import plot_bars
 

@@ -19,6 +19,8 @@ __all__ = [
     "Quiet",
     "Subject",
     "Target",
+    "check_lengths",
+    "check_scaling",
     "load_subject",
     "parse_lengths",
     "print_table",
@@ -58,20 +60,31 @@ class Subject:
     header: dict[str, Any]
 
     def check_lengths(self, lengths: Sequence[int], beyond: bool) -> None:
-        """Refuse lengths beyond the model's context; with `beyond` only warn, once.
+        """`check_lengths` of this model."""
+        check_lengths(self.name, self.context, lengths, beyond)
 
-        Raises:
-            ContextError: a length is beyond, and `beyond` is False.
-        """
-        from lengthen.errors import ContextError
 
-        longest = max(lengths)
-        if longest <= self.context:
-            return
-        said = f"{longest} tokens are beyond the {self.context} that {self.name} was made for"
-        if not beyond:
-            raise ContextError(f"{said}; measure at most {self.context}, or add --beyond to see how it fails there")
-        typer.echo(f"warning: {said}", err=True)
+def check_lengths(name: str, context: int, lengths: Sequence[int], beyond: bool) -> None:
+    """Refuse lengths beyond a model's context; with `beyond` only warn, once.
+
+    Raises:
+        ContextError: a length is beyond, and `beyond` is False.
+    """
+    from lengthen.errors import ContextError
+
+    longest = max(lengths)
+    if longest <= context:
+        return
+    said = f"{longest} tokens are beyond the {context} that {name} was made for"
+    if not beyond:
+        raise ContextError(f"{said}; measure at most {context}, or add --beyond to see how it fails there")
+    typer.echo(f"warning: {said}", err=True)
+
+
+def check_scaling(method: str | None, target: int | None) -> None:
+    """Refuse one of the two options that scale positions without the other."""
+    if (method is None) != (target is None):
+        raise typer.BadParameter("--method and --target go together: how to scale positions, and to how many tokens")
 
 
 def load_subject(
@@ -88,8 +101,7 @@ def load_subject(
     Raises:
         LengthenError: the model can't be loaded so.
     """
-    if (method is None) != (target is None):
-        raise typer.BadParameter("--method and --target go together: how to scale positions, and to how many tokens")
+    check_scaling(method, target)
     import lengthen
     from lengthen.context import base_context
     from lengthen.models import find
@@ -120,11 +132,13 @@ def parse_lengths(text: str, option: str, least: int = 2) -> list[int]:
     return list(dict.fromkeys(int(part) for part in parts))
 
 
-def write_result(subject: Subject, kind: str, content: dict[str, Any], json_file: Path | None) -> Path | None:
+def write_result(
+    name: str, header: dict[str, Any], kind: str, content: dict[str, Any], json_file: Path | None
+) -> Path | None:
     """Write header, content, command and versions to `json_file`, or else into the run folder's evals/, and say where.
 
-    A run folder's file is named by the kind and the time in UTC, so that no result is lost. Other models without
-    `json_file` write nothing.
+    `name` is MODEL. A run folder's file is named by the kind and the time in UTC, so that no result is lost. Other
+    models without `json_file` write nothing.
     """
     from datetime import datetime, timezone
 
@@ -132,11 +146,11 @@ def write_result(subject: Subject, kind: str, content: dict[str, Any], json_file
     from lengthen.provenance import command_line, versions
 
     if json_file is None:
-        if not (Path(subject.name) / "recipe.yaml").is_file():
+        if not (Path(name) / "recipe.yaml").is_file():
             return None
-        json_file = Path(subject.name) / "evals" / f"{kind}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}.json"
+        json_file = Path(name) / "evals" / f"{kind}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}.json"
     about = {"command": command_line(), "versions": versions()}
-    write_json(json_file, {**subject.header, "kind": kind, **content, **about})
+    write_json(json_file, {**header, "kind": kind, **content, **about})
     typer.echo(f"wrote {json_file}", err=True)
     return json_file
 

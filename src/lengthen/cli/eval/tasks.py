@@ -88,7 +88,7 @@ def tasks(
         "max_new_tokens": max_new_tokens,
         "results": results,
     }
-    write_result(subject, "tasks", content, json_file)
+    write_result(subject.name, subject.header, "tasks", content, json_file)
 
 
 def _load(

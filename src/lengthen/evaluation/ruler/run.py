@@ -6,7 +6,8 @@ from random import Random
 from typing import Any
 
 from lengthen.errors import DataError, LengthenError
-from lengthen.evaluation.answers import answers, encode
+from lengthen.evaluation.answers import answers
+from lengthen.evaluation.prompts import encode
 from lengthen.evaluation.ruler.draft import exact_prompt, least_tokens
 from lengthen.evaluation.ruler.scoring import averages, match_score
 from lengthen.evaluation.ruler.tasks import TASKS, Request, Sources
@@ -17,7 +18,7 @@ __all__ = ["Prompts", "RulerResult", "TaskScore", "make_prompts", "ruler"]
 
 @dataclass(frozen=True)
 class Prompts:
-    """The samples of one task at one length.
+    """The prompts of one task at one length.
 
     Attributes:
         ids: the token ids of each prompt, length less the task's answer tokens.
@@ -37,15 +38,15 @@ class TaskScore:
     Attributes:
         task: its name.
         tokens: of the prompt and the tokens kept for the answer together.
-        score: mean over the samples, 0 to 100.
-        samples: prompts answered.
-        least_tokens: the shortest length at which these samples could be made.
+        score: mean over the prompts, 0 to 100.
+        trials: prompts answered.
+        least_tokens: the shortest length at which these prompts could be made.
     """
 
     task: str
     tokens: int
     score: float
-    samples: int
+    trials: int
     least_tokens: int
 
     def to_json(self) -> dict[str, Any]:
@@ -65,7 +66,7 @@ class RulerResult:
         return averages([(score.tokens, score.score) for score in self.scores])
 
 
-def make_prompts(task: str, tokenizer: Any, tokens: int, samples: int, seed: int, sources: Sources) -> Prompts:
+def make_prompts(task: str, tokenizer: Any, tokens: int, trials: int, seed: int, sources: Sources) -> Prompts:
     """Make a task's prompts at one length.
 
     A sample depends on seed, task, length and its number only.
@@ -74,7 +75,7 @@ def make_prompts(task: str, tokenizer: Any, tokens: int, samples: int, seed: int
         task: a key of `TASKS`.
         tokenizer: of the model.
         tokens: exact length of prompt and answer together, BOS included where the tokenizer adds it.
-        samples: how many.
+        trials: how many.
         seed: of all that is random.
         sources: with the questions of this task, if it asks questions.
 
@@ -87,7 +88,7 @@ def make_prompts(task: str, tokenizer: Any, tokens: int, samples: int, seed: int
     def count(text: str) -> int:
         return len(encode(tokenizer, text))
 
-    numbers = _question_numbers(task, samples, seed, sources)
+    numbers = _question_numbers(task, trials, seed, sources)
     drafts = [
         kind.make(Request(Random(f"{seed} {task} {tokens} {index}"), tokens, sources, number))
         for index, number in enumerate(numbers)
@@ -102,16 +103,14 @@ def make_prompts(task: str, tokenizer: Any, tokens: int, samples: int, seed: int
     return Prompts([encode(tokenizer, text) for text in texts], [draft.answers for draft in drafts], least)
 
 
-def _question_numbers(task: str, samples: int, seed: int, sources: Sources) -> list[int]:
+def _question_numbers(task: str, trials: int, seed: int, sources: Sources) -> list[int]:
     """Which question each sample asks: different ones, the same at every length."""
     if task not in sources.questions:
-        return list(range(samples))
+        return list(range(trials))
     count = len(sources.questions[task].questions)
-    if samples > count:
-        raise DataError(
-            f"{task} has {count} questions in its file, but {samples} samples were asked for; lower --samples"
-        )
-    return Random(f"{seed} {task}").sample(range(count), samples)
+    if trials > count:
+        raise DataError(f"{task} has {count} questions in its file, but {trials} trials were asked for; lower trials")
+    return Random(f"{seed} {task}").sample(range(count), trials)
 
 
 def ruler(
@@ -120,7 +119,7 @@ def ruler(
     sources: Sources,
     tasks: Sequence[str],
     lengths: Sequence[int],
-    samples: int = 20,
+    trials: int = 20,
     *,
     batch_size: int = 1,
     seed: int = 0,
@@ -134,7 +133,7 @@ def ruler(
         sources: prose, and the questions of the question tasks.
         tasks: keys of `TASKS`.
         lengths: tokens of prompt and answer together.
-        samples: prompts per task and length; the paper has 500.
+        trials: prompts per task and length; the paper has 500.
         batch_size: prompts that are run together.
         seed: of all that is random.
         quiet: show no progress bar.
@@ -143,18 +142,18 @@ def ruler(
         LengthenError: there is nothing to measure.
         DataError: prompts of a length can't be made; every such task and length is named.
     """
-    if not tasks or not lengths or samples < 1 or batch_size < 1:
+    if not tasks or not lengths or trials < 1 or batch_size < 1:
         raise LengthenError(
-            f"{len(tasks)} tasks, {len(lengths)} lengths, {samples} samples and a batch of {batch_size} were asked "
+            f"{len(tasks)} tasks, {len(lengths)} lengths, {trials} trials and a batch of {batch_size} were asked "
             "for; there has to be at least one of each"
         )
-    made = _make_all(tokenizer, sources, tasks, lengths, samples, seed, quiet)
+    made = _make_all(tokenizer, sources, tasks, lengths, trials, seed, quiet)
     scores: dict[tuple[str, int], float] = {}
-    with progress_bar("answering", sum(lengths) * len(tasks) * samples, "tokens", quiet) as advance:
+    with progress_bar("answering", sum(lengths) * len(tasks) * trials, "tokens", quiet) as advance:
         # The longest first: what does not fit the memory fails before any time is spent.
         for task, tokens in sorted(made, key=lambda key: -key[1]):
             prompts, found = made[task, tokens], []
-            for start in range(0, samples, batch_size):
+            for start in range(0, trials, batch_size):
                 batch = prompts.ids[start : start + batch_size]
                 found += answers(model, tokenizer, batch, TASKS[task].answer_tokens)
                 advance(tokens * len(batch))
@@ -162,19 +161,19 @@ def ruler(
                 match_score(answer, expected, TASKS[task].match)
                 for answer, expected in zip(found, prompts.expected, strict=True)
             ]
-            scores[task, tokens] = round(100 * sum(matched) / samples, 2)
-    return RulerResult([TaskScore(*key, scores[key], samples, prompts.least_tokens) for key, prompts in made.items()])
+            scores[task, tokens] = round(100 * sum(matched) / trials, 2)
+    return RulerResult([TaskScore(*key, scores[key], trials, prompts.least_tokens) for key, prompts in made.items()])
 
 
 def _make_all(
-    tokenizer: Any, sources: Sources, tasks: Sequence[str], lengths: Sequence[int], samples: int, seed: int, quiet: bool
+    tokenizer: Any, sources: Sources, tasks: Sequence[str], lengths: Sequence[int], trials: int, seed: int, quiet: bool
 ) -> dict[tuple[str, int], Prompts]:
     made, problems = {}, []
     with progress_bar("writing prompts", len(tasks) * len(lengths), "tasks", quiet) as advance:
         for task in tasks:
             for tokens in lengths:
                 try:
-                    made[task, tokens] = make_prompts(task, tokenizer, tokens, samples, seed, sources)
+                    made[task, tokens] = make_prompts(task, tokenizer, tokens, trials, seed, sources)
                 except DataError as error:
                     problems.append(str(error))
                 advance(1)

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lengthen.errors import ContextError, LengthenError, ModelError
-from lengthen.evaluation.answers import answers, encode
+from lengthen.evaluation.answers import answers
+from lengthen.evaluation.prompts import encode
 from lengthen.evaluation.tasks.files import Sample
 from lengthen.evaluation.tasks.metrics import check_metric, score
 from lengthen.progress import progress_bar

@@ -1,0 +1,201 @@
+"""``lengthen eval compare``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lengthen.cli.eval import grid
+from lengthen.cli.eval import subject as common
+from lengthen.cli.eval.grid import parse_depths
+from lengthen.cli.eval.subject import check_lengths, check_scaling, parse_lengths, print_table, write_result
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lengthen.evaluation.compare import Comparison, Pair
+
+__all__ = ["compare"]
+
+
+def compare(
+    model: common.Model,
+    base: Annotated[str | None, typer.Option(help="What it was made over; default as the run folder says.")] = None,
+    lengths: Annotated[
+        str | None, typer.Option(help="Tokens of prompt and answer; default halves of the run's context.")
+    ] = None,
+    depths: grid.Depths = "0,0.25,0.5,0.75,1",
+    trials: grid.Trials = 5,
+    haystack: grid.Haystack = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Documents for perplexity, repeatable; default the run's validation data, else the haystack."
+        ),
+    ] = None,
+    documents: Annotated[int, typer.Option(min=0, help="Documents read, the longest ones; 0 for none.")] = 8,
+    batch_size: grid.BatchSize = 1,
+    seed: grid.Seed = 0,
+    beyond: common.Beyond = False,
+    adapter: common.Adapter = None,
+    quantize: common.Quantize = None,
+    dtype: common.Dtype = "auto",
+    method: common.Method = None,
+    target: common.Target = None,
+    json_file: common.JsonFile = None,
+    quiet: common.Quiet = False,
+) -> None:
+    """Compare a run with its base on the same prompts and documents, and say what of its context is usable."""
+    check_scaling(method, target)
+    asked, places = parse_lengths(lengths, "--lengths") if lengths is not None else None, parse_depths(depths)
+
+    from lengthen.evaluation.compare import compare as measure
+    from lengthen.evaluation.compare import find_pair, needle_probes
+    from lengthen.evaluation.haystack import Haystack, read_haystack
+
+    options = {"adapter": adapter, "dtype": dtype, "quantize": quantize, "method": method, "target": target}
+    pair = find_pair(model, base, **options)
+    chosen = asked or _default_lengths(pair)
+    check_lengths(model, pair.context, chosen, beyond)
+    source, text = read_haystack(haystack)
+    prose = Haystack(pair.tokenizer, text)
+    typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)
+    probes = needle_probes(pair.tokenizer, prose, chosen, places, trials, seed)
+    names, read = _documents(pair, data, documents, max(chosen), text, quiet)
+    found = measure(pair, probes, read, batch_size=batch_size, quiet=quiet)
+    _print(found, pair, quiet)
+    header = {
+        "model": pair.id,
+        "dtype": dtype,
+        "adapter": None if adapter is None else str(adapter),
+        "quantize": quantize,
+        "method": method,
+        "target": target,
+    }
+    content = {
+        "base": pair.base_id,
+        "context": pair.context,
+        "base_context": pair.base_context,
+        "lengths": chosen,
+        "depths": places,
+        "trials": trials,
+        "seed": seed,
+        "haystack": {"source": source, "tokens": prose.tokens},
+        "documents": names,
+        **found,
+    }
+    written = write_result(model, header, "compare", content, json_file)
+    if written is not None and written.is_file():  # and not a pipe or /dev/stdout
+        _draw(found, pair, written.with_suffix(".png"))
+
+
+def _default_lengths(pair: "Pair") -> list[int]:
+    """The run's context and halves of it, down to a quarter of the base's."""
+    least = max(pair.base_context // 4, min(256, pair.context))
+    halves = [pair.context // 2**power for power in range(pair.context.bit_length())]
+    return [length for length in reversed(halves) if length >= least]
+
+
+def _documents(
+    pair: "Pair", data: Sequence[str] | None, most: int, tokens: int, prose: str, quiet: bool
+) -> tuple[list[str], "list[np.ndarray]"]:
+    """Names and token ids of the longest documents, each cut to so many tokens."""
+    import numpy as np
+
+    from lengthen.data.tokens import default_cache, load_tokens
+    from lengthen.evaluation.prompts import encode
+    from lengthen.recipe import load_recipe
+
+    recipe = Path(pair.name) / "recipe.yaml"
+    if data is None and recipe.is_file():
+        about = load_recipe(recipe).data
+        data = about.validation if about.kind == "documents" and about.validation else None
+    if not most:
+        return [], []
+    if data is None:
+        ids = np.array(encode(pair.tokenizer, prose))
+        pieces = [ids[start : start + tokens] for start in range(0, len(ids), tokens)][:most]
+        return [f"haystack, piece {number}" for number in range(1, len(pieces) + 1)], pieces
+    vocabulary = pair.config.get_text_config().vocab_size
+    store, warnings = load_tokens(data, pair.tokenizer, vocabulary, default_cache(), quiet=quiet)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    longest = np.argsort(-store.lengths, kind="stable")[:most]
+    return [store.names[i] for i in longest], [store[i][:tokens] for i in longest]
+
+
+def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
+    typer.echo(found["verdict"]["sentence"])
+    rows = found["scores"]
+    print_table(
+        "Share of answers whose every token is the likeliest, and nats per token of the right answer",
+        ["task", "tokens", "base", "run", "run - base, 95%", "nats: base / run"],
+        [
+            [
+                row["task"],
+                _marked(row["tokens"], row),
+                *(f"{row[side]['score']:.2f}" for side in ("base", "run")),
+                _interval(row, "+.2f"),
+                _both(row, "nats"),
+            ]
+            for row in rows
+            if row["depth"] is None
+        ],
+    )
+    if not quiet:
+        _print_depths([row for row in rows if row["depth"] is not None])
+    if found["perplexity"]:
+        print_table(
+            "Perplexity by position in the document",
+            ["from", "to", "base", "run", "run / base", "95%"],
+            [
+                [row["from"], _marked(row["to"], row), *(_number(row[key]) for key in ("base", "run")),
+                 _number(row["ratio"], ".3f"), _interval(row, ".3f")]
+                for row in found["perplexity"]
+            ],
+        )  # fmt: skip
+    if any(row["beyond_base"] for row in (*rows, *found["perplexity"])):
+        typer.echo(f"* beyond the base's {pair.base_context:,} tokens; its perplexity there is by a sliding window")
+
+
+def _print_depths(rows: Sequence[Mapping[str, Any]]) -> None:
+    lengths = list(dict.fromkeys(row["tokens"] for row in rows))
+    by_place = {(row["depth"], row["tokens"]): row for row in rows}
+    if by_place:
+        print_table(
+            "Needles by depth: base / run",
+            ["depth", *map(str, lengths)],
+            [
+                [f"{depth:g}", *(_both(by_place[depth, tokens], "score") for tokens in lengths)]
+                for depth in dict.fromkeys(row["depth"] for row in rows)
+            ],
+        )
+
+
+def _both(row: Mapping[str, Any], key: str) -> str:
+    return f"{row['base'][key]:.2f} / {row['run'][key]:.2f}"
+
+
+def _marked(tokens: int, row: Mapping[str, Any]) -> str:
+    return f"{tokens}{'*' if row['beyond_base'] else ' '}"
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "over 1e308" if value is None else format(value, form)
+
+
+def _interval(row: Mapping[str, Any], form: str) -> str:
+    return "-" if row["low"] is None else f"{row['low']:{form}} to {row['high']:{form}}"
+
+
+def _draw(found: "Comparison", pair: "Pair", picture: Path) -> None:
+    from lengthen.evaluation.compare.verdict import SHARE
+    from lengthen.evaluation.plot import plot_found
+
+    rows = [row for row in found["scores"] if row["task"] == "needle" and row["depth"] is None]
+    if rows:
+        curves = {side: {row["tokens"]: row[side]["score"] for row in rows} for side in ("base", "run")}
+        bar = SHARE * (found["verdict"]["best"] or 0)
+        plot_found(curves, picture, f"Needles found: {Path(pair.name).name}", pair.base_context, bar)
+        typer.echo(f"wrote {picture}", err=True)

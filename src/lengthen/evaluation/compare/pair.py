@@ -1,0 +1,210 @@
+"""A run and its base: what each is, and both from one set of weights where they share it."""
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+import lengthen
+from lengthen.adapters.load import adapter_config, base_record
+from lengthen.context import base_context, extend
+from lengthen.errors import ModelError
+from lengthen.head import causal_lm
+from lengthen.models import find, load_config, load_tokenizer, quiet_transformers
+
+__all__ = ["Pair", "find_pair", "positions_of"]
+
+# Where a config says how far positions go; all else has to be equal for two models to be one.
+_POSITIONS = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
+_PROBE = "Numbers 12345 and words, in English: a test.\n\tdef f(x): return x\n"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models to be compared.
+
+    Attributes:
+        name: MODEL, the run.
+        id: what results call the run.
+        base: what the base is loaded by.
+        base_id: what results call it.
+        tokenizer: of both.
+        context: what the run takes, tokens.
+        base_context: what the base takes, tokens.
+        config: the run's.
+        base_config: the base's.
+        options: of `lengthen.load` for the run: adapter, dtype, quantize, method, target, adapter_scale.
+        is_one: both have the same weights but for an adapter that can be turned off.
+    """
+
+    name: str
+    id: str
+    base: str
+    base_id: str
+    tokenizer: Any
+    context: int
+    base_context: int
+    config: PreTrainedConfig
+    base_config: PreTrainedConfig
+    options: dict[str, Any]
+    is_one: bool
+
+    @contextmanager
+    def models(self) -> Iterator[tuple[Any, Any]]:
+        """Yield two functions that give a context manager for the base and for the run; one is in memory at a time.
+
+        Where both have the same weights they are loaded once, and the base is the run with its adapter off and the
+        base's rotation of positions. Then the dtype is one for both as well.
+        """
+        options = {key: self.options.get(key) for key in ("dtype", "quantize")}
+        if not self.is_one:
+            yield lambda: _loaded(self.base, options), lambda: _loaded(self.name, self.options)
+            return
+        model, _ = lengthen.load(self.name, **self.options)
+        yield lambda: _as_base(model, self.base_config), lambda: nullcontext(model)
+
+
+def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
+    """Find a run's base and check that the two belong together, without loading weights.
+
+    Args:
+        name: a run folder; an exported or other model folder with `base`; or any model, with a method and a target
+            that scale its positions untrained, or with an adapter.
+        base: default what the run was made over.
+        options: of `lengthen.load`.
+
+    Raises:
+        ModelError: there is no base to be found, or it is not this run's: other weights than those it was trained
+            over, another shape, or another tokenizer.
+    """
+    source = find(name)
+    adapter = options.get("adapter") or (source.run / "adapter" if source.run is not None else None)
+    if adapter is not None:
+        record = base_record(Path(adapter))
+        own = record["model"] if source.run is not None and record is not None else name
+        config = adapter_config(Path(adapter)) or load_config(source)
+    else:
+        record, own = _full_run(Path(name)), None
+        own = record["model"] if record is not None else name if options.get("method") else None
+        config = load_config(source)
+        if options.get("method"):
+            config = extend(config, options["target"], options["method"])
+    if base is None and own is None:
+        raise ModelError(
+            f"{name} is a model by itself, so nothing says what its base was; name it with base, or give a run folder"
+        )
+    base = base or own
+    assert base is not None
+    found = find(base)
+    if found.run is not None:
+        raise ModelError(f"the base {base} is a run folder itself; give the model that it was made over")
+    base_config = load_config(found)
+    tokenizer = load_tokenizer(name)
+    _check_together(name, config, tokenizer, base, base_config)
+    if record is not None and own is not None and found != find(own) and found.id != record["id"]:
+        raise ModelError(f"{name} was made over {record['id']}, not over {base}; leave base out")
+    is_one = own is not None and _full_run(Path(name)) is None and _only_positions_differ(config, base_config)
+    return Pair(
+        name=name,
+        id=source.id,
+        base=base,
+        base_id=found.id,
+        tokenizer=tokenizer,
+        context=base_context(config),
+        base_context=base_context(base_config),
+        config=config,
+        base_config=base_config,
+        options=options,
+        is_one=is_one and find(own or base) == found,
+    )
+
+
+def _full_run(folder: Path) -> dict[str, str] | None:
+    """What a run of full fine-tuning noted about its base."""
+    if not ((folder / "run.json").is_file() and (folder / "model").is_dir()):
+        return None
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))["base"]
+        return {key: str(record[key]) for key in ("id", "model")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / 'run.json'} does not say what the base was; name it with base") from error
+
+
+def _check_together(
+    name: str, config: PreTrainedConfig, tokenizer: Any, base: str, base_config: PreTrainedConfig
+) -> None:
+    def shape(each: PreTrainedConfig) -> list[Any]:
+        text = each.get_text_config()
+        return [each.model_type, *(getattr(text, key, None) for key in ("hidden_size", "num_hidden_layers"))]
+
+    if shape(config) != shape(base_config):
+        raise ModelError(
+            f"{base} can't be the base of {name}: it is a {' of '.join(map(str, shape(base_config)))} and the run a "
+            f"{' of '.join(map(str, shape(config)))} (kind, hidden size, layers)"
+        )
+    if tokenizer(_PROBE)["input_ids"] != load_tokenizer(base)(_PROBE)["input_ids"]:
+        raise ModelError(f"{base} can't be the base of {name}: their tokenizers make other tokens of the same text")
+
+
+def positions_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """All that a config says about positions."""
+    return {key: copy.deepcopy(getattr(config.get_text_config(), key, None)) for key in _POSITIONS}
+
+
+def _only_positions_differ(one: PreTrainedConfig, two: PreTrainedConfig) -> bool:
+    """Whether the rotary embeddings are all that differs between two models built from these configs."""
+    with torch.device("meta"), quiet_transformers():
+        built = [AutoModelForCausalLM.from_config(copy.deepcopy(config)) for config in (one, two)]
+    modules = [dict(model.named_modules()) for model in built]
+    return modules[0].keys() == modules[1].keys() and all(
+        _is_rotary(module) or _plain(module) == _plain(modules[1][name]) for name, module in modules[0].items()
+    )
+
+
+def _is_rotary(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("RotaryEmbedding") and hasattr(module, "config")
+
+
+def _plain(module: nn.Module) -> dict[str, float]:
+    """The numbers that a module computes with: some attentions take a scale from the positions' factor."""
+    return {key: value for key, value in vars(module).items() if isinstance(value, int | float)}
+
+
+@contextmanager
+def _loaded(name: str, options: dict[str, Any]) -> Iterator[Any]:
+    model, _ = lengthen.load(name, **options)
+    yield model
+
+
+@contextmanager
+def _as_base(model: Any, base_config: PreTrainedConfig) -> Iterator[Any]:
+    """The model as it was before: its adapter off, and positions rotated by the base's config."""
+    inner = causal_lm(model)
+    text, wanted = inner.config.get_text_config(), base_config.get_text_config()
+    kept = positions_of(text)
+    rotary = [(name, module) for name, module in inner.named_modules() if _is_rotary(module)]
+    for key, value in positions_of(wanted).items():
+        setattr(text, key, value)
+    for name, module in rotary:
+        _replace(inner, name, type(module)(config=copy.deepcopy(wanted)).to(inner.device))
+    try:
+        with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+            yield model
+    finally:
+        for key, value in kept.items():
+            setattr(text, key, value)
+        for name, module in rotary:
+            _replace(inner, name, module)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, module)

@@ -1,0 +1,134 @@
+"""Two models' answers and losses side by side, with intervals of the differences."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lengthen.evaluation.answers import Answer
+from lengthen.evaluation.bootstrap import bootstrap_interval
+from lengthen.evaluation.compare.probes import Probe
+from lengthen.evaluation.compare.schema import PerplexityRow, ScoreRow, SideScore
+
+__all__ = ["perplexity_rows", "score_rows"]
+
+_BUCKETS = 8
+
+
+def score_rows(
+    probes: Sequence[Probe],
+    base: Sequence[Sequence[Sequence[Answer]]],
+    run: Sequence[Sequence[Sequence[Answer]]],
+    base_context: int,
+) -> list[ScoreRow]:
+    """A row for each probe, and one for each of its depths.
+
+    Intervals are of the mean difference run - base, by a bootstrap over prompts, whose questions are not independent.
+    """
+    rows = []
+    for probe, base_answers, run_answers in zip(probes, base, run, strict=True):
+        places = range(len(probe.prompts[0].questions))
+        rows.append(_score_row(probe, None, base_answers, run_answers, list(places), base_context))
+        if probe.depths is not None and len(probe.depths) > 1:
+            rows += [
+                _score_row(probe, depth, base_answers, run_answers, [place], base_context)
+                for place, depth in zip(places, probe.depths, strict=True)
+            ]
+    return rows
+
+
+def _score_row(
+    probe: Probe,
+    depth: float | None,
+    base: Sequence[Sequence[Answer]],
+    run: Sequence[Sequence[Answer]],
+    places: list[int],
+    base_context: int,
+) -> ScoreRow:
+    def scores(all_answers: Sequence[Sequence[Answer]]) -> np.ndarray:
+        return np.array([probe.scores(answers) for answers in all_answers])[:, places]
+
+    def summary(all_answers: Sequence[Sequence[Answer]]) -> SideScore:
+        chosen = [answers[place] for answers in all_answers for place in places]
+        wrong = [answer.first_wrong for answer in chosen]
+        return {
+            "score": float(scores(all_answers).mean()),
+            "nats": float(np.mean([answer.nats for answer in chosen])),
+            "right_tokens": float(np.mean([answer.right for answer in chosen])),
+            "first_wrong": [wrong.count(place) for place in range(max(len(answer.losses) for answer in chosen))],
+        }
+
+    difference = scores(run) - scores(base)
+    low, high = bootstrap_interval(difference.sum(1), np.full(len(difference), len(places))) or (None, None)
+    return {
+        "task": probe.task,
+        "tokens": probe.tokens,
+        "depth": depth,
+        "prompts": len(difference),
+        "questions": difference.size,
+        "base": summary(base),
+        "run": summary(run),
+        "difference": float(difference.mean()),
+        "low": low,
+        "high": high,
+        "beyond_base": probe.tokens > base_context,
+    }
+
+
+def perplexity_rows(
+    base: Sequence[np.ndarray], run: Sequence[np.ndarray], base_context: int, bucket: int | None = None
+) -> list[PerplexityRow]:
+    """Perplexity by position in the document: all positions, those within the base's context, and in buckets.
+
+    "ratio" is the run's perplexity over the base's on the same tokens, with a 95% interval by a bootstrap over
+    documents. Beyond its context ("beyond_base") the base's is by a sliding window.
+
+    Args:
+        base: each token's loss in each document.
+        run: the same tokens' losses.
+        base_context: of the base, tokens.
+        bucket: width of the buckets; default a power of two that gives about eight.
+    """
+    if not base:
+        return []
+    longest = max(map(len, base))
+    bucket = bucket or 2 ** math.ceil(math.log2(max(longest / _BUCKETS, 1)))
+    spans = [(0, longest)]
+    if base_context < longest:
+        spans.append((0, base_context))
+    spans += [(start, min(start + bucket, longest)) for start in range(0, longest, bucket)]
+    return [row for span in spans if (row := _perplexity_row(base, run, *span, base_context)) is not None]
+
+
+def _perplexity_row(
+    base: Sequence[np.ndarray], run: Sequence[np.ndarray], start: int, stop: int, base_context: int
+) -> PerplexityRow | None:
+    first = max(start, 1)  # the first token of a document is predicted by nothing
+    pieces = [(b[first:stop], r[first:stop]) for b, r in zip(base, run, strict=True) if len(b) > first]
+    if not pieces:
+        return None
+    sums = np.array([[b.sum(), r.sum()] for b, r in pieces])
+    counts = np.array([len(b) for b, _ in pieces])
+    base_loss, run_loss = sums.sum(0) / counts.sum()
+    ends = bootstrap_interval(sums[:, 1] - sums[:, 0], counts)
+    low, high = (None, None) if ends is None else map(_exp, ends)
+    return {
+        "from": start,
+        "to": stop,
+        "tokens": int(counts.sum()),
+        "documents": len(pieces),
+        "base": _exp(base_loss),
+        "run": _exp(run_loss),
+        "ratio": _exp(run_loss - base_loss),
+        "low": low,
+        "high": high,
+        "beyond_base": stop > base_context,
+    }
+
+
+def _exp(loss: float) -> float | None:
+    """None for what is too large for a float: JSON has no infinity."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return None

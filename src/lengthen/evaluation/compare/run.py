@@ -1,0 +1,108 @@
+"""The comparison: both models asked the same, and their answers and losses paired."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lengthen.errors import LengthenError, ModelError
+from lengthen.evaluation.answers import Answer, ask
+from lengthen.evaluation.compare.pair import Pair
+from lengthen.evaluation.compare.paired import perplexity_rows, score_rows
+from lengthen.evaluation.compare.probes import Probe
+from lengthen.evaluation.compare.schema import Comparison
+from lengthen.evaluation.compare.verdict import verdict
+from lengthen.evaluation.document_losses import document_losses
+from lengthen.progress import progress_bar
+
+__all__ = ["Measured", "compare"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model did.
+
+    Attributes:
+        answers: for each probe and prompt, an answer to each question.
+        losses: for each document, each token's loss.
+        seconds: that it took, without loading.
+    """
+
+    answers: list[list[list[Answer]]]
+    losses: list[np.ndarray]
+    seconds: float
+
+
+def compare(
+    pair: Pair, probes: Sequence[Probe], documents: Sequence[np.ndarray], *, batch_size: int = 1, quiet: bool = True
+) -> Comparison:
+    """Ask a run and its base the same questions, score the same tokens, and say what of the context is usable.
+
+    Perplexity is over the whole of each document: the run reads it at once, and the base, beyond its own context, by
+    a sliding window. Prompts can't slide; where they are longer than the base's context the base is asked all the
+    same, and the rows say so.
+
+    Args:
+        pair: from `find_pair`.
+        probes: what is asked.
+        documents: token ids, each at most the run's context long.
+        batch_size: prompts or windows that are run together.
+        quiet: show no progress.
+
+    Returns:
+        Plain data for a JSON file.
+
+    Raises:
+        LengthenError: there is nothing to compare.
+        ModelError: a model can't be loaded, or its losses are not finite.
+    """
+    if not probes and not documents:
+        raise LengthenError("there is nothing to compare: neither questions nor documents")
+    with pair.models() as models:
+        measured = []
+        for label, opened, context in zip(("base", "run"), models, (pair.base_context, pair.context), strict=True):
+            with opened() as model:
+                measured.append(_measure(label, model, pair.tokenizer, probes, documents, context, batch_size, quiet))
+    base, run = measured
+    scores = score_rows(probes, base.answers, run.answers, pair.base_context)
+    perplexity = perplexity_rows(base.losses, run.losses, pair.base_context)
+    return {
+        "verdict": verdict(scores, perplexity, pair.base_context),
+        "scores": scores,
+        "perplexity": perplexity,
+        "seconds": {"base": round(base.seconds, 2), "run": round(run.seconds, 2)},
+    }
+
+
+def _measure(
+    label: str,
+    model: Any,
+    tokenizer: Any,
+    probes: Sequence[Probe],
+    documents: Sequence[np.ndarray],
+    context: int,
+    batch_size: int,
+    quiet: bool,
+) -> Measured:
+    model.eval()
+    longest = max(map(len, documents), default=2)
+    total = sum(probe.tokens * len(probe.prompts) for probe in probes) + sum(map(len, documents))
+    began = time.perf_counter()
+    with progress_bar(label, total, "tokens", quiet) as advance:
+        losses = document_losses(model, documents, min(context, longest), batch_size, advance) if documents else []
+        if not all(np.isfinite(each[1:]).all() for each in losses):
+            raise ModelError(
+                f"the {label}'s losses are not finite (dtype {getattr(model, 'dtype', 'unknown')}); load it in bfloat16"
+                " or float32"
+            )
+        answers: dict[int, list[list[Answer]]] = {}
+        # The longest first: what does not fit the memory fails before much time is spent.
+        for place in sorted(range(len(probes)), key=lambda place: -probes[place].tokens):
+            prompts, answers[place] = probes[place].prompts, []
+            for start in range(0, len(prompts), batch_size):
+                batch = prompts[start : start + batch_size]
+                answers[place] += ask(model, tokenizer, batch)
+                advance(probes[place].tokens * len(batch))
+    return Measured([answers[place] for place in range(len(probes))], losses, time.perf_counter() - began)

@@ -1,0 +1,93 @@
+"""What a comparison says: how long a context is usable, and what became of the short ability."""
+
+from collections.abc import Sequence
+
+from lengthen.evaluation.compare.schema import PerplexityRow, ScoreRow, Verdict
+
+__all__ = ["SHARE", "verdict"]
+
+SHARE = 0.85
+"""Of the base's own best score that a usable length keeps (NoLiMa, arXiv 2502.05167, section 4)."""
+
+# A base below this finds too little for a share of it to mean anything.
+_LEAST_BEST = 0.1
+# A perplexity within 1% is kept, whatever its interval.
+_WORSE_PERPLEXITY = 1.01
+
+
+def verdict(scores: Sequence[ScoreRow], perplexity: Sequence[PerplexityRow], base_context: int) -> Verdict:
+    """Judge a run by its base.
+
+    The usable context is the longest tested length at which the run's score is at least `SHARE` of the base's own
+    score at its best length. Something short is lost where the run is below the base on it and the whole 95% interval
+    of their difference is; a perplexity, where it is also more than 1% higher.
+
+    Args:
+        scores: from `score_rows`; the usable context is that of the needles.
+        perplexity: from `perplexity_rows`.
+        base_context: of the base, tokens.
+
+    Returns:
+        "usable" and "base_usable" (tokens; None where no length is), "best" and "best_tokens" (the base's),
+        "below" (tested lengths up to "usable" that are not), "lost" and "kept" (names of what is short),
+        "fell" (whether the needles within the base's context are lost), "sentence", which says all of it.
+    """
+    needles = {row["tokens"]: row for row in scores if row["task"] == "needle" and row["depth"] is None}
+    best_tokens = max(needles, key=lambda tokens: needles[tokens]["base"]["score"], default=None)
+    best = None if best_tokens is None else needles[best_tokens]["base"]["score"]
+    passed: dict[str, list[int]] = {"base": [], "run": []}
+    if best is not None and best >= _LEAST_BEST:
+        passed["base"] = [tokens for tokens, row in needles.items() if row["base"]["score"] >= SHARE * best]
+        passed["run"] = [tokens for tokens, row in needles.items() if row["run"]["score"] >= SHARE * best]
+    usable, base_usable = max(passed["run"], default=None), max(passed["base"], default=None)
+    kept, lost = _short(scores, perplexity, base_context)
+    found: Verdict = {
+        "usable": usable,
+        "base_usable": base_usable,
+        "best": best,
+        "best_tokens": best_tokens,
+        "below": sorted(tokens for tokens in needles if tokens <= (usable or 0) and tokens not in passed["run"]),
+        "lost": lost,
+        "kept": kept,
+        "fell": any(name.startswith("needle") for name in lost),
+        "sentence": "",
+    }
+    return {**found, "sentence": _sentence(found)}
+
+
+def _short(
+    scores: Sequence[ScoreRow], perplexity: Sequence[PerplexityRow], base_context: int
+) -> tuple[list[str], list[str]]:
+    """What is kept and what is lost within the base's context."""
+    kept: list[str] = []
+    lost: list[str] = []
+    for row in scores:
+        if row["depth"] is None and row["tokens"] <= base_context:
+            is_lost = row["difference"] < 0 and row["high"] is not None and row["high"] < 0
+            (lost if is_lost else kept).append(f"{row['task']} at {row['tokens']:,}")
+    within = [row for row in perplexity if row["from"] == 0 and not row["beyond_base"]]
+    if within:
+        widest = max(within, key=lambda row: row["to"])
+        worse = widest["ratio"] is None or widest["ratio"] > _WORSE_PERPLEXITY
+        is_lost = worse and widest["low"] is not None and widest["low"] > 1
+        (lost if is_lost else kept).append("perplexity")
+    return kept, lost
+
+
+def _sentence(found: Verdict) -> str:
+    if found["best"] is None:
+        usable = "no retrieval was measured"
+    elif found["best"] < _LEAST_BEST:
+        usable = (
+            f"the base finds {found['best']:.0%} of the needles at best, too little to say what of a context is usable"
+        )
+    else:
+        base = f"{found['base_usable']:,}" if found["base_usable"] else "none"
+        usable = f"usable up to {found['usable']:,} tokens" if found["usable"] else "no tested length is usable"
+        usable += f" (base: {base})"
+        if found["below"]:
+            usable += f", but not at {', '.join(f'{tokens:,}' for tokens in found['below'])}"
+    if not found["kept"] and not found["lost"]:
+        return usable
+    short = f"short ability lost ({', '.join(found['lost'])})" if found["lost"] else "short ability kept"
+    return f"{usable}; {short}"

@@ -1,0 +1,46 @@
+"""Every token's loss in its document, kept one by one: what two models or two contexts are compared by."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lengthen.evaluation.losses import token_losses
+from lengthen.evaluation.windows import batches, pick_windows, stack
+from lengthen.inference.prefill import default_chunk
+
+__all__ = ["document_losses"]
+
+
+def document_losses(
+    model: Any,
+    documents: Sequence[np.ndarray],
+    context: int,
+    batch_size: int = 1,
+    on_tokens: Callable[[int], None] = lambda _tokens: None,
+) -> list[np.ndarray]:
+    """Compute the losses that `perplexity` averages, by the protocol "strided" with a stride of half the context.
+
+    A document of at most `context` tokens is one window, read once. A longer one slides: each later token is predicted
+    from at least half a context.
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
+        documents: token ids of each.
+        context: the longest window, in tokens.
+        batch_size: windows that are run together.
+        on_tokens: called after each chunk with the tokens read.
+
+    Returns:
+        For each document float64 losses in nats of its tokens, the first of which (predicted by nothing) is NaN.
+
+    Raises:
+        ModelError: as `token_losses`.
+    """
+    losses = [np.full(len(ids), np.nan) for ids in documents]
+    chunk = min(default_chunk(model, context), context)
+    for batch in batches(pick_windows(documents, context, context // 2, "strided"), batch_size):
+        found = token_losses(model, stack(documents, batch), batch[0].score - batch[0].begin, chunk, on_tokens)
+        for window, losses_S in zip(batch, found.double().cpu().numpy(), strict=True):
+            losses[window.document][window.score : window.end] = losses_S
+    return losses

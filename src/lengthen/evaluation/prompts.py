@@ -1,0 +1,155 @@
+"""Prompts as tokens: of an exact length, and with several questions about one text."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lengthen.errors import DataError
+
+__all__ = ["Prompt", "Question", "encode", "fit", "make_prompt"]
+
+_TRIES = 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about the text of a prompt.
+
+    Attributes:
+        ids: the tokens after the prompt's context and before the answer, at least one.
+        answer: the right answer's tokens, at least one.
+        expected: the right answer as text.
+        blank: how many of the answer's first tokens are white space alone. Whether a model begins with a space or
+            with "the" says nothing of what it found, so they are not scored.
+    """
+
+    ids: list[int]
+    answer: list[int]
+    expected: str
+    blank: int = 0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text that is read once, and what is asked about it.
+
+    Attributes:
+        context: the tokens that all questions share.
+        questions: in the order in which they are asked.
+    """
+
+    context: list[int]
+    questions: list[Question]
+
+    @property
+    def tokens(self) -> int:
+        """The longest question's tokens, with the context before it and without its answer."""
+        return len(self.context) + max(len(question.ids) for question in self.questions)
+
+
+def make_prompt(tokenizer: Any, text: str, questions: Sequence[tuple[str, str]]) -> Prompt:
+    """The tokens of a text and of questions about it.
+
+    Each question is tokenized as the one text it is (text, question, answer), and the context is what all of them
+    begin with. So nothing is glued together from pieces, whatever the tokenizer makes of the seams.
+
+    Args:
+        tokenizer: of the model.
+        text: what comes before every question.
+        questions: each question and its right answer, with the white space that belongs before either.
+    """
+    asked = []
+    for question, answer in questions:
+        bare, full = encode(tokenizer, text + question), encode(tokenizer, text + question + answer)
+        asked.append((full, min(_common([bare, full]), len(full) - 1), answer.strip()))
+    # One token before each answer is left to the question: what it predicts is the answer's first.
+    shared = min(_common([full for full, _, _ in asked]), *(begin - 1 for _, begin, _ in asked))
+    return Prompt(
+        asked[0][0][:shared],
+        [
+            Question(full[shared:begin], full[begin:], expected, _blank(tokenizer, full[begin:]))
+            for full, begin, expected in asked
+        ],
+    )
+
+
+def _blank(tokenizer: Any, answer: Sequence[int]) -> int:
+    texts = (tokenizer.decode([token]) for token in answer[:-1])
+    return next((i for i, text in enumerate(texts) if text.strip()), len(answer) - 1)
+
+
+def _common(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with."""
+    shortest = min(map(len, rows))
+    return next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """The token ids of a prompt, with what the tokenizer puts before a text (BOS) and without what it puts behind.
+
+    An end token behind a prompt would tell the model that there is nothing to answer.
+    """
+    ids = list(tokenizer(text, verbose=False)["input_ids"])
+    while ids and ids[-1] in tokenizer.all_special_ids:
+        ids.pop()
+    return ids
+
+
+def fit(tokenizer: Any, builds: Sequence[Callable[[int], str]], tokens: int, answer_tokens: int) -> str:
+    """Make a prompt that, with room for its answer, is exactly `tokens` long.
+
+    The tokens counted are those that the tokenizer makes of one text; nothing is glued together from pieces. So the
+    length is found by trying: each miss says by how much to grow or shrink.
+
+    Args:
+        tokenizer: of the model.
+        builds: from a size to the prompt; size 0 is the shortest, and one more adds about one token (see
+            `Haystack.take`). Some tokenizers leave lengths out (a full stop and a line end as one token, a character
+            as three); then the next of these is tried, which should cut its text at other places.
+        tokens: the length of prompt and answer, BOS included where the tokenizer adds it.
+        answer_tokens: tokens kept free for the answer, so that it has its place inside the context.
+
+    Returns:
+        The text, of ``tokens - answer_tokens`` tokens.
+
+    Raises:
+        DataError: even size 0 is too long (the message says how much is needed), or no size tried gives exactly this
+            length (it says how near they came).
+    """
+    wanted = tokens - answer_tokens
+    seen: list[int] = []
+    for build in builds:
+        lengths: dict[int, int] = {}
+        size = 0
+        while len(lengths) < _TRIES:
+            text = build(size)
+            ids = encode(tokenizer, text)
+            if len(ids) == wanted:
+                return text
+            if size == 0 and len(ids) > wanted:
+                raise DataError(
+                    f"a length of {tokens} tokens is too short: the prompt without filler has {len(ids)} and its "
+                    f"answer gets {answer_tokens}; use at least {len(ids) + answer_tokens}"
+                )
+            lengths[size] = len(ids)
+            size = _next_size(lengths, wanted)
+        seen += lengths.values()
+    nearest = min(seen, key=lambda length: abs(length - wanted))
+    raise DataError(
+        f"this tokenizer makes no prompt of exactly {wanted} tokens here (length {tokens} less {answer_tokens} for the "
+        f"answer); the nearest has {nearest}; choose another length, such as {nearest + answer_tokens}"
+    )
+
+
+def _next_size(lengths: dict[int, int], wanted: int) -> int:
+    """What to try after these sizes, none of which gave the wanted length."""
+    short = max(size for size, length in lengths.items() if length < wanted)
+    long = min((size for size, length in lengths.items() if length > wanted), default=None)
+    guess = short + wanted - lengths[short]
+    if long is None or short < guess < long:
+        return guess
+    if long - short > 1:
+        return (short + long) // 2
+    # Nothing lies between them; but text cut elsewhere nearby may fall into tokens otherwise.
+    nearby = range(max(0, short - _TRIES), short + _TRIES + 1)
+    return min((size for size in nearby if size not in lengths), key=lambda size: abs(size - short))

@@ -1,0 +1,224 @@
+"""A run beside its base: one set of weights is really two models, numbers are those of the separate commands."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import lengthen
+from lengthen.cli.eval import app
+from lengthen.errors import ContextError, DataError, ModelError
+from lengthen.evaluation import perplexity
+from lengthen.evaluation.compare import compare, find_pair, needle_probes
+from lengthen.evaluation.compare.verdict import verdict
+from lengthen.evaluation.haystack import Haystack, documentation
+from lengthen.evaluation.needle import needle
+
+LENGTHS, DEPTHS, TRIALS = (420, 512), (0.25, 0.75), 2
+
+
+@pytest.fixture(scope="module")
+def trained(make_run, base):
+    """Of LoRA, embeddings and norms, over YaRN."""
+    return make_run(base, "trained", {"rank": 4, "embeddings": True, "norms": True})
+
+
+@pytest.fixture(scope="module")
+def prose(tokenizer):
+    return Haystack(tokenizer, documentation()[1][:20_000])
+
+
+@pytest.fixture(scope="module")
+def texts():
+    generator = np.random.default_rng(0)
+    return [generator.integers(1, 257, length) for length in (128, 128, 90)]
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.arange(1, 41)[None]).logits
+
+
+def test_the_base_inside_a_run_is_the_base(trained, base):
+    pair = find_pair(str(trained), dtype="float32")
+    assert pair.is_one
+    assert (pair.base_context, pair.context) == (32, 128)
+    alone, extended = logits(lengthen.load(base, "float32")[0]), logits(lengthen.load(trained, "float32")[0])
+    with pair.models() as (as_base, as_run):
+        for _ in range(2):
+            with as_base() as model:
+                assert torch.equal(logits(model), alone)
+            with as_run() as model:
+                assert torch.equal(logits(model), extended)
+    assert (alone - extended).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["linear", "ntk", "yarn", "llama3"])
+def test_the_base_inside_untrained_scaling_is_the_base(base, method):
+    pair = find_pair(str(base), dtype="float32", method=method, target=128)
+    assert pair.is_one
+    alone = logits(lengthen.load(base, "float32")[0])
+    scaled = logits(lengthen.load(base, "float32", method=method, target=128)[0])
+    with pair.models() as (as_base, as_run):
+        with as_base() as model:
+            assert torch.equal(logits(model), alone)
+        with as_run() as model:
+            assert torch.equal(logits(model), scaled)
+    assert not torch.equal(alone, scaled)
+
+
+@pytest.fixture(scope="module")
+def found(trained, prose, texts):
+    pair = find_pair(str(trained), dtype="float32")
+    probes = needle_probes(pair.tokenizer, prose, LENGTHS, DEPTHS, TRIALS, seed=3)
+    return compare(pair, probes, texts)
+
+
+@pytest.mark.parametrize("side", ["base", "run"])
+def test_needles_are_those_of_the_separate_command(found, trained, base, prose, side):
+    model, tokenizer = lengthen.load(trained if side == "run" else base, "float32")
+    cells = needle(model, tokenizer, prose, LENGTHS, DEPTHS, TRIALS, seed=3, quiet=True)
+    rows = {(row["tokens"], row["depth"]): row for row in found["scores"]}
+    for cell in cells:
+        row = rows[cell.tokens, cell.depth]
+        assert row["questions"] == cell.trials
+        assert row[side]["score"] == cell.exact / cell.trials
+        assert row[side]["nats"] == pytest.approx(cell.nats, abs=1e-5)
+        assert row[side]["first_wrong"] == cell.first_wrong
+    for tokens in LENGTHS:
+        of_length = [cell for cell in cells if cell.tokens == tokens]
+        assert rows[tokens, None][side]["nats"] == pytest.approx(np.mean([cell.nats for cell in of_length]), abs=1e-5)
+        assert rows[tokens, None]["questions"] == TRIALS * len(DEPTHS)
+
+
+@pytest.mark.parametrize(("side", "context"), [("base", 32), ("run", 128)])
+def test_perplexity_is_that_of_the_separate_command(found, trained, base, texts, side, context):
+    model, _ = lengthen.load(trained if side == "run" else base, "float32")
+    separate = perplexity(model, texts, context, bucket=16)
+    whole, within, *buckets = found["perplexity"]
+    assert whole[side] == pytest.approx(separate.perplexity, rel=1e-5)
+    assert (within["from"], within["to"], within["beyond_base"]) == (0, 32, False)
+    for row, bucket in zip(buckets, separate.by_position, strict=True):
+        assert (row["from"], row["to"], row["tokens"]) == (bucket["from"], bucket["to"], bucket["tokens"])
+        assert row[side] == pytest.approx(bucket["perplexity"], rel=1e-5)
+        assert row["beyond_base"] == (row["to"] > 32)
+        assert row["ratio"] == pytest.approx(row["run"] / row["base"])
+        assert row["low"] <= row["ratio"] <= row["high"]
+
+
+def test_an_exported_run_compares_as_the_run_itself(found, trained, base, prose, texts, tmp_path):
+    lengthen.export(trained, tmp_path / "exported", "float32")
+    pair = find_pair(str(tmp_path / "exported"), str(base), dtype="float32")
+    assert not pair.is_one
+    probes = needle_probes(pair.tokenizer, prose, LENGTHS, DEPTHS, TRIALS, seed=3)
+    again = compare(pair, probes, texts)
+    for one, two in zip(found["scores"], again["scores"], strict=True):
+        assert one["base"] == two["base"]
+        assert one["run"]["nats"] == pytest.approx(two["run"]["nats"], abs=1e-3)
+    assert again["perplexity"][0]["ratio"] == pytest.approx(found["perplexity"][0]["ratio"], rel=1e-4)
+
+
+def test_a_fully_tuned_run_knows_its_base(make_run, base):
+    run = make_run(base, "full", {"kind": "full"})
+    pair = find_pair(str(run), dtype="float32")
+    assert not pair.is_one
+    with pair.models() as (as_base, as_run):
+        with as_base() as model:
+            assert torch.equal(logits(model), logits(lengthen.load(base, "float32")[0]))
+        with as_run() as model:
+            assert torch.equal(logits(model), logits(lengthen.load(run, "float32")[0]))
+
+
+def test_what_does_not_belong_together_is_refused(trained, base, make_base):
+    with pytest.raises(ModelError, match="name it with base"):
+        find_pair(str(base))
+    with pytest.raises(ModelError, match="was made over"):
+        find_pair(str(trained), str(make_base("another", seed=1)))
+    with pytest.raises(ModelError, match="can't be the base"):
+        find_pair(str(trained), str(make_base("wider", hidden_size=64)))
+    with pytest.raises(ModelError, match="other tokens"):
+        find_pair("tiny", str(make_base("shaped", **shape_of("tiny"))))
+    with pytest.raises(ModelError, match="run folder itself"):
+        find_pair(str(base), str(trained))
+
+
+def shape_of(model):
+    config = lengthen.load(model)[0].config
+    return {key: getattr(config, key) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+
+
+def row(tokens, base, run, task="needle", low=-0.1, high=0.1):
+    sides = {"base": {"score": base}, "run": {"score": run}}
+    return {"task": task, "tokens": tokens, "depth": None, "difference": run - base, "low": low, "high": high, **sides}
+
+
+def test_the_verdict_is_by_the_base_s_own_best():
+    rows = [row(1024, 0.6, 0.5), row(2048, 0.8, 0.69), row(4096, 0.1, 0.68), row(8192, 0.0, 0.2)]
+    found = verdict(rows, [], 2048)
+    assert (found["usable"], found["base_usable"]) == (4096, 2048), "at least 0.68"
+    assert (found["best"], found["best_tokens"]) == (0.8, 2048)
+    assert found["below"] == [1024]
+    assert not found["fell"]
+    assert found["sentence"].startswith("usable up to 4,096 tokens (base: 2,048), but not at 1,024")
+    assert "short ability kept" in found["sentence"]
+
+
+def test_the_verdict_says_what_is_lost():
+    rows = [row(1024, 0.9, 0.2, low=-0.9, high=-0.5), row(4096, 0.0, 0.2)]
+    worse = {"from": 0, "to": 1024, "beyond_base": False, "ratio": 1.2, "low": 1.1, "high": 1.3}
+    found = verdict(rows, [worse], 2048)
+    assert found["usable"] is None
+    assert found["lost"] == ["needle at 1,024", "perplexity"]
+    assert found["fell"]
+    assert "no tested length is usable (base: 1,024)" in found["sentence"]
+    slight = worse | {"ratio": 1.005, "low": 1.001, "high": 1.009}
+    assert verdict(rows[1:], [slight], 2048)["kept"] == ["perplexity"]
+    weak = verdict([row(1024, 0.05, 0.9)], [], 2048)
+    assert weak["usable"] is None
+    assert "too little" in weak["sentence"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["compare", *map(str, arguments)], env={"COLUMNS": "80"})
+
+
+def test_the_command_writes_into_the_run_folder(trained, documents):
+    ran = invoke(
+        *(trained, "--lengths", "300,120", "--depths", "0.5", "--trials", 2, "--data", documents, "--documents", 3),
+        *("--dtype", "float32", "--beyond"),
+    )
+    assert isinstance(ran.exception, DataError), "a fact and a question have more than 120 bytes"
+    ran = invoke(
+        *(trained, "--lengths", "300", "--depths", "0.5", "--trials", 2, "--data", documents, "--documents", 3),
+        *("--dtype", "float32", "--beyond", "--quiet"),
+    )
+    assert ran.exit_code == 0, ran.output
+    (written,) = (trained / "evals").glob("compare-*.json")
+    content = json.loads(written.read_text(encoding="utf-8"))
+    assert content["kind"] == "compare"
+    assert content["model"] == "trained"
+    assert content["base"] == "base"
+    assert len(content["documents"]) == 3
+    assert content["verdict"]["sentence"] == ran.stdout.splitlines()[0]
+    assert written.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "beyond the base's 32 tokens" in ran.stdout
+    assert "\u2026" not in ran.stdout, "tables fit 80 columns"
+
+
+def test_lengths_beyond_the_run_need_beyond(trained):
+    ran = invoke(trained, "--lengths", "300", "--trials", 1)
+    assert isinstance(ran.exception, ContextError)
+    assert "--beyond" in str(ran.exception)
+    ran = invoke("tiny", "--method", "yarn")
+    assert ran.exit_code == 2
+    assert "--target" in ran.stderr
+
+
+def test_prompts_of_the_same_seed_are_the_same(tokenizer, prose):
+    one, two = (needle_probes(tokenizer, prose, [512], DEPTHS, 2, seed)[0] for seed in (3, 3))
+    assert one == two
+    assert one.prompts[0] != one.prompts[1]
+    assert random.Random(0).random() != needle_probes(tokenizer, prose, [512], DEPTHS, 2, 4)[0]
