@@ -7,7 +7,6 @@ import numpy as np
 
 from lengthen.evaluation.losses import token_losses
 from lengthen.evaluation.windows import batches, pick_windows, stack
-from lengthen.inference.prefill import default_chunk
 
 __all__ = ["document_losses"]
 
@@ -38,9 +37,8 @@ def document_losses(
         ModelError: as `token_losses`.
     """
     losses = [np.full(len(ids), np.nan) for ids in documents]
-    chunk = min(default_chunk(model, context), context)
     for batch in batches(pick_windows(documents, context, context // 2, "strided"), batch_size):
-        found = token_losses(model, stack(documents, batch), batch[0].score - batch[0].begin, chunk, on_tokens)
+        found = token_losses(model, stack(documents, batch), batch[0].score - batch[0].begin, on_chunk=on_tokens)
         for window, losses_S in zip(batch, found.double().cpu().numpy(), strict=True):
             losses[window.document][window.score : window.end] = losses_S
     return losses
