@@ -22,7 +22,7 @@ from lengthen.files import write_json
 from lengthen.models import find, load_base, load_config, load_tokenizer
 from lengthen.recipe import AdapterRecipe
 from lengthen.training.objective import CausalLMObjective
-from lengthen.training.trainer import BETAS
+from lengthen.training.optim import BETAS
 from record import record
 
 LENGTH, BATCH = 1024, 4

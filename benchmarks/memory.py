@@ -5,7 +5,7 @@
 
 SmolLM2-135M in bfloat16, one sequence of Python's standard library; LoRA r=8 on attention, embeddings and norms are
 trained; S2 groups of 4,096 tokens; activations are recomputed, except by `fast`. Needs trl. Each case is a process of
-its own: peak memory is what it held at most above what it held after its imports, and time is the trainer's own step,
+its own: peak memory is what it held at most above what it held after its imports, and time is the step's own,
 the process's only one. The loss of that step tells that the same was computed. The second line adds to the first one's
 file. Three hours on two cores, and half an hour. `fast` takes over a gigabyte for each 1,024 tokens; a case that memory
 does not suffice for is left out.

@@ -57,7 +57,7 @@ def measure(case: str, base: Path) -> dict[str, Any]:
     from lengthen.planning import plan
     from lengthen.recipe import parse_recipe
     from lengthen.training import run
-    from lengthen.training.trainer import LengthenTrainer
+    from lengthen.training.loop import Loop
     from record import PeakMemory
 
     _, tokens, overrides = CASES[case]
@@ -82,17 +82,17 @@ def measure(case: str, base: Path) -> dict[str, Any]:
         os.environ["LENGTHEN_CACHE"] = f"{folder}/cache"
         memory = PeakMemory()
 
-        class Measured(LengthenTrainer):
-            def train(self, *arguments: Any, **more: Any) -> Any:
+        class Measured(Loop):
+            def run(self, *arguments: Any, **more: Any) -> Any:
                 gc.collect()
                 ctypes.CDLL("libc.so.6").malloc_trim(0)  # what loading left behind is not the step's
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-                result = super().train(*arguments, **more)
+                result = super().run(*arguments, **more)
                 found["bytes"] = memory.bytes
                 return result
 
         found: dict[str, Any] = {}
-        run.LengthenTrainer = Measured  # type: ignore[misc]
+        run.Loop = Measured  # type: ignore[misc]
         run.train(recipe)
         seconds = json.loads((Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()[-1])
         planned = plan(recipe, "cpu")

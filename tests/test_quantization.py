@@ -21,8 +21,8 @@ from lengthen.errors import ModelError, RecipeError
 from lengthen.models import find, load_base, load_config, weight_hashes
 from lengthen.recipe import AdapterRecipe, parse_recipe
 from lengthen.training.objective import CausalLMObjective
+from lengthen.training.optim import check_optimizer, page_states
 from lengthen.training.run import read_metrics
-from lengthen.training.trainer import check_optimizer, page_states
 
 pytestmark = pytest.mark.invariants
 

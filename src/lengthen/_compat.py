@@ -13,6 +13,7 @@ __all__ = [
     "bf16_is_fast",
     "flash_varlen",
     "float32_product",
+    "forget_accelerator",
     "gguf_dequantized",
     "torch_varlen",
     "with_cache",
@@ -129,3 +130,13 @@ def without_cudnn_attention() -> Iterator[None]:
         yield
     finally:
         cuda.enable_cudnn_sdp(True)
+
+
+def forget_accelerator() -> None:
+    """Let the next `Accelerator` have another precision than the last one in this process.
+
+    accelerate keeps the settings of the first one; goes when it has a public way to drop them.
+    """
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()

@@ -6,6 +6,7 @@
     |-- ContextError         the asked position scaling can't be applied
     |-- DataError            a document, token file or data folder can't be used
     |-- OutputError          an output folder can't be written
+    |-- DivergedError        a run's loss, gradients or weights are no longer finite
     `-- BusyError            the engine has as many requests as it takes
 
 Each message says what was wrong, which value, and what to do. Our own invariants are ``assert``s.
@@ -17,6 +18,7 @@ __all__ = [
     "BusyError",
     "ContextError",
     "DataError",
+    "DivergedError",
     "LengthenError",
     "ModelError",
     "OutputError",
@@ -48,6 +50,10 @@ class DataError(LengthenError):
 
 class OutputError(LengthenError):
     """An output file or folder can't be written."""
+
+
+class DivergedError(LengthenError):
+    """A run's loss, gradients or weights are no longer finite; what was written before is whole."""
 
 
 class BusyError(LengthenError):

@@ -109,36 +109,36 @@ ZERO_KEYS = {"stage", "overlap_comm", "contiguous_gradients", "reduce_bucket_siz
              "offload_optimizer", "offload_param"}  # fmt: skip
 
 
+def zero(kind):
+    return zero_config(kind, batch_size=2, accumulation=4, max_grad_norm=0.5, dtype=torch.bfloat16)
+
+
 @pytest.mark.parametrize("kind", ZERO)
-def test_zero_config(kind):
-    config = zero_config(kind)
+def test_zero_config(kind, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    config = zero(kind)
     assert config.keys() <= KEYS
     assert config == json.loads(json.dumps(config))
-    zero = config["zero_optimization"]
-    assert zero.keys() <= ZERO_KEYS
-    assert zero["stage"] == (2 if "2" in kind else 3)
-    assert ("offload_optimizer" in zero) == kind.endswith("_offload")
-    assert ("offload_param" in zero) == (kind == "zero3_offload")
-
-
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_no_zero_config_for_others(kind):
-    assert zero_config(kind) is None
+    assert config["train_batch_size"] == 3 * 4 * 2
+    assert (config["bf16"]["enabled"], config["fp16"]["enabled"], config["gradient_clipping"]) == (True, False, 0.5)
+    zero_settings = config["zero_optimization"]
+    assert zero_settings.keys() <= ZERO_KEYS
+    assert zero_settings["stage"] == (2 if "2" in kind else 3)
+    assert ("offload_optimizer" in zero_settings) == kind.endswith("_offload")
+    assert ("offload_param" in zero_settings) == (kind == "zero3_offload")
 
 
 @pytest.mark.parametrize("kind", ZERO)
 def test_accelerate_reads_the_zero_config(kind):
     from accelerate.utils import DeepSpeedPlugin
-    from accelerate.utils.deepspeed import HfDeepSpeedConfig
 
-    plugin = DeepSpeedPlugin(hf_ds_config=HfDeepSpeedConfig(zero_config(kind)))
+    plugin = DeepSpeedPlugin(hf_ds_config=zero(kind))
     assert plugin.zero_stage == (2 if "2" in kind else 3)
     config = plugin.hf_ds_config
     assert config.is_zero3() == (plugin.zero_stage == 3)
     assert config.is_offload() == kind.endswith("_offload")
-    with_auto = {key for key, value in config.config.items() if value == "auto"}
-    assert with_auto <= {"gradient_clipping", "gradient_accumulation_steps", "train_batch_size",
-                         "train_micro_batch_size_per_gpu"}  # fmt: skip
+    assert plugin.get_value("gradient_accumulation_steps") == 4
+    assert "auto" not in json.dumps(config.config)
 
 
 # -- refused

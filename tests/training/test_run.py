@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM
 from lengthen.adapters.load import load
 from lengthen.errors import DataError, LengthenError, ModelError, OutputError, RecipeError
 from lengthen.recipe import parse_recipe
+from lengthen.training.optim import lr_multiplier
 from lengthen.training.run import read_metrics, train
-from lengthen.training.trainer import rate_share
 
 pytestmark = pytest.mark.invariants
 
-KEYS = {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds", "peak_memory_bytes"}
+KEYS = {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "seconds",
+        "peak_memory_bytes"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +185,7 @@ def test_a_head_that_is_not_known_is_refused(base, documents, tmp_path):
 
 def test_no_step_of_a_schedule_is_lost():
     shares = {
-        kind: [rate_share(kind, step, 10, 3) for step in range(1, 11)] for kind in ("constant", "linear", "cosine")
+        kind: [lr_multiplier(kind, step, 10, 3) for step in range(1, 11)] for kind in ("constant", "linear", "cosine")
     }
     assert shares["constant"] == [pytest.approx(x) for x in (1 / 3, 2 / 3, *[1] * 8)]
     assert shares["linear"][2:] == [pytest.approx(1 - i / 8) for i in range(8)]
@@ -192,28 +193,28 @@ def test_no_step_of_a_schedule_is_lost():
         assert min(values) > 0
         assert values[:3] == [pytest.approx(x) for x in (1 / 3, 2 / 3, 1)]
         assert values[2:] == sorted(values[2:], reverse=True)
-    assert rate_share("linear", 1, 4, 0) == pytest.approx(0.8)
+    assert lr_multiplier("linear", 1, 4, 0) == pytest.approx(0.8)
     for steps, warmup in itertools.product(range(1, 5), range(6)):
-        assert all(0 <= rate_share("cosine", step, steps, warmup) <= 1 for step in range(1, steps + 2))
+        assert all(0 <= lr_multiplier("cosine", step, steps, warmup) <= 1 for step in range(1, steps + 2))
 
 
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
 from lengthen.recipe import load_recipe
-from lengthen.training import trainer, run
+from lengthen.training import checkpoint, loop, run
 
 where, when = sys.argv[2], int(sys.argv[3])
-class Deadly(trainer.LengthenTrainer):
-    def compute_loss(self, *arguments, **more):
-        if where == "step" and self.state.global_step == when:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().compute_loss(*arguments, **more)
-    def _save_rng_state(self, folder):
-        super()._save_rng_state(folder)  # the weights and the optimiser are written, the trainer's state is not
-        if where == "save" and self.state.global_step == when:
-            os.kill(os.getpid(), signal.SIGKILL)
-run.LengthenTrainer = Deadly
+forward_backward, save_optimizer = loop.Loop._forward_backward, checkpoint._save_optimizer
+def die_in_step(self, step):
+    if where == "step" and step == when + 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return forward_backward(self, step)
+def die_in_save(folder, *arguments):
+    save_optimizer(folder, *arguments)  # weights and optimizer are written, the random states and the step are not
+    if where == "save" and (folder.parent / f"checkpoint-{when - 2}").exists() == (when > 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+loop.Loop._forward_backward, checkpoint._save_optimizer = die_in_step, die_in_save
 run.train(load_recipe(sys.argv[1]), resume="--resume" in sys.argv)
 """
 

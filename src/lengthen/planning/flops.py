@@ -6,6 +6,8 @@ backward pass is 2.5 forward ones: five products instead of two, since flash ker
 (arXiv 2307.08691, section 4.1). Norms, rotations and activations are left out: they are below 1%.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,7 +15,7 @@ from lengthen.attention.pattern import Groups, layer_patterns, s2_first_shifted_
 from lengthen.planning.shape import LayerShape, ModelShape
 from lengthen.recipe import Recipe
 
-__all__ = ["Flops", "flops_of", "visible_pairs"]
+__all__ = ["Flops", "flops_of", "model_flops", "visible_pairs"]
 
 _ATTENTION_BACKWARD = 2.5
 
@@ -58,7 +60,7 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
     full = recipe.adapter.kind == "full"
     per_token = 0.0
     for layer in shape.layers:
-        forward = layer.active + (0 if full else layer.active_trained)
+        forward = _multiplied(layer, full)
         # The tiles of an MLP are computed once more, whether or not the layer is.
         passes = 2 + recomputed
         tiles = _mlp_weights(layer, shape.hidden) if recipe.memory.mlp_tile else 0
@@ -67,13 +69,57 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
     attention, full_attention = 0.0, 0.0
     passes_over = 1 + _ATTENTION_BACKWARD + (recomputed and not recipe.keeps_attention)
     for layer, patterns in _patterned(shape, recipe):
-        products = 2 * (layer.query + layer.value * layer.heads / max(1, layer.kv_heads))
-        causal = visible_pairs([0, length], length, layer.window)
-        seen = causal if patterns is None or layer.window else _mean_pairs(layer, patterns, length)
-        attention += layer.count * products * seen * passes_over
-        full_attention += layer.count * products * causal * passes_over
+        per_pair = layer.count * _per_pair(layer) * passes_over
+        attention += per_pair * _pairs(layer, patterns, length)
+        full_attention += per_pair * _pairs(layer, None, length)
     attention += recipe.attention.full_last * (full_attention - attention)
     return Flops(2 * per_token * length * sequences, attention * sequences, full_attention * sequences)
+
+
+def model_flops(shape: ModelShape, recipe: Recipe, documents: Iterable[int], full_attention: bool = False) -> float:
+    """Operations that forward and backward pass need however they are computed: the model's, as in an MFU.
+
+    What is recomputed does not count, so that attention's backward pass is two forward ones, and frozen weights have
+    no gradient of their own.
+
+    Args:
+        shape: of the model with what is trained in it.
+        recipe: the run.
+        documents: lengths of those in the batch, tokens.
+        full_attention: in place of the recipe's.
+
+    Source:
+        arXiv 2204.02311, appendix B.
+    """
+    lengths = Counter(documents)
+    tokens = sum(length * count for length, count in lengths.items())
+    is_full = recipe.adapter.kind == "full"
+    per_token = float(shape.head * (3 if shape.trains_head else 2))
+    for layer in shape.layers:
+        per_token += layer.count * (2 * _multiplied(layer, is_full) + layer.active_trained)
+    attention = 0.0
+    for layer, patterns in _patterned(shape, recipe):
+        groups = None if full_attention else patterns
+        pairs = sum(count * _pairs(layer, groups, length) for length, count in lengths.items())
+        attention += layer.count * _per_pair(layer) * 3 * pairs
+    return 2 * per_token * tokens + attention
+
+
+def _multiplied(layer: LayerShape, full: bool) -> float:
+    """Weights that a token meets in the forward pass; in full fine-tuning the trained ones are the base's own."""
+    return layer.active + (0 if full else layer.active_trained)
+
+
+def _per_pair(layer: LayerShape) -> float:
+    """Operations of attention's forward pass for a (query, key) pair, all heads."""
+    return 2 * (layer.query + layer.value * layer.heads / max(1, layer.kv_heads))
+
+
+def _pairs(layer: LayerShape, groups: list[Groups] | None, length: int) -> float:
+    """Pairs of a document that a head computes in a layer; with groups None at full attention."""
+    if groups is None or layer.window:
+        return visible_pairs([0, length], length, layer.window)
+    return _mean_pairs(layer, groups, length)
 
 
 def visible_pairs(cuts: list[int], length: int, window: int | None = None, sinks: int = 0) -> int:

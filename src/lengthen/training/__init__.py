@@ -1,1 +1,1 @@
-"""The training run: objective, trainer, callbacks, and the run itself, top to bottom in `run.py`."""
+"""The training run: `run.py` and, step by step, `loop.py` read top to bottom; the rest are their parts."""

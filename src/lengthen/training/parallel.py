@@ -100,19 +100,21 @@ def check_shardable(recipe: Recipe) -> None:
         )
 
 
-def zero_config(kind: str) -> dict[str, Any] | None:
-    """DeepSpeed's config for TrainingArguments, which fills in "auto"; None where `kind` is not one of DeepSpeed's.
-
-    The optimiser is ours; with offload, accelerate takes DeepSpeed's Adam for the CPU in its place.
+def zero_config(
+    kind: str, batch_size: int, accumulation: int, max_grad_norm: float, dtype: torch.dtype
+) -> dict[str, Any]:
+    """DeepSpeed's config. The optimizer is ours; with offload, accelerate takes DeepSpeed's Adam for the CPU instead.
 
     Args:
-        kind: `recipe.parallel`.
+        kind: `recipe.parallel`, one of the zero kinds.
+        batch_size: sequences per device and forward pass.
+        accumulation: forward passes per optimizer step.
+        max_grad_norm: to which gradients are clipped.
+        dtype: of the arithmetic.
 
     Source:
         https://www.deepspeed.ai/docs/config-json/
     """
-    if not kind.startswith("zero"):
-        return None
     zero: dict[str, Any] = {"stage": int(kind[4]), "overlap_comm": True, "contiguous_gradients": True}
     zero |= {"reduce_bucket_size": _BUCKET}
     if kind.endswith("_offload"):
@@ -121,14 +123,15 @@ def zero_config(kind: str) -> dict[str, Any] | None:
         zero["allgather_bucket_size"] = _BUCKET
     if kind == "zero3_offload":
         zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     return {
         "zero_optimization": zero,
-        "bf16": {"enabled": "auto"},
-        "fp16": {"enabled": "auto"},
-        "gradient_clipping": "auto",
-        "gradient_accumulation_steps": "auto",
-        "train_micro_batch_size_per_gpu": "auto",
-        "train_batch_size": "auto",
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+        "gradient_clipping": max_grad_norm,
+        "gradient_accumulation_steps": accumulation,
+        "train_micro_batch_size_per_gpu": batch_size,
+        "train_batch_size": batch_size * accumulation * processes,
     }
 
 

@@ -1,11 +1,16 @@
-"""A training run, top to bottom: base -> scaled positions -> documents -> adapter -> steps -> run folder."""
+"""A training run, top to bottom: resolve -> build_data -> build_model -> fit -> finish.
+
+`resolve` makes every check that needs neither documents nor weights, so that what can't be done fails before anything
+is loaded or written.
+"""
 
 import json
 import math
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch.utils.data import Dataset
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from accelerate.utils import set_seed
+from transformers import PreTrainedConfig
 
 from lengthen import attention
 from lengthen.adapters.build import add_adapter, count_trainable
@@ -26,7 +31,7 @@ from lengthen.context import base_context, extend
 from lengthen.data.instruct.dataset import load_instructions, mix, pack_instructions
 from lengthen.data.instruct.templates import use_template
 from lengthen.data.mixture import Mixture
-from lengthen.data.packing import Block, collate, pack, positions_beyond
+from lengthen.data.packing import Block, pack, positions_beyond
 from lengthen.data.skip_wise import skip_wise
 from lengthen.data.sources import open_mixture
 from lengthen.data.tokens import default_cache, load_tokens
@@ -34,6 +39,7 @@ from lengthen.errors import DataError, ModelError, OutputError, RecipeError
 from lengthen.files import write_json, write_text, writing
 from lengthen.head import check_head
 from lengthen.models import (
+    Source,
     default_device,
     find,
     lasting_name,
@@ -46,23 +52,18 @@ from lengthen.models import (
 from lengthen.provenance import command_line, versions
 from lengthen.quantization import check_nf4, count_quantized
 from lengthen.recipe import Recipe, load_recipe
-from lengthen.training.callbacks import (
-    FullAttentionLast,
-    MetricsLog,
-    StopOnSignal,
-    TrainingProgress,
-    keep_metrics_until,
-)
+from lengthen.training.checkpoint import is_last, last_checkpoint, load_trained, step_of
+from lengthen.training.loggers import check_loggers
+from lengthen.training.loop import Loop
 from lengthen.training.memory import enable_checkpointing, release_freed, tile_mlps
+from lengthen.training.metrics import METRICS, Utilization, keep_metrics_until
 from lengthen.training.objective import CausalLMObjective
-from lengthen.training.parallel import check_parallel, gather_trained, shard, zero_config
-from lengthen.training.reports import PROJECT, check_reports, report_callbacks
-from lengthen.training.trainer import LengthenTrainer, check_optimizer, is_last, last_checkpoint, step_of
+from lengthen.training.optim import check_optimizer
+from lengthen.training.parallel import check_parallel, gather_trained, shard
 
 __all__ = ["Interrupted", "read_metrics", "train"]
 
 RECIPE = "recipe.yaml"
-METRICS = "metrics.jsonl"
 ABOUT = "run.json"
 _LOOKED_AT = 64  # sequences of a mixture that tell how many of its tokens lie beyond the base's context
 
@@ -77,6 +78,48 @@ class Interrupted(Exception):
     def __init__(self, message: str, signal: int):
         super().__init__(message)
         self.signal = signal
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is settled before documents and weights are loaded.
+
+    Attributes:
+        recipe: of the run.
+        run: the run folder.
+        resume: whether to go on from its newest checkpoint.
+        quiet: print nothing.
+        say: prints a line, in the first process and unless quiet.
+        process: this process among all.
+        device: of the run.
+        dtype: of the base and the arithmetic.
+        source: where the base is.
+        base_config, config: the base's, and with its positions scaled.
+        tokenizer: the base's, with the recipe's chat template.
+    """
+
+    recipe: Recipe
+    run: Path
+    resume: bool
+    quiet: bool
+    say: Callable[[str], None]
+    process: PartialState
+    device: torch.device
+    dtype: torch.dtype
+    source: Source
+    base_config: PreTrainedConfig
+    config: PreTrainedConfig
+    tokenizer: Any
+
+    @property
+    def is_nf4(self) -> bool:
+        """Whether the base is quantized to 4 bits."""
+        return self.recipe.quantize == "nf4"
+
+    @property
+    def context(self) -> int:
+        """The base's context, tokens."""
+        return base_context(self.base_config)
 
 
 def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
@@ -95,24 +138,43 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         and adapter/ (for full fine-tuning model/, an ordinary model folder), evals/.
 
     Raises:
-        LengthenError: the recipe, base, documents or run folder can't be used. An earlier run's files are untouched.
+        LengthenError: the recipe, base, documents or run folder can't be used; an earlier run's files are untouched.
+            Or the run diverges; its checkpoints are kept.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    """
+    setup = resolve(recipe, resume, quiet)
+    if setup is None:  # finished already
+        return _folder(recipe)
+    blocks = build_data(setup)
+    model, base = build_model(setup, blocks)
+    fit(setup, model, base, blocks)
+    finish(setup, model, base)
+    return setup.run
+
+
+def resolve(recipe: Recipe, resume: bool, quiet: bool) -> Setup | None:
+    """Check all that can be checked without documents or weights; None where the run is finished already.
+
+    Raises:
+        LengthenError: what the recipe asks for can't be had here.
     """
     device = default_device()
     check_parallel(recipe, device)
-    check_reports(recipe.training.report_to)
+    check_loggers(recipe.training.report_to)
     process = PartialState(cpu=device.type == "cpu")
     say = _speaker(quiet or not process.is_main_process)
-    run = Path(recipe.out or "runs/run")
+    run = _folder(recipe)
     if _prepare_folder(run, recipe, resume) == "finished":
         say(f"{run} is finished already")
-        return run
-
+        return None
+    _say_if_devices_idle(device, say)
     nf4 = recipe.quantize == "nf4"
     dtype = pick_dtype(recipe.training.dtype, device, nf4)
-    if recipe.attention.kind == "s2":  # what can't be done must fail before anything is loaded
+    if recipe.attention.kind == "s2":
         layer_patterns(recipe.attention.pattern)
         pick_backend(recipe.attention.backend, device, dtype)
+    if not recipe.data.train:
+        raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
     source = find(recipe.model)
     if source.run is not None:
         raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
@@ -124,17 +186,44 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     tokenizer = load_tokenizer(recipe.model)
     if recipe.data.kind == "instruct" or any(source.kind == "instruct" for source in recipe.data.sources):
         use_template(tokenizer, recipe.data.template)
-    # The tokens are cached: the first process makes them, the others read them.
-    with process.main_process_first():
-        blocks = _blocks(recipe, tokenizer, config, base_context(base_config), process.num_processes, quiet, say)
+    return Setup(recipe, run, resume, quiet, say, process, device, dtype, source, base_config, config, tokenizer)
 
+
+def build_data(setup: Setup) -> Sequence[Block]:
+    """The training sequences. Their tokens are cached: the first process makes them, the others read them.
+
+    Raises:
+        DataError: a document can't be used, or nothing is left to train on.
+    """
+    recipe = setup.recipe
+    with setup.process.main_process_first():
+        return _blocks(
+            recipe, setup.tokenizer, setup.config, setup.context, setup.process.num_processes, setup.quiet, setup.say
+        )
+
+
+def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[Any, dict[str, Any]]:
+    """The base with scaled positions, the recipe's attention, memory savers and adapter.
+
+    Args:
+        setup: of the run.
+        blocks: the training sequences, which the model must be able to keep apart.
+
+    Returns:
+        The model, and what is written of its base.
+
+    Raises:
+        ModelError: the base can't be loaded, or trained as the recipe says.
+    """
+    recipe, say = setup.recipe, setup.say
     if recipe.memory.release_freed:
         release_freed()
     set_seed(recipe.seed)
+    is_s2 = recipe.attention.kind == "s2"
     # What will be sharded need not fit on one device.
-    place = torch.device("cpu") if recipe.parallel == "fsdp2" else device
-    model = load_base(source, config, dtype, "s2" if recipe.attention.kind == "s2" else "sdpa", place, nf4)
-    if nf4:
+    place = torch.device("cpu") if recipe.parallel == "fsdp2" else setup.device
+    model = load_base(setup.source, setup.config, setup.dtype, "s2" if is_s2 else "sdpa", place, setup.is_nf4)
+    if setup.is_nf4:
         say(f"quantised {count_quantized(model)}")
     check_head(model, torch.from_numpy(blocks[0].input_ids)[None])
     if _is_packed(blocks) and not attention.keeps_documents_apart(model):
@@ -143,13 +232,13 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
             f"out with data.min_tokens={recipe.sequence_length}, or set data.packing={_other_packing(recipe)}"
         )
     base = {
-        "id": source.id,
+        "id": setup.source.id,
         "model": lasting_name(recipe.model),
         **weight_hashes(model),
         "quantize": recipe.quantize,
-        "context": base_context(base_config),
+        "context": setup.context,
     }
-    if recipe.attention.kind == "s2":
+    if is_s2:
         wanted = recipe.attention
         attention.set_group_size(model, recipe.group_size, wanted.sinks, wanted.pattern, wanted.backend)
         used, layers = attention.check_s2(model)
@@ -161,72 +250,80 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         enable_checkpointing(model, recipe.keeps_attention)
     if recipe.memory.mlp_tile:
         tile_mlps(model, recipe.memory.mlp_tile)
-    model = add_adapter(model, recipe.adapter, recipe.uses_autocast(dtype.itemsize))
-    count = count_trainable(model)
-    say(f"training {count}")
+    return add_adapter(model, recipe.adapter, recipe.uses_autocast(setup.dtype.itemsize)), base
 
-    if process.is_main_process:
-        write_text(run / RECIPE, recipe.to_yaml())  # first: it tells that the folder is a run's
-        tokenizer.model_max_length = recipe.context.target
-        with writing(run):
-            config.save_pretrained(run)
-            tokenizer.save_pretrained(run)
-        facts = {
-            "base": base,
-            "trainable": asdict(count),
-            "data": _about(blocks),
-            "device": _name(device),
-            "processes": process.num_processes,
-        }
-        _write_about(run / ABOUT, facts)
-    checkpoint = last_checkpoint(run) if resume else None
-    metrics, stop = MetricsLog(run / METRICS), StopOnSignal()
-    if process.is_main_process:
+
+def fit(setup: Setup, model: Any, base: dict[str, Any], blocks: Sequence[Block]) -> None:
+    """Begin the run folder, and take the steps that are left.
+
+    Raises:
+        DivergedError: loss or gradients are not finite.
+        Interrupted: a signal stopped it.
+    """
+    recipe, run = setup.recipe, setup.run
+    checkpoint = last_checkpoint(run) if setup.resume else None
+    count = count_trainable(model)
+    setup.say(f"training {count}")
+    if setup.process.is_main_process:
+        _begin_folder(setup, base, asdict(count), blocks)
         keep_metrics_until(run / METRICS, step_of(checkpoint) if checkpoint else 0)
     objective = CausalLMObjective(model, recipe.memory.offload_activations)
     if recipe.parallel == "fsdp2":
-        shard(objective, model, process.device)
-    trainer = LengthenTrainer(
-        model=objective,
-        args=_arguments(recipe, run, dtype),
-        train_dataset=_Blocks(blocks),
-        data_collator=lambda chosen: collate(chosen, _pad_id(tokenizer)),
-        callbacks=[
-            metrics,
-            stop,
-            *report_callbacks(recipe.training.report_to, run),
-            *_attention_callbacks(recipe, model),
-            *([] if quiet else [TrainingProgress()]),
-        ],
-        optimizer=recipe.training.optimizer,
-        schedule=recipe.training.schedule,
-        embedding_learning_rate=recipe.training.embedding_learning_rate,
-    )
-    trainer.remove_callback(PrinterCallback)
-    metrics.trainer = trainer
+        shard(objective, model, setup.process.device)
     if checkpoint:
-        say(f"resuming from {checkpoint}")
-    if checkpoint and is_last(checkpoint):
-        trainer.load_trained(checkpoint)  # stopped between the last step and the adapter
-    else:
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        finally:
-            stop.restore()
-    if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
-        step = trainer.state.global_step
-        raise Interrupted(f"stopped after step {step}; go on with --resume", stop.received)
+        setup.say(f"resuming from {checkpoint}")
+        if is_last(checkpoint):
+            load_trained(checkpoint, objective)  # stopped between the last step and the adapter
+            return
+    utilization = Utilization(recipe, setup.config, setup.dtype)
+    loop = Loop(objective, blocks, recipe, run, setup.dtype, _pad_id(setup.tokenizer), utilization)
+    signal = loop.run(checkpoint, setup.quiet)
+    if signal is not None:
+        raise Interrupted(f"stopped after step {loop.done}; go on with --resume", signal)
 
-    gather_trained(model, keep=process.is_main_process)
-    if process.is_main_process:
+
+def finish(setup: Setup, model: Any, base: dict[str, Any]) -> None:
+    """Write what was trained, and measure it on the validation data."""
+    recipe, run = setup.recipe, setup.run
+    gather_trained(model, keep=setup.process.is_main_process)
+    if setup.process.is_main_process:
         if recipe.adapter.kind == "full":
-            save_full(model, run / "model", dtype, tokenizer)
+            save_full(model, run / "model", setup.dtype, setup.tokenizer)
         else:
-            save_adapter(model, run / "adapter", config, base)
+            save_adapter(model, run / "adapter", setup.config, base)
         if recipe.data.validation:
-            _validate(recipe, run, quiet)
-    process.wait_for_everyone()
-    return run
+            _validate(recipe, run, setup.quiet)
+    setup.process.wait_for_everyone()
+
+
+def _folder(recipe: Recipe) -> Path:
+    return Path(recipe.out or "runs/run")
+
+
+def _say_if_devices_idle(device: torch.device, say: Callable[[str], None]) -> None:
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if count > 1 and "LOCAL_RANK" not in os.environ:
+        say(
+            f"note: training on one of {count} GPUs; for all of them start "
+            f"torchrun --nproc-per-node {count} -m lengthen.cli train ..., or accelerate launch"
+        )
+
+
+def _begin_folder(setup: Setup, base: dict[str, Any], trainable: dict[str, int], blocks: Sequence[Block]) -> None:
+    run, tokenizer = setup.run, setup.tokenizer
+    write_text(run / RECIPE, setup.recipe.to_yaml())  # first: it tells that the folder is a run's
+    tokenizer.model_max_length = setup.recipe.context.target
+    with writing(run):
+        setup.config.save_pretrained(run)
+        tokenizer.save_pretrained(run)
+    facts = {
+        "base": base,
+        "trainable": trainable,
+        "data": _about(blocks),
+        "device": _name(setup.device),
+        "processes": setup.process.num_processes,
+    }
+    _write_about(run / ABOUT, facts)
 
 
 def _speaker(silent: bool) -> Callable[[str], None]:
@@ -284,8 +381,6 @@ def _blocks(
     quiet: bool,
     say: Callable[[str], None],
 ) -> Sequence[Block]:
-    if not recipe.data.train:
-        raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
     if recipe.data.is_mixture:
         return _mixture(recipe, tokenizer, config, context, processes, quiet, say)
     if recipe.data.kind == "instruct":
@@ -375,11 +470,6 @@ def _say_if_full(blocks: Sequence[Block], group_size: int, say: Callable[[str], 
         say(f"note: no document is longer than half a group ({group_size // 2} tokens), so S2 is full attention here")
 
 
-def _attention_callbacks(recipe: Recipe, model: Any) -> list[FullAttentionLast]:
-    wanted = recipe.attention
-    return [FullAttentionLast(model, wanted.full_last, recipe.group_size, wanted.backend)] if wanted.full_last else []
-
-
 def _validate(recipe: Recipe, run: Path, quiet: bool) -> None:
     """Perplexity of what came out, on the first `context.target` tokens of each validation document."""
     from lengthen.evaluation import perplexity
@@ -422,54 +512,9 @@ def _validate_answers(recipe: Recipe, run: Path, model: Any, tokenizer: Any, qui
     write_json(run / "evals" / "validation.json", {"data": data.validation, "results": [result]})
 
 
-class _Blocks(Dataset):
-    def __init__(self, blocks: Sequence[Block]):
-        self._blocks = blocks
-
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    def __getitem__(self, index: int) -> Block:
-        return self._blocks[index]
-
-
 def _pad_id(tokenizer: Any) -> int:
     """Any id does: padding is a document of its own whose tokens are not predicted."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-
-
-def _arguments(recipe: Recipe, run: Path, dtype: torch.dtype) -> TrainingArguments:
-    training = recipe.training
-    return TrainingArguments(
-        output_dir=str(run),
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        max_steps=training.steps or -1,
-        num_train_epochs=training.epochs or 1,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation,
-        learning_rate=training.learning_rate,
-        warmup_steps=training.warmup_steps,
-        max_grad_norm=training.max_grad_norm,
-        weight_decay=training.weight_decay,
-        optim="adamw_torch",
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        save_strategy="steps",
-        save_steps=training.save_every,
-        logging_steps=training.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        use_cpu=default_device().type == "cpu",
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
-        deepspeed=zero_config(recipe.parallel),
-        report_to=[],  # callbacks of ours, so that their files are in the run folder
-        project=PROJECT,
-        run_name=run.name,
-    )
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -5,20 +5,20 @@ import importlib.util
 import pytest
 
 from lengthen.errors import RecipeError
-from lengthen.training.reports import LOGGERS, check_reports, report_callbacks
+from lengthen.training.loggers import LOGGERS, check_loggers, start_loggers
 from lengthen.training.run import read_metrics
 
 
 def test_what_is_not_there_is_refused(monkeypatch):
     with pytest.raises(RecipeError, match="unknown logger 'tensorbord'; did you mean 'tensorboard'"):
-        check_reports(["tensorbord"])
+        check_loggers(["tensorbord"])
     with pytest.raises(RecipeError, match="unknown logger 'mlflow'; choose from tensorboard, wandb, trackio"):
-        check_reports(["mlflow"])
+        check_loggers(["mlflow"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name in LOGGERS:
         with pytest.raises(RecipeError, match=f"report_to={name} needs the package {name}: .*lengthen.loggers.'"):
-            check_reports([name])
-    check_reports([])
+            check_loggers([name])
+    check_loggers([])
 
 
 def test_tensorboard_in_the_run_folder(make_run, base, monkeypatch, tmp_path):
@@ -39,8 +39,10 @@ def test_tensorboard_in_the_run_folder(make_run, base, monkeypatch, tmp_path):
 def test_tensorboard_where_the_user_says(monkeypatch, tmp_path):
     pytest.importorskip("tensorboard")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "mine"))
-    (callback,) = report_callbacks(["tensorboard"], tmp_path / "run")
-    assert callback.logging_dir == str(tmp_path / "mine")
+    (logger,) = start_loggers(["tensorboard"], tmp_path / "run")
+    logger.finish()
+    assert [path.name.split(".")[0] for path in (tmp_path / "mine").iterdir()] == ["events"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_wandb_without_a_key_says_what_to_set(make_run, base, monkeypatch, tmp_path):

@@ -1,0 +1,252 @@
+"""The training loop, top to bottom.
+
+    for each optimizer step:
+        set the learning rates
+        for each of its batches:
+            loss = sum(w * nll) / sum(w), the lower sum over all batches of the step and all processes
+            backward: gradients add up, and in the last batch the processes' too
+        clip the gradients; stop if they or the loss are not finite
+        step
+        metrics, checkpoint; a signal stops the run after both
+
+accelerate prepares model and optimizer for the device and for several processes (DDP, DeepSpeed); FSDP2's shards are
+made before (`training/parallel.py`).
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DeepSpeedPlugin, set_seed
+
+from lengthen._compat import forget_accelerator
+from lengthen.attention import set_group_size
+from lengthen.data.packing import Block, collate
+from lengthen.errors import DivergedError
+from lengthen.recipe import Recipe
+from lengthen.training.batches import Batches
+from lengthen.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from lengthen.training.loggers import start_loggers
+from lengthen.training.loss import IGNORED
+from lengthen.training.metrics import METRICS, Metrics, TrainingProgress, Utilization, append_record
+from lengthen.training.objective import CausalLMObjective
+from lengthen.training.optim import build_optimizer, lr_multiplier
+from lengthen.training.parallel import is_sharded, share_head_weight, zero_config
+from lengthen.training.signals import StopOnSignal
+
+__all__ = ["Loop"]
+
+_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}
+_LEAST_SCALE = 1.0
+"""Of float16's losses: where gradients overflow below it too, the scale is not why."""
+
+
+class Loop:
+    """The steps of a run.
+
+    Args:
+        objective: model and loss; sharded already where the recipe says fsdp2.
+        blocks: the training sequences.
+        recipe: of the run.
+        run: the run folder.
+        dtype: of the arithmetic.
+        pad_id: what stands in a batch's padding.
+        utilization: counts operations for the MFU.
+    """
+
+    def __init__(
+        self,
+        objective: CausalLMObjective,
+        blocks: Sequence[Block],
+        recipe: Recipe,
+        run: Path,
+        dtype: torch.dtype,
+        pad_id: int,
+        utilization: Utilization,
+    ):
+        self.recipe, self.training, self.folder, self.pad_id = recipe, recipe.training, run, pad_id
+        self.objective, self.utilization = objective, utilization
+        self.accelerator = _accelerator(recipe, dtype)
+        self.is_zero, self.dtype = recipe.parallel.startswith("zero"), dtype
+        self.batches = Batches(
+            blocks, self.training, recipe.seed, self.accelerator.process_index, self.accelerator.num_processes
+        )
+        optimizer = build_optimizer(objective, self.training, self.accelerator.device)
+        self.peak_rates = [group["lr"] for group in optimizer.param_groups]
+        if is_sharded(objective):  # for autocast only: accelerate must not wrap shards in DDP
+            self.model = self.accelerator.prepare_model(objective, device_placement=False, evaluation_mode=True)
+            self.optimizer = self.accelerator.prepare(optimizer)
+        else:
+            self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
+            share_head_weight(objective)
+        self.steps, self.done = self.batches.steps, 0
+        self.is_full = False
+
+    def run(self, checkpoint: Path | None, quiet: bool) -> int | None:
+        """Take all steps, or those after a checkpoint.
+
+        Returns:
+            The signal that stopped the run before its last step, or None.
+
+        Raises:
+            DivergedError: loss or gradients are not finite; the checkpoints so far are kept.
+            OutputError: a checkpoint or metrics can't be written.
+        """
+        set_seed(self.recipe.seed + self.accelerator.process_index)  # of dropout, whatever building the model drew
+        if checkpoint is not None:
+            self.done = load_checkpoint(checkpoint, self.accelerator, self.objective, self.model, self.optimizer)
+        is_main = self.accelerator.is_main_process
+        loggers = start_loggers(self.training.report_to, self.folder) if is_main else []
+        metrics = Metrics(self.done, self.utilization.peak)
+        self.model.train()
+        with (
+            StopOnSignal(self.accelerator) as stop,
+            TrainingProgress(self.done, self.steps, quiet or not is_main) as progress,
+        ):
+            for step in range(self.done + 1, self.steps + 1):
+                self._set_attention(step)
+                rate = self._set_learning_rates(step)
+                loss, tokens, flops = self._forward_backward(step)
+                norm = self._update(step, loss)
+                self.done = step
+
+                metrics.add(loss, tokens, flops)
+                signal = stop.received()
+                is_last = step == self.steps or signal is not None
+                if step == 1 or step % self.training.log_every == 0 or is_last:
+                    record = metrics.record(step, rate, norm)
+                    progress.show(record)
+                    if is_main:
+                        append_record(self.folder / METRICS, record)
+                    for logger in loggers:
+                        logger.log({f"train/{key}": value for key, value in record.items() if key != "step"}, step)
+                if step % self.training.save_every == 0 or is_last:
+                    save_checkpoint(
+                        self.folder, step, self.steps, self.accelerator, self.objective, self.model, self.optimizer
+                    )
+                if signal is not None:
+                    break
+        for logger in loggers:
+            logger.finish()
+        return signal if self.done < self.steps else None
+
+    def _set_attention(self, step: int) -> None:
+        """Change S2 to full attention in the first of the last steps that the recipe wants so.
+
+        Which ones they are follows from the step alone. The groups become whole documents, so that packed ones stay
+        apart without a mask.
+        """
+        wanted = self.recipe.attention
+        count = max(1, round(wanted.full_last * self.steps)) if wanted.full_last else 0
+        if step > self.steps - count and not self.is_full:
+            set_group_size(self.objective.model, self.recipe.group_size, pattern="full", backend=wanted.backend)
+            self.is_full = True
+
+    def _set_learning_rates(self, step: int) -> float:
+        """Set each group's rate, and return the first one's."""
+        share = lr_multiplier(self.training.schedule, step, self.steps, self.training.warmup_steps)
+        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+            group["lr"] = peak * share
+        return self.optimizer.param_groups[0]["lr"]
+
+    def _forward_backward(self, step: int) -> tuple[float, float, float]:
+        """The gradients of a step.
+
+        Returns:
+            Its loss and tokens, of all processes together; this process's operations.
+        """
+        blocks = self.batches.of_step(step)
+        batches = [collate(each, self.pad_id) for each in blocks]
+        weight, tokens = self._sum_of_processes(
+            sum(map(_target_weight, batches)), sum(batch["input_ids"].numel() for batch in batches)
+        )
+        loss = torch.zeros((), device=self.accelerator.device)
+        for number, batch in enumerate(batches, start=1):
+            inputs = {key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()}
+            with self._gradients_shared(number == len(batches)):
+                # Gradients are averaged over processes, where we want their sum.
+                part = self.model(**inputs) * self.accelerator.num_processes / (weight or 1.0)
+                self._backward(part, number == len(batches))
+            loss += part.detach()
+        flops = self.utilization.flops([block for each in blocks for block in each], self.is_full)
+        return self.accelerator.reduce(loss, "mean").item(), tokens, flops
+
+    def _sum_of_processes(self, *values: float) -> list[float]:
+        if self.accelerator.num_processes == 1:
+            return list(values)
+        return self.accelerator.reduce(
+            torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        ).tolist()
+
+    def _gradients_shared(self, is_last: bool) -> AbstractContextManager[Any]:
+        """DDP adds the processes' gradients in the last batch of a step; shards are reduced in each of them.
+
+        Kept whole until the last batch, gradients would undo the shards.
+        """
+        waits = not is_last and not self.is_zero and not is_sharded(self.objective)
+        return self.accelerator.no_sync(self.model) if waits else nullcontext()
+
+    def _backward(self, loss: torch.Tensor, is_last: bool) -> None:
+        if self.is_zero:
+            self.model.set_gradient_accumulation_boundary(is_last)
+            self.model.backward(loss, scale_wrt_gas=False)
+        else:
+            self.accelerator.backward(loss)
+
+    def _update(self, step: int, loss: float) -> float:
+        """Take the optimizer step, unless the run has diverged; returns the norm of the gradients before clipping."""
+        if self.is_zero:  # DeepSpeed clips inside its step
+            self._check_finite(step, "loss", loss)
+            self.model.step()
+            norm = float(self.model.get_global_grad_norm())
+            self._check_finite(step, "gradient norm", norm)
+            return norm
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm).item()
+        self._check_finite(step, "loss", loss)
+        self._check_finite(step, "gradient norm", norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def _check_finite(self, step: int, what: str, value: float) -> None:
+        if math.isfinite(value):
+            return
+        scaler = self.accelerator.scaler
+        if what == "gradient norm" and scaler is not None and scaler.get_scale() >= _LEAST_SCALE:
+            return  # float16 overflows now and then: the scaler skips the step and lowers its scale
+        last = last_checkpoint(self.folder)
+        kept = f"{last.name} is kept" if last else "no checkpoint was written before"
+        raise DivergedError(
+            f"the run has diverged: in step {step} the {what} is {value}; {kept}; lower training.learning_rate (it is "
+            f"{self.training.learning_rate:g}) and train into another out"
+        )
+
+
+def _accelerator(recipe: Recipe, dtype: torch.dtype) -> Accelerator:
+    forget_accelerator()
+    training = recipe.training
+    options: dict[str, Any] = {}
+    if recipe.parallel.startswith("zero"):
+        config = zero_config(recipe.parallel, training.batch_size, training.accumulation, training.max_grad_norm, dtype)
+        options = {
+            "deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=config),
+            "gradient_accumulation_steps": training.accumulation,
+        }
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=_PRECISIONS[dtype],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+        **options,
+    )
+
+
+def _target_weight(batch: dict[str, torch.Tensor]) -> float:
+    """Sum of the weights of what a batch predicts."""
+    is_target = batch["labels"] != IGNORED
+    if "loss_weights" not in batch:
+        return int(is_target.sum())
+    return float(batch["loss_weights"][is_target].double().sum())

@@ -1,0 +1,47 @@
+"""Ctrl-C and SIGTERM: the current step ends, a checkpoint is written, and the run stops."""
+
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+__all__ = ["StopOnSignal"]
+
+
+class StopOnSignal:
+    """A context in which the first SIGINT or SIGTERM is only noted; the second one stops at once.
+
+    Args:
+        accelerator: of the run; all its processes stop in the same step, whichever got the signal.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
+        self._received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopOnSignal":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise KeyboardInterrupt
+        self._received = number
+        print("stopping after this step; once more to stop at once", file=sys.stderr)
+
+    def received(self) -> int | None:
+        """The number of a signal that any process got, or None; all processes must ask together."""
+        if self._accelerator.num_processes > 1:
+            latest = torch.tensor(self._received or 0, device=self._accelerator.device)
+            torch.distributed.all_reduce(latest, torch.distributed.ReduceOp.MAX)
+            self._received = int(latest) or None
+        return self._received

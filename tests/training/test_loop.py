@@ -1,0 +1,174 @@
+"""The loop by itself: which batches a step has, what its operations are, and runs that diverge."""
+
+import math
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch.utils.data import BatchSampler
+from torch.utils.flop_counter import FlopCounterMode
+
+from lengthen.adapters.build import add_adapter
+from lengthen.errors import DivergedError
+from lengthen.models import find, load_base, load_config
+from lengthen.planning.flops import model_flops
+from lengthen.planning.shape import model_shape
+from lengthen.recipe import TrainingRecipe, parse_recipe
+from lengthen.training.batches import Batches
+from lengthen.training.checkpoint import last_checkpoint
+from lengthen.training.loop import Loop
+from lengthen.training.objective import CausalLMObjective
+from lengthen.training.optim import trained_parameters
+from lengthen.training.run import read_metrics, train
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LENGTHEN_CACHE", str(tmp_path / "cache"))
+
+
+SIZES = st.integers(1, 4)
+
+
+@given(blocks=st.integers(1, 30), batch_size=SIZES, accumulation=SIZES, processes=SIZES, seed=st.integers(0, 5))
+def test_the_order_is_that_of_accelerates_loaders(blocks, batch_size, accumulation, processes, seed):
+    """All processes, two epochs, each step asked for by its number alone and from the last to the first."""
+    training = TrainingRecipe(epochs=2, batch_size=batch_size, accumulation=accumulation)
+    everything = range(blocks)
+    for process in range(processes):
+        expected = []
+        for epoch in range(2):
+            sampler = SeedableRandomSampler(everything, data_seed=seed)
+            sampler.set_epoch(epoch)
+            batches = BatchSampler(sampler, batch_size, drop_last=False)
+            if processes > 1:
+                batches = BatchSamplerShard(batches, processes, process)
+            listed = list(batches)
+            expected += [listed[i : i + accumulation] for i in range(0, len(listed), accumulation)]
+        ours = Batches(everything, training, seed, process, processes)
+        assert ours.steps == len(expected)
+        assert [ours.of_step(step) for step in range(ours.steps, 0, -1)] == expected[::-1]
+
+
+def test_a_mixtures_order_is_its_own():
+    class Mixed(list):
+        in_order = True
+
+    training = TrainingRecipe(steps=3, batch_size=1, accumulation=2)
+    blocks = Mixed(range(12))
+    steps = [[Batches(blocks, training, 7, process, 2).of_step(step) for process in range(2)] for step in (1, 2, 3)]
+    assert steps == [[[[0], [2]], [[1], [3]]], [[[4], [6]], [[5], [7]]], [[[8], [10]], [[9], [11]]]]
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_operations_of_a_step_are_what_torch_counts(base, kind):
+    """Without recomputation; attention as torch counts it, which is all pairs and not the causal half."""
+    recipe = parse_recipe(
+        {"model": str(base), "context": {"target": 128}, "training": {"steps": 1}, "attention": {"kind": "full"},
+         "adapter": {"kind": kind}}, "test",
+    )  # fmt: skip
+    source = find(str(base))
+    config = load_config(source)
+    model = add_adapter(load_base(source, config, torch.float32), recipe.adapter)
+    objective = CausalLMObjective(model).train()
+    ids = torch.randint(0, 257, (1, 64))
+    with FlopCounterMode(display=False) as counter:
+        objective(input_ids=ids, labels=ids, position_ids=torch.arange(64)[None]).backward()
+    shape = model_shape(config, recipe.adapter)
+    ours = model_flops(shape, recipe, [64])
+    attention = 12 * shape.layer_count * shape.layers[0].query * 64 * (64 + 1) / 2
+    counted = sum(
+        count
+        for operator, count in counter.get_flop_counts()["Global"].items()
+        if "attention" not in str(operator)
+    )  # fmt: skip
+    # The first layer's inputs need no gradient where embeddings are frozen; here they are trained.
+    assert ours - attention == pytest.approx(counted, rel=0.02)
+
+
+def recipe_of(base, documents, out, **training):
+    content = {
+        "model": str(base),
+        "out": str(out),
+        "context": {"target": 128, "method": "yarn"},
+        "data": {"train": [str(documents)]},
+        "training": {"steps": 6, "warmup_steps": 0, "dtype": "float32", "save_every": 1, **training},
+    }
+    return parse_recipe(content, "test")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_that_diverges_stops_and_keeps_what_is_finite(base, documents, tmp_path, dtype):
+    run = tmp_path / "run"
+    with pytest.raises(DivergedError, match=r"diverged: in step \d .* lower training\.learning_rate") as caught:
+        train(recipe_of(base, documents, run, learning_rate=1e30, dtype=dtype))
+    assert "\n" not in str(caught.value)
+    steps = [record["step"] for record in read_metrics(run)]
+    assert 1 <= len(steps) < 6
+    assert all(math.isfinite(record["loss"]) for record in read_metrics(run))
+    assert not (run / "adapter").exists()
+    last = last_checkpoint(run)
+    assert last.name == f"checkpoint-{steps[-1]}"
+    assert last.name in str(caught.value)
+    for checkpoint in (run / "checkpoints").iterdir():
+        assert all(tensor.isfinite().all() for tensor in load_file(checkpoint / "trainable.safetensors").values())
+
+
+def test_weights_that_are_not_finite_are_never_written(base, documents, tmp_path, monkeypatch):
+    """Whatever made them so after a step whose loss and gradients were finite."""
+    update = Loop._update
+
+    def break_in_the_second_step(self, step, loss):
+        norm = update(self, step, loss)
+        if step == 2:
+            trained_parameters(self.objective).popitem()[1].data.view(-1)[3] = math.nan
+        return norm
+
+    monkeypatch.setattr(Loop, "_update", break_in_the_second_step)
+    with pytest.raises(DivergedError, match=r"after step 2, .* is not finite; lower training\.learning_rate"):
+        train(recipe_of(base, documents, tmp_path / "run", steps=2))
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-1"
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_the_loss_of_a_step_is_the_weighted_mean_over_its_batches(base, documents, tmp_path, monkeypatch):
+    """Two sequences a step, by accumulation or in one batch; only the later half of each counts, three times."""
+    import numpy as np
+
+    from lengthen.data.packing import Block
+    from lengthen.training import run as run_module
+
+    generator = np.random.default_rng(0)
+    blocks = [
+        Block(generator.integers(0, 257, length), (length,), loss_weights=np.repeat([0, 3], [length // 2, length // 2]))
+        for length in (64, 100, 80, 128)
+    ]
+    monkeypatch.setattr(run_module, "build_data", lambda setup: blocks)
+    losses = []
+    for name, settings in (("accumulated", {"accumulation": 2}), ("batch", {"batch_size": 2})):
+        run = train(recipe_of(base, documents, tmp_path / name, steps=2, **settings))
+        losses.append([record["loss"] for record in read_metrics(run)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    masked = [
+        Block(block.input_ids, block.segments, trained=block.loss_weights > 0)
+        for block in blocks
+    ]  # fmt: skip
+    monkeypatch.setattr(run_module, "build_data", lambda setup: masked)
+    run = train(recipe_of(base, documents, tmp_path / "masked", steps=2, accumulation=2))
+    assert losses[0] == pytest.approx([record["loss"] for record in read_metrics(run)], rel=1e-5)
+
+
+def test_one_of_several_devices_without_a_launcher(base, documents, tmp_path, monkeypatch):
+    from lengthen.training.run import _say_if_devices_idle
+
+    said = []
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    _say_if_devices_idle(torch.device("cuda"), said.append)
+    _say_if_devices_idle(torch.device("cpu"), said.append)
+    assert len(said) == 1
+    assert "one of 4 GPUs" in said[0]
+    assert "torchrun --nproc-per-node 4" in said[0]
