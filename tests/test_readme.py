@@ -2,38 +2,106 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import typer.main
+
+from lengthen.cli import app, main
+from server_process import serving
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Options in the text that are other programs'.
+OTHERS = {"--no-deps", "--multi_gpu", "--nproc-per-node"}
 
 
-@pytest.mark.slow
-def test_every_block_runs(tmp_path):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.fixture
+def run_shell(capfd, monkeypatch, tmp_path):
+    """Type a line; `lengthen` itself is called in this process, which has imported it already."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    monkeypatch.setenv("LENGTHEN_CACHE", str(tmp_path / "cache"))
+
+    def run(line):
+        words = shlex.split(line, comments=True)
+        if words[0] == "lengthen":
+            monkeypatch.setattr(sys, "argv", words)
+            with warnings.catch_warnings():
+                warnings.simplefilter("default")
+                warnings.simplefilter("ignore", DeprecationWarning)  # as Python does outside of pytest
+                try:
+                    main()
+                    code = 0
+                except SystemExit as ended:
+                    code = ended.code or 0
+            printed, said = capfd.readouterr()
+        else:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+            code, printed, said = done.returncode, done.stdout, done.stderr
+        assert code == 0, f"{line}\n{said}"
+        # Of another package, about what nobody who types this can change.
+        assert not re.search(r"Warning|\[transformers\]|deprecated|Traceback", said), f"{line}\n{said}"
+        return printed
+
+    return run
+
+
+def test_every_block_runs(run_shell, tmp_path):
     shutil.copy(ROOT / "README.md", tmp_path)
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "LENGTHEN_CACHE": str(tmp_path / "cache"),
-        "OMP_WAIT_POLICY": "passive",
-    }
-    kinds = []
-    for kind, block in BLOCK.findall(text):
+    kinds, printed = [], ""
+    for kind, block in BLOCK.findall(README):
         if "make " in block:  # what installed this very environment
             continue
         kinds.append(kind)
-        if kind == "yaml":
-            name = re.search(r"`([\w-]+\.yaml)`:\n\n```yaml\n" + re.escape(block[:40]), text)
+        if kind == "text":
+            assert printed.strip() == block.strip()
+        elif kind == "yaml":
+            name = re.search(r"`([\w-]+\.yaml)`:\n\n```yaml\n" + re.escape(block[:40]), README)
             (tmp_path / name.group(1)).write_text(block, encoding="utf-8")
-            continue
-        command = ["bash", "-euc", block] if kind == "sh" else [sys.executable, "-c", block]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-    assert {"sh", "python", "yaml"} <= set(kinds)
+        elif kind == "sh":
+            for line in filter(None, block.splitlines()):
+                printed = run_shell(line)
+        elif "client." in block:
+            (tmp_path / "served").mkdir()
+            with serving("--allow-training", tmp_path / "served") as server:
+                names = {"client": server.client}
+                exec(compile(block, "README.md", "exec"), names)
+                assert server.client.fine_tuning.jobs.cancel(names["job"].id)
+        else:
+            exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    assert {"sh", "python", "text", "yaml"} == set(kinds)
+
+
+def commands(command, name="lengthen"):
+    """Each command with its name, groups included."""
+    yield name, command
+    for inner, each in getattr(command, "commands", {}).items():
+        yield from commands(each, f"{name} {inner}")
+
+
+def test_every_command_and_option_in_the_text_is_there():
+    known = dict(commands(typer.main.get_command(app)))
+    options = {
+        name: {option for each in command.params if each.param_type_name == "option" for option in each.opts}
+        for name, command in known.items()
+    }
+    text = BLOCK.sub("", README)
+    spans = [span.split() for span in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", text)]
+    calls = [span for span in spans if span[0] == "lengthen" and len(span) > 1]
+    assert len(calls) >= 8
+    for call in calls:
+        names = [" ".join(call[:depth]) for depth in (2, 3) if " ".join(call[:depth]) in known]
+        assert names, f"`{' '.join(call)}` is no command"
+        name = names[-1]
+        used = {word.lstrip("[").partition("=")[0] for word in call if word.lstrip("[").startswith("--")}
+        assert used <= options[name], f"`{' '.join(call)}` has options that {name} has not: {used - options[name]}"
+    mentioned = {span[0] for span in spans if span[0].startswith("--")} - OTHERS
+    assert mentioned <= set().union(*options.values())
