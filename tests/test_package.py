@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 OURS = {"test", "dev", "benchmarks"}
 # Imported where the package is there, never asked for: kernels that come with a GPU's set-up.
 OPTIONAL = {"flash_attn", "flash_attn_interface"}
-BY_NAME = {"_need", "import_module", "importorskip"}
+BY_NAME = {"_need", "import_module"}
 # Declared because transformers imports them for us, or another distribution of the list does.
 BY_OTHERS = {"gguf", "tensorboard", "wandb", "trackio", "bitsandbytes"}
 

@@ -90,7 +90,12 @@ def commands(command, name="lengthen"):
 def test_every_command_and_option_in_the_text_is_there():
     known = dict(commands(typer.main.get_command(app)))
     options = {
-        name: {option for each in command.params if each.param_type_name == "option" for option in each.opts}
+        name: {
+            option
+            for each in command.params
+            if each.param_type_name == "option"
+            for option in each.opts + each.secondary_opts
+        }
         for name, command in known.items()
     }
     text = BLOCK.sub("", README)
