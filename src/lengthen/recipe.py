@@ -290,6 +290,9 @@ class MemoryRecipe(_Section):
     )
     mlp_tile: int = Field(0, ge=0, description="tokens that an MLP computes at a time; 0: all at once")
     offload_activations: bool = Field(False, description="keep what checkpointing saves in CPU memory (accelerators)")
+    fused_kernels: bool = Field(
+        False, description="norms and gated activations by liger-kernel's kernels (CUDA, extra liger), in every preset"
+    )
     release_freed: bool = Field(
         False, description="give freed tensors back to the system at once, which glibc keeps below 32 MiB (CPU)"
     )

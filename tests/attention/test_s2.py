@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from layout_strategy import layouts
 from peft import LoraConfig, get_peft_model
 from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, reference
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from lengthen.attention import s2_first_shifted_head, s2_mask, s2_segments, set_group_size
+from lengthen.attention import s2_first_shifted_head, s2_mask, s2_segments, set_group_size, use_full_by_layout
 from lengthen.attention.layout import Layout
 from lengthen.attention.pattern import Groups, groups_mask, layer_patterns, register_pattern
 from lengthen.attention.sdpa import s2_sdpa
@@ -219,6 +219,28 @@ def test_no_dense_mask_is_built_in_training(monkeypatch):
     monkeypatch.setattr(Layout, "dense", property(dense))
     positions = torch.cat([torch.arange(9), torch.arange(11)])[None]
     hidden(llama().train(), input_ids=torch.randint(0, 50, (1, 20)), position_ids=positions)
+
+
+def test_full_attention_finds_packed_documents_without_a_mask(monkeypatch):
+    model = llama().train()
+    model.set_attn_implementation("sdpa")
+    batch = {"input_ids": torch.randint(0, 50, (2, 20)), "position_ids": torch.cat([torch.arange(9), torch.arange(11)])}
+    batch["position_ids"] = batch["position_ids"].repeat(2, 1)
+    before = hidden(model, **batch)
+    assert use_full_by_layout(model)
+    monkeypatch.setattr(Layout, "dense", property(lambda self: pytest.fail("a (T, T) mask was built")))
+    torch.testing.assert_close(hidden(model, **batch), before)
+
+
+def test_full_attention_stays_where_the_layout_can_not_be_used():
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, attn_logit_softcapping=5.0, attn_implementation="eager",
+    )  # fmt: skip
+    model = Gemma2ForCausalLM(config)
+    assert not use_full_by_layout(model)
+    assert model.config._attn_implementation == "eager"
 
 
 def test_hole_in_the_padding_is_refused():

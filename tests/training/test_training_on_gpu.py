@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lengthen.adapters.build import add_adapter
 from lengthen.attention import set_group_size
 from lengthen.recipe import AdapterRecipe, MemoryRecipe
+from lengthen.training.fused import fuse_elementwise
 from lengthen.training.loss import linear_cross_entropy
 from lengthen.training.memory import enable_checkpointing, tile_mlps
 from lengthen.training.objective import CausalLMObjective
@@ -31,7 +32,7 @@ def test_the_loss_and_its_gradients(vocabulary):
         assert (mine.double() - theirs).norm() < 0.01 * theirs.norm()
 
 
-def step(packed, **savers):
+def step(packed, fused=False, **savers):
     """Loss and gradients of a small model; its activations are large enough (1 MiB) to be moved."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -40,6 +41,8 @@ def step(packed, **savers):
     )  # fmt: skip
     model = LlamaForCausalLM(config).to("cuda", torch.bfloat16)
     set_group_size(model, 512)
+    if fused:
+        assert fuse_elementwise(model) == (9, 4)
     wanted = MemoryRecipe(**savers)
     if wanted.activation_checkpointing:
         enable_checkpointing(model, wanted.activation_checkpointing == "keep_attention")
@@ -67,3 +70,15 @@ def test_presets_change_nothing(packed, savers):
     assert ours.keys() == expected.keys()
     for name, theirs in expected.items():
         assert (ours[name] - theirs).norm() <= 0.01 * theirs.norm(), name
+
+
+@pytest.mark.parametrize("savers", [{"preset": "fast"}, {"preset": "smallest"}])
+def test_fused_kernels_equal_eager_ones(savers):
+    """Norms have float32 masters and 16-bit inputs; both round to 16 bits, at other places."""
+    pytest.importorskip("liger_kernel")
+    expected, ours = step(False, **savers), step(False, fused=True, **savers)
+    assert ours.keys() == expected.keys()
+    assert abs(ours["loss"] / expected["loss"] - 1) < 1e-3
+    for name, theirs in expected.items():
+        assert ours[name].dtype == theirs.dtype
+        assert (ours[name] - theirs).norm() <= 0.05 * theirs.norm(), name

@@ -72,8 +72,7 @@ class Layout:
         real_BT = torch.ones(self._batch_size, self._length, dtype=torch.bool, device=self._device)
         if self._padding is not None:
             real_BT = self._padding
-        links, real = linked_BT.tolist(), real_BT.tolist()
-        return tuple(_runs(row_links, row_real) for row_links, row_real in zip(links, real, strict=True))
+        return _spans(linked_BT, real_BT)
 
 
 _REGULAR_STEP = 128
@@ -108,7 +107,7 @@ def documents_of_mask(mask: torch.Tensor) -> Documents:
         raise LengthenError("the attention mask adds to the scores, which S2 can't do; it may only hide keys")
     documents = []
     for seen in seen_BTT:
-        spans = _runs(seen.diagonal(-1).tolist(), seen.diagonal().tolist())
+        (spans,) = _spans(seen.diagonal(-1)[None], seen.diagonal()[None])
         number = torch.full((len(seen),), -1, device=seen.device)
         for index, (start, length) in enumerate(spans):
             number[start : start + length] = index
@@ -122,23 +121,27 @@ def documents_of_mask(mask: torch.Tensor) -> Documents:
     return tuple(documents)
 
 
-def _runs(linked: list[bool], real: list[bool]) -> Spans:
-    runs: list[tuple[int, int]] = []
-    for token, is_real in enumerate(real):
-        if not is_real:
-            continue
-        follows = token > 0 and linked[token - 1]
-        if follows and real[token - 1]:
-            start, length = runs[-1]
-            runs[-1] = (start, length + 1)
-        elif follows and runs:
-            raise LengthenError(
-                f"the attention mask has padding inside a document, before token {token}; S2 takes padding at the "
-                "left or right end only"
-            )
-        else:
-            runs.append((token, 1))
-    return tuple(runs)
+def _spans(linked_BT: torch.Tensor, real_BT: torch.Tensor) -> Documents:
+    """Where documents begin and end; only that is read back from the device.
+
+    Args:
+        linked_BT: (B, T - 1) bool, whether a token may see the one before it.
+        real_BT: (B, T) bool, False in the padding.
+    """
+    follows_BT = linked_BT & real_BT[:, :-1] & real_BT[:, 1:]
+    no_B1 = torch.zeros_like(real_BT[:, :1])
+    begins = (real_BT & ~torch.cat([no_B1, follows_BT], dim=1)).nonzero().tolist()
+    ends = (real_BT & ~torch.cat([follows_BT, no_B1], dim=1)).nonzero().tolist()
+    holes = (linked_BT & ~real_BT[:, :-1] & real_BT[:, 1:] & real_BT.cumsum(1)[:, :-1].bool()).nonzero()
+    if len(holes):
+        raise LengthenError(
+            f"the attention mask has padding inside a document, before token {int(holes[0, 1]) + 1}; S2 takes padding "
+            "at the left or right end only"
+        )
+    spans: list[list[tuple[int, int]]] = [[] for _ in real_BT]
+    for (row, start), (_, last) in zip(begins, ends, strict=True):
+        spans[row].append((start, last + 1 - start))
+    return tuple(map(tuple, spans))
 
 
 def layout_mask(

@@ -148,7 +148,8 @@ def memory_of(
     cast = (shape.trained - shape.trained_embeddings) * width if autocast else 0
     cast_layer = cast if not settings.activation_checkpointing else cast / shape.layer_count
     # Final norm's float32 copy, its output, and the gradient of the hidden states.
-    ends = tokens * shape.hidden * (_FLOAT32 + 2 * width + width * bool(layers[0][0].trained_norms))
+    norm = _norm(width, bool(layers[0][0].trained_norms), settings.fused_kernels)
+    ends = tokens * shape.hidden * (norm + 2 * width)
     head = shape.head * _FLOAT32 if shape.trains_head else 0
     rows = tokens if unfused_loss else min(rows_of_chunk(shape.vocabulary, on_gpu), tokens)
     chunk = rows * shape.vocabulary * (_LOSS_COPIES + (0 if unfused_loss else width))
@@ -267,6 +268,13 @@ def _working(layer: _Layer, tokens: int, tile: int, checkpointing: bool) -> floa
     return max(mlp, attention - (layer.saved - layer.attention_only) * tokens)
 
 
+def _norm(width: int, is_trained: bool, is_fused: bool) -> int:
+    """Bytes that a norm keeps of each element: its input, which eager norms take to float32, and what is multiplied
+    with a trained weight.
+    """
+    return width if is_fused else _FLOAT32 + width * is_trained
+
+
 def _layer(layer: LayerShape, hidden: int, width: int, autocast: bool, recipe: Recipe, on_gpu: bool) -> _Layer:
     attention_inputs, mlp_inputs = layer.attention_inputs, layer.mlp_inputs
     adapter = recipe.adapter
@@ -274,8 +282,9 @@ def _layer(layer: LayerShape, hidden: int, width: int, autocast: bool, recipe: R
     if not has_casts and not adapter.dropout:  # what several products take is one tensor
         attention_inputs = min(attention_inputs, hidden + layer.query)
         mlp_inputs = min(mlp_inputs, hidden + layer.inner)
-    # A norm keeps its input in float32, and what it multiplies its weight with where that is trained.
-    norms = (layer.norms + layer.qk_norms) * _FLOAT32 + layer.trained_norms * width
+    fused = recipe.memory.fused_kernels
+    plain = layer.norms + layer.qk_norms - layer.trained_norms
+    norms = plain * _norm(width, False, fused) + layer.trained_norms * _norm(width, True, fused)
     out = layer.value * layer.heads / max(1, layer.kv_heads)
     scores = layer.heads * _FLOAT32  # log-sum-exp
     attention = (attention_inputs + layer.query + layer.key + layer.value + out) * width + scores
@@ -283,10 +292,13 @@ def _layer(layer: LayerShape, hidden: int, width: int, autocast: bool, recipe: R
     mask = 1 if on_gpu else _FLOAT32
     attention += layer.attention_dropout * mask
     gated = layer.up > layer.inner
-    mlp = (mlp_inputs + layer.up + (layer.inner if gated else 0)) * width + layer.mlp_dropout * mask
-    # Backward through the MLP: the gradients of the product and of both its factors; with casts, a float32 gradient of
+    mlp = (mlp_inputs + layer.up + (layer.inner if gated and not fused else 0)) * width + layer.mlp_dropout * mask
+    # Backward through the MLP: the gradients of the product and of both its factors (the fused kernel puts these in the
+    # factors' place); with casts, a float32 gradient of
     # what the last product takes. The residual stream's gradient and the block's own.
-    mlp_gradients = max(3 * layer.inner * width, layer.mlp_input * (width + (_FLOAT32 if has_casts else 0)))
+    mlp_gradients = max(
+        (1 if fused else 3) * layer.inner * width, layer.mlp_input * (width + (_FLOAT32 if has_casts else 0))
+    )
     residual = 2 * hidden * width
     # Backward through attention: the output's gradient, also by groups; the gradients of queries, keys and values as
     # query heads see them, and gathered; the kernel's float32 sums.

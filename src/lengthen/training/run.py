@@ -53,6 +53,7 @@ from lengthen.provenance import command_line, versions
 from lengthen.quantization import check_nf4, count_quantized
 from lengthen.recipe import Recipe, load_recipe
 from lengthen.training.checkpoint import is_last, last_checkpoint, load_trained, step_of
+from lengthen.training.fused import check_fused, fuse_elementwise
 from lengthen.training.loggers import check_loggers
 from lengthen.training.loop import Loop
 from lengthen.training.memory import enable_checkpointing, release_freed, tile_mlps
@@ -182,6 +183,8 @@ def resolve(recipe: Recipe, resume: bool, quiet: bool) -> Setup | None:
     if nf4:
         check_nf4(base_config, device)
     check_optimizer(recipe.training.optimizer, device)
+    if recipe.memory.fused_kernels:
+        check_fused(device)
     config = extend(base_config, **recipe.context.scaling)
     tokenizer = load_tokenizer(recipe.model)
     if recipe.data.kind == "instruct" or any(source.kind == "instruct" for source in recipe.data.sources):
@@ -231,6 +234,8 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[Any, dict[str, A
             f"documents packed into one sequence would see each other in {type(model).__name__}; leave the short ones "
             f"out with data.min_tokens={recipe.sequence_length}, or set data.packing={_other_packing(recipe)}"
         )
+    if _is_packed(blocks) and recipe.attention.kind == "full" and not attention.use_full_by_layout(model):
+        say("note: full attention keeps packed documents apart by a mask of all pairs of tokens in this model")
     base = {
         "id": setup.source.id,
         "model": lasting_name(recipe.model),
@@ -248,6 +253,9 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[Any, dict[str, A
     if recipe.memory.activation_checkpointing and recipe.adapter.kind != "prefix_tuning":
         # Prefix tuning hands its prefix over as a key/value cache, which recomputing would fill twice.
         enable_checkpointing(model, recipe.keeps_attention)
+    if recipe.memory.fused_kernels:
+        norms, mlps = fuse_elementwise(model)
+        say(f"fused kernels in {norms} norms and {mlps} MLPs")
     if recipe.memory.mlp_tile:
         tile_mlps(model, recipe.memory.mlp_tile)
     return add_adapter(model, recipe.adapter, recipe.uses_autocast(setup.dtype.itemsize)), base
