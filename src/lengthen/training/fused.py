@@ -87,20 +87,21 @@ def _epsilon(norm: Any) -> float | None:
 
 @torch.no_grad()
 def _is_plain_rms_norm(module: Any) -> bool:
-    if not is_norm(module) or _epsilon(module) is None or [name for name, _ in module.named_parameters()] != ["weight"]:
+    epsilon = _epsilon(module)
+    if not is_norm(module) or epsilon is None or [name for name, _ in module.named_parameters()] != ["weight"]:
         return False
     tokens = _some_tokens(module.weight.shape[-1], module.weight)
     variance = tokens.float().pow(2).mean(-1, keepdim=True)
-    expected = module.weight.float() * tokens.float() * torch.rsqrt(variance + _epsilon(module))
+    expected = module.weight.float() * tokens.float() * torch.rsqrt(variance + epsilon)
     return _is_same(module, tokens, expected)
 
 
 @torch.no_grad()
 def _is_silu_gated(module: Any) -> bool:
-    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-    if not all(isinstance(part, nn.Linear) for part in parts):
+    parts = [part for name, part in module.named_children() if name in ("gate_proj", "up_proj", "down_proj")]
+    if len(parts) < 3 or not all(isinstance(part, nn.Linear) for part in parts):
         return False
-    gate, up, down = parts
+    gate, up, down = module.gate_proj, module.up_proj, module.down_proj
     tokens = _some_tokens(gate.in_features, next(p for p in module.parameters() if p.is_floating_point()))
     return _is_same(module, tokens, down(nn.functional.silu(gate(tokens)) * up(tokens)))
 
