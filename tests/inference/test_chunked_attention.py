@@ -10,7 +10,6 @@ from lengthen.inference import prefill as reading
 from lengthen.inference.chunked_attention import chunked_attention, chunked_mask, reading_chunks
 from lengthen.inference.prefill import bytes_per_token, default_chunk, prefill
 
-CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 SIZES = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
 

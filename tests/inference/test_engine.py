@@ -224,10 +224,10 @@ def test_the_routing_of_an_unchanged_batch_is_made_once(plain, monkeypatch):
     assert engine.stats.steps > 20
 
 
-def drawn(logits, count, device="cpu", **settings):
+def drawn(logits, count, **settings):
     """Tokens that a request with these settings gets in `count` steps."""
     sampler = Sampler(GenerationRequest([1], **settings))
-    return [pick_tokens(logits[None].to(device), [sampler])[0] for _ in range(count)]
+    return [pick_tokens(logits[None], [sampler])[0] for _ in range(count)]
 
 
 def test_top_p_draws_from_the_likeliest_only():
@@ -243,14 +243,13 @@ def test_draws_follow_the_probabilities():
     assert ((counts - expected) ** 2 / expected).sum() < 60, "chi squared with 29 degrees of freedom: p = 0.0006"
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_rows_are_drawn_together_as_alone(device):
+def test_rows_are_drawn_together_as_alone():
     logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(0))
     logits[3] = torch.nan
     settings = [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 2.0, "top_p": 0.4},
                 {"temperature": 1.0}, {"temperature": 0.5, "seed": 3}]  # fmt: skip
     samplers = [Sampler(GenerationRequest([1], **each)) for each in settings]
-    together = [pick_tokens(logits.to(device), samplers) for _ in range(20)]
+    together = [pick_tokens(logits, samplers) for _ in range(20)]
     for row, each in enumerate(settings):
         assert [step[row] for step in together] == drawn(logits[row], 20, **each)
     assert {step[0] for step in together} == {int(logits[0].argmax())}

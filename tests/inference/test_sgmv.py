@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lengthen.errors import ModelError
-from lengthen.inference.sgmv import LoraMatrices, LoraStack, Routing, has_grouped_products
+from lengthen.inference.sgmv import LoraMatrices, LoraStack, Routing
 
 IN, OUT, SLOTS, RANK = 12, (8, 4, 6), 12, 5
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.06, torch.float64: 1e-12}
@@ -104,21 +104,11 @@ def test_grouped_products_give_each_row_its_own_adapter(slots, dtype, data, seed
     check_grouped(slots, [1] * len(slots), dtype, seed)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("slots", [[3, 1, None, 3, 0], [0, 1, 2, 3], [5, None]])
-@pytest.mark.parametrize("lengths", [[1] * 5, [7, 1, 3, 2, 40]])
-def test_grouped_products_on_a_gpu(slots, lengths):
-    device = torch.device("cuda")
-    if not has_grouped_products(device, torch.bfloat16):
-        pytest.skip("grouped products in one kernel need Hopper or Blackwell, and torch 2.10")
-    check_grouped(slots, lengths[: len(slots)], torch.bfloat16, 0, device)
-
-
-def check_grouped(slots, lengths, dtype, seed, device=None):
+def check_grouped(slots, lengths, dtype, seed):
     """With sizes of whole 16 bytes, as kernels want them, beside the other ways and the loop over rows."""
     outs, inputs, rank = (16, 8, 24), 32, 8
     generator = torch.Generator().manual_seed(seed)
-    stack, adapters = LoraStack(inputs, outs, SLOTS, rank, dtype, device), []
+    stack, adapters = LoraStack(inputs, outs, SLOTS, rank, dtype), []
     for index in range(SLOTS):
         random = [[torch.randn(shape, generator=generator) * 0.3 for shape in ((8, 32), (out, 8))] for out in outs]
         adapters.append([LoraMatrices(a.double(), b.double(), 0.5) for a, b in random])
@@ -126,14 +116,14 @@ def check_grouped(slots, lengths, dtype, seed, device=None):
     rows = sum(lengths)
     x = torch.randn(rows, inputs, generator=generator).to(dtype)
     before = [torch.randn(rows, out, generator=generator).to(dtype) for out in outs]
-    outputs = [y.to(device, copy=True) for y in before]
-    routing = Routing.of(slots, lengths, device, SLOTS)
+    outputs = [y.clone() for y in before]
+    routing = Routing.of(slots, lengths, grouped=SLOTS)
     is_one_product = len(set(slots) - {None}) < 2 or routing.slots is not None
     assert (routing.ends is None) == is_one_product
     assert routing.filled is None, "rows that do not lie in order are grouped"
-    stack.add_(outputs, x.to(device), routing)
+    stack.add_(outputs, x, routing)
     for y, wanted in zip(outputs, reference(before, x, slots, lengths, adapters), strict=True):
-        torch.testing.assert_close(y.cpu().double(), wanted, atol=TOLERANCE[dtype] * 3, rtol=TOLERANCE[dtype])
+        torch.testing.assert_close(y.double(), wanted, atol=TOLERANCE[dtype] * 3, rtol=TOLERANCE[dtype])
 
 
 WAYS = {
