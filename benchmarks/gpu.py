@@ -20,6 +20,11 @@ where two ways compute the same. No row starts for which the budget does not las
 
 Shape suffixes: B sequences, T tokens, H query heads, K key/value heads, D head size.
 """  # noqa: E501
+# ruff: noqa: E402
+
+from lengthen.cli import set_allocator
+
+set_allocator()  # as for users, and before torch reads it
 
 import argparse
 import gc

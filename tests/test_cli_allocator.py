@@ -20,5 +20,5 @@ from lengthen import cli
 def test_chosen_where_there_is_a_gpu_and_nothing_was_chosen(monkeypatch, has_gpu, given, expected):
     monkeypatch.setattr(os, "environ", dict(given))
     monkeypatch.setattr(Path, "exists", lambda path: has_gpu)
-    cli._set_allocator()
+    cli.set_allocator()
     assert os.environ.get("PYTORCH_ALLOC_CONF") == expected

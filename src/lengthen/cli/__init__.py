@@ -12,7 +12,7 @@ import typer
 
 from lengthen.errors import LengthenError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "set_allocator"]
 
 app = typer.Typer(
     help="Extend the context window of a pretrained language model, and prove that it is usable.",
@@ -52,7 +52,7 @@ def _show_warning(message: Warning | str, *_details: Any, **_more: Any) -> None:
 _CUDA_ALLOCATOR = "expandable_segments:True,pinned_use_cuda_host_register:True,pinned_num_register_threads:8"
 
 
-def _set_allocator() -> None:
+def set_allocator() -> None:
     """Choose torch's CUDA allocator settings, where there is a GPU and the user has chosen none."""
     if Path("/dev/nvidiactl").exists() and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", _CUDA_ALLOCATOR)
@@ -60,7 +60,7 @@ def _set_allocator() -> None:
 
 def main() -> None:
     """Run the command line; input errors are one line on standard error and exit code 2."""
-    _set_allocator()
+    set_allocator()
     warnings.showwarning = _show_warning
     # It says at import that it has no kernels for a path that lengthen turns off.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
