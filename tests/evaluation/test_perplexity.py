@@ -30,6 +30,7 @@ from lengthen.data.stdlib import stdlib_documents
 from lengthen.errors import ContextError, DataError, LengthenError, ModelError
 from lengthen.evaluation import perplexity, token_losses
 from lengthen.evaluation.bootstrap import bootstrap_interval
+from lengthen.evaluation.document_losses import document_losses
 from lengthen.inference.prefill import default_chunk, hidden_chunks, new_cache, prefill
 
 # peft 0.21.2 asks transformers 5.23 for a property that is on its way out; remove once peft has followed.
@@ -91,7 +92,7 @@ def full_losses(model, ids):
     return -log_probabilities[:-1].gather(1, ids[0, 1:, None])[:, 0].numpy()
 
 
-def strided_by_hand(model, ids, context, stride):
+def strided_by_hand(model, ids, context, stride, begin=None):
     """The guide's loop, token by token: position -> loss."""
     losses = {}
     for begin in range(0, len(ids), stride):
@@ -99,7 +100,10 @@ def strided_by_hand(model, ids, context, stride):
         start = max(begin - 1, 0) if stride == context else begin
         end = min(begin + context, len(ids))
         if end - start >= 2:
-            for position, loss in enumerate(full_losses(model, ids[start:end]), start + 1):
+            window = ids[start:end].copy()
+            if begin is not None:
+                window[0] = begin
+            for position, loss in enumerate(full_losses(model, window), start + 1):
                 losses.setdefault(position, loss)
     return losses
 
@@ -151,6 +155,8 @@ def recorded_windows(tokens, context, *args, **kwargs):
         return torch.zeros(input_ids.shape[0], input_ids.shape[1] - score_from)
 
     class Embedded(torch.nn.Module):
+        config = LlamaConfig(bos_token_id=None)
+
         def get_input_embeddings(self):
             return torch.nn.Embedding(1000, 1)
 
@@ -406,6 +412,35 @@ def test_the_gain_is_what_the_same_tokens_lose_in_a_short_context(llama, length,
     for ours, before, after in zip(result.gain["by_position"], alone.by_position, result.by_position, strict=True):
         assert ours["tokens"] == before["tokens"]
         assert ours["gain"] == pytest.approx(math.log(before["perplexity"] / after["perplexity"]), abs=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(length=st.integers(2, 40), context=st.integers(2, 24), data=st.data())
+def test_windows_of_documents_that_begin_with_bos_begin_with_it(llama, length, context, data):
+    """In every protocol of ours and with every context alike; in none of the published ones."""
+    stride = data.draw(st.integers(1, context))
+    with_bos, without = random_tokens(length, seed=length), random_tokens(length, seed=length + 100)
+    with_bos[0], without[0] = 0, 5
+    result = perplexity(llama, [with_bos, without], context, stride, batch_size=3)
+    assert result.bos_token_id == 0
+    assert result.tokens == 2 * (length - 1), "what is put in is not scored, and nothing is lost by it"
+    for ids, begin, found in zip((with_bos, without), (0, None), result.per_document, strict=True):
+        by_hand = strided_by_hand(llama, ids, context, stride, begin)
+        assert found["loss"] == pytest.approx(np.mean(list(by_hand.values())), abs=5e-5)
+        kept = document_losses(llama, [ids], context)[0][1:]
+        assert kept.mean() == pytest.approx(perplexity(llama, ids, context).loss, abs=5e-5)
+    assert perplexity(llama, without, context, stride).bos_token_id is None
+    if context >= 3:
+        gain = perplexity(llama, with_bos, context, short_context=2).gain
+        assert gain["loss_short"] == pytest.approx(perplexity(llama, with_bos, 2).loss, abs=1e-6)
+
+
+def test_published_protocols_put_no_bos_in(llama):
+    ids = random_tokens(130)
+    ids[0] = 0
+    result = perplexity(llama, ids, 32, protocol="longqlora")
+    assert result.bos_token_id is None
+    assert result.loss == pytest.approx(np.mean(published_by_hand(llama, [ids], 32, 32)), abs=2e-5)
 
 
 def test_the_shipped_base_gains_from_its_context():

@@ -15,6 +15,7 @@ from transformers import (
     PhiConfig,
     Qwen2Config,
     Qwen3Config,
+    RepetitionPenaltyLogitsProcessor,
     StableLmConfig,
 )
 
@@ -123,6 +124,48 @@ def test_requests_join_and_leave_at_any_token(world):
         assert tuple(event.token for event in own) == greedy(
             models[request.adapter], request.prompt, request.max_new_tokens
         )
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cases=st.lists(
+        st.tuples(st.sampled_from([None, *ADAPTERS]), st.integers(1, 40), st.integers(0, 5), st.integers(0, 3)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_log_probabilities_are_those_of_each_alone(world, cases):
+    """Of prompts in chunks and of new tokens, whatever is computed beside them."""
+    _base, _folders, engine, models = world
+    batch = [
+        GenerationRequest(
+            prompt(seed, length), adapter, new, ignore_end=True, logprobs=top, prompt_logprobs=top,
+            frequency_penalty=0.5, temperature=0.5,
+        )
+        for seed, (adapter, length, new, top) in enumerate(cases)
+    ]  # fmt: skip
+    events = [[] for _ in batch]
+    for request, own in zip(batch, events, strict=True):
+        engine.submit(request, own.append)
+    while engine.step():
+        pass
+    for request, own in zip(batch, events, strict=True):
+        new = [event.token for event in own if event.token is not None]
+        assert len(new) == request.max_new_tokens
+        assert own[-1].finish == "length"
+        found = [*own[0].prompt_logprobs, *(event.logprob for event in own if event.logprob is not None)]
+        ids = [*request.prompt, *new]
+        assert [each.token for each in found] == ids[1:]
+        with torch.no_grad():
+            logits = models[request.adapter](torch.tensor([ids]), use_cache=False).logits[0, :-1]
+        expected = logits.log_softmax(-1)
+        values = expected.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor([each.value for each in found]), values, atol=1e-4, rtol=1e-4)
+        for each, row in zip(found, expected, strict=True):
+            assert len(each.top) == request.logprobs
+            likeliest = torch.tensor([value for _, value in each.top])
+            torch.testing.assert_close(likeliest, row.topk(request.logprobs).values, atol=1e-4, rtol=1e-4)
+    assert (engine.running, engine.waiting, engine.cached_tokens) == (0, 0, 0)
 
 
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -254,6 +297,65 @@ def test_rows_are_drawn_together_as_alone():
         assert [step[row] for step in together] == drawn(logits[row], 20, **each)
     assert {step[0] for step in together} == {int(logits[0].argmax())}
     assert {step[3] for step in together} == {None}
+
+
+LOGITS = torch.tensor([0.5, 0.2, 0.16, 0.14]).log()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"top_k": 1}, {0}),
+        ({"top_k": 2}, {0, 1}),
+        ({"top_k": 9}, {0, 1, 2, 3}),
+        ({"min_p": 0.3}, {0, 1, 2}),
+        ({"min_p": 1.0}, {0}),
+        ({"min_p": 0.3, "top_k": 3, "top_p": 0.8}, {0, 1}),  # 0.5 and 0.2 are 0.81 of what min_p leaves
+        ({"min_p": 0.3, "top_p": 0.85}, {0, 1, 2}),
+    ],
+)
+def test_what_is_drawn_from(settings, kept):
+    sampler = Sampler(GenerationRequest([1], temperature=1.0, seed=0, **settings))
+    assert {pick_tokens(LOGITS[None], [sampler])[0] for _ in range(400)} == kept
+
+
+def test_penalties():
+    def picks(count, prompt=(1,), **settings):
+        sampler, found = Sampler(GenerationRequest(prompt, temperature=0.0, **settings), {3}), []
+        for _ in range(count):
+            found += pick_tokens(LOGITS[None], [sampler])
+            sampler.took(found[-1])
+        return found
+
+    assert picks(4) == [0, 0, 0, 0]
+    gap = (LOGITS[0] - LOGITS[1]).item()
+    assert picks(4, presence_penalty=gap + 0.01) == [0, 1, 0, 0]  # each once, and then the first again
+    assert picks(4, frequency_penalty=gap * 0.6) == [0, 0, 1, 0]
+    assert picks(2, prompt=(0,), frequency_penalty=1.0) == [0, 1]  # a prompt's tokens don't count
+    assert picks(2, prompt=(0,), repetition_penalty=3.0) == [1, 2]  # and here they do
+    assert picks(2, prompt=(3,), repetition_penalty=0.1) == [3, 3]
+    # Transformers' own, which has one for repetitions.
+    ids = torch.tensor([[0, 2]])
+    theirs = RepetitionPenaltyLogitsProcessor(1.7)(ids, LOGITS[None].clone())[0]
+    ours = LOGITS.clone()
+    Sampler(GenerationRequest([0, 2], repetition_penalty=1.7)).penalize_(ours)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_least_tokens_and_stop_tokens(plain):
+    base, folders = plain
+    engine = load_engine(base, folders)
+    whole = engine.complete([ask("a1", 3)])[0]
+    stop = whole.tokens[4]
+    first = whole.tokens.index(stop)
+    ended = engine.complete([ask("a1", 3, stop_tokens=(stop,))])[0]
+    assert ended.tokens == whole.tokens[: first + 1]
+    assert ended.text == engine.complete([ask("a1", 3, count=first)])[0].text if first else ended.text == ""
+    assert ended.finish == "stop"
+    late = engine.complete([ask("a1", 3, stop_tokens=(stop,), min_new_tokens=first + 3)])[0]
+    assert stop not in late.tokens[: first + 3]
+    with pytest.raises(DataError, match="min_tokens is 99, which is more than max_tokens, 12"):
+        engine.submit(ask("a1", 3, min_new_tokens=99), lambda _event: None)
 
 
 @given(

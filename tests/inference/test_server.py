@@ -141,6 +141,122 @@ def test_seeds_and_stop_texts(server, expected):
     assert answer.choices[0].finish_reason == "stop"
 
 
+def test_log_probabilities_of_prompts_and_answers(server):
+    tokenizer = load_tokenizer("tiny")
+    ids = tokenizer(PROMPTS[0])["input_ids"]
+    answer = server.complete("two", [ids, ids[:4]], 6, echo=True, logprobs=2)
+    first, _ = answer.choices
+    assert first.text.startswith(PROMPTS[0])
+    assert answer.usage.prompt_tokens == len(ids) + 4
+    logprobs = first.logprobs
+    assert len(logprobs.tokens) == len(ids) + 6
+    assert logprobs.token_logprobs[0] is logprobs.top_logprobs[0] is None
+    assert "".join(logprobs.tokens[1:]) == first.text
+    for token, value, top, offset in zip(
+        logprobs.tokens[1:], logprobs.token_logprobs[1:], logprobs.top_logprobs[1:], logprobs.text_offset[1:],
+        strict=True,
+    ):  # fmt: skip
+        assert top[token] == value <= max(top.values()) <= 0
+        assert first.text[offset:].startswith(token)
+    # The same text and numbers without tokens, as a stream, and without anything new.
+    parts = list(server.complete("two", PROMPTS[0], 6, echo=True, logprobs=2, stream=True))
+    assert "".join(part.choices[0].text for part in parts) == first.text
+    streamed = [value for part in parts for value in part.choices[0].logprobs.token_logprobs]
+    assert streamed[1:] == pytest.approx(logprobs.token_logprobs[1:], abs=1e-4)
+    (only,) = server.complete("two", PROMPTS[0], 0, echo=True, logprobs=0).choices
+    assert only.text == PROMPTS[0]
+    assert only.logprobs.token_logprobs[1:] == pytest.approx(logprobs.token_logprobs[1 : len(ids)], abs=1e-4)
+    assert server.complete("two", PROMPTS[0], 0, echo=True).choices[0].logprobs is None
+    # Of chats.
+    chat = server.client.chat.completions.create(
+        model="two", messages=[{"role": "user", "content": "Hi"}], max_tokens=5, logprobs=True, top_logprobs=3, n=2
+    )
+    assert len(chat.choices) == 2
+    for choice in chat.choices:
+        assert len(choice.logprobs.content) == 5
+        for token in choice.logprobs.content:
+            assert len(token.top_logprobs) == 3
+            assert token.logprob <= token.top_logprobs[0].logprob
+            assert token.bytes is None or bytes(token.bytes).decode() == token.token
+
+
+def test_several_answers_and_ways_to_sample(server):
+    def texts(**more):
+        answer = server.client.completions.create(
+            model="one", prompt=PROMPTS[:2], max_tokens=12, temperature=1.0, n=3, extra_body=more
+        )
+        assert [choice.index for choice in answer.choices] == list(range(6))
+        assert answer.usage.prompt_tokens == sum(len(load_tokenizer("tiny")(each)["input_ids"]) for each in PROMPTS[:2])
+        return [choice.text for choice in answer.choices]
+
+    drawn = texts(seed=1)
+    assert len(set(drawn)) == 6
+    assert texts(seed=1) == drawn != texts(seed=2)
+    assert len(set(texts(top_k=1))) == 2
+    assert len(set(texts(min_p=1.0))) == 2
+    greedy = server.complete("one", PROMPTS[0], 20, extra_body={"repetition_penalty": 1.5, "top_k": -1})
+    assert greedy.choices[0].text != server.complete("one", PROMPTS[0], 20).choices[0].text
+    parts = list(
+        server.client.chat.completions.create(
+            model="one", messages=[{"role": "user", "content": "Hi"}], max_tokens=4, n=2, stream=True,
+            stream_options={"include_usage": True, "continuous_usage_stats": True},
+        )
+    )  # fmt: skip
+    assert [part.choices[0].index for part in parts[:2]] == [0, 1]
+    assert all(part.usage.prompt_tokens > 0 for part in parts)
+
+
+def test_a_conversation_goes_on_with_what_the_client_got(server):
+    messages = [{"role": "user", "content": "one"}]
+    for _ in range(3):
+        answer = server.client.chat.completions.create(model="one", messages=messages, max_tokens=4, temperature=0)
+        messages += [answer.choices[0].message, {"role": "user", "content": "more"}]
+    dumped = [each if isinstance(each, dict) else each.model_dump() for each in messages]
+    for more in (
+        {},
+        {"tools": [], "tool_choice": "none", "parallel_tool_calls": True, "response_format": {"type": "text"}},
+        {"logit_bias": {}, "n": 1, "presence_penalty": 0, "store": False, "service_tier": "auto", "stop": []},
+        {"chat_template_kwargs": {"enable_thinking": False}, "modalities": ["text"], "user": "x", "seed": None},
+    ):
+        again = server.http.post(
+            "/v1/chat/completions", json={"model": "one", "messages": dumped, "max_tokens": 4, "temperature": 0} | more
+        )
+        assert again.status_code == 200, again.text
+
+
+def test_a_started_answer_is_continued(server):
+    def content(messages, **more):
+        answer = server.client.chat.completions.create(
+            model="one", messages=messages, max_tokens=8, temperature=0, extra_body=more
+        )
+        return answer.choices[0].message.content
+
+    asked = [{"role": "user", "content": "Sort a list."}]
+    whole = content(asked)
+    begun = [*asked, {"role": "assistant", "content": whole[:4]}]
+    continued = content(begun, continue_final_message=True, add_generation_prompt=False)
+    assert continued != content(begun)
+    with pytest.raises(openai.BadRequestError, match="can't be true with add_generation_prompt"):
+        content(begun, continue_final_message=True, add_generation_prompt=True)
+    with pytest.raises(openai.BadRequestError, match="tokenize is no variable of a template"):
+        content(asked, chat_template_kwargs={"tokenize": False})
+    with pytest.raises(openai.BadRequestError, match="tools: has no place here; leave it out"):
+        content(asked, tools=[{"type": "function", "function": {"name": "f"}}])
+
+
+def test_control_tokens_in_messages_are_text(server):
+    """The end token written in a message is as many tokens as it has to be as text, and ends nothing."""
+    tokenizer = load_tokenizer("tiny")
+    counts = [
+        server.client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": text}], max_tokens=1
+        ).usage.prompt_tokens
+        for text in ("a b", f"a {tokenizer.eos_token} b")
+    ]
+    spelled = tokenizer(f"a {tokenizer.eos_token} b", add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert counts[1] - counts[0] == len(spelled) - len(tokenizer("a b", add_special_tokens=False)["input_ids"]) > 1
+
+
 def test_two_adapters_stream_at_the_same_time(server, expected):
     streams = {name: server.complete(name, PROMPTS[2], 100, stream=True) for name in ("one", "two")}
     order, texts = [], dict.fromkeys(streams, "")
@@ -206,9 +322,14 @@ BAD_BODIES = {
     "unknown model": ({"model": "four", "prompt": "a"}, 404, "there is no model 'four'; there are tiny, one, two"),
     "wrong type": ({"prompt": "a", "max_tokens": "ten"}, 400, "max_tokens: Input should be a valid integer"),
     "unknown field": ({"prompt": "a", "beam_width": 4}, 400, "beam_width: is not known here; leave it out"),
-    "several": ({"prompt": "a", "n": 2, "top_p": 3}, 400, "top_p: .*; n: Input should be 1"),
-    "penalty": ({"prompt": "a", "presence_penalty": 1.5}, 400, "presence_penalty: "),
-    "log probabilities": ({"prompt": "a", "logprobs": 3}, 400, "logprobs: Input should be None"),
+    "several": ({"prompt": "a", "n": 0, "top_p": 3}, 400, "top_p: .*; n: Input should be greater"),
+    "penalty": ({"prompt": "a", "presence_penalty": 2.5}, 400, "presence_penalty: "),
+    "log probabilities": ({"prompt": "a", "logprobs": 30}, 400, "logprobs: Input should be less"),
+    "mixed prompts": ({"prompt": ["a", [1]]}, 400, "prompt: should be a text, a list of tokens"),
+    "best of more": ({"prompt": "a", "n": 2, "best_of": 3}, 400, "best_of: should be n"),
+    "nothing asked for": ({"prompt": "a", "max_tokens": 0}, 400, "max_tokens is 0"),
+    "too few": ({"prompt": "a", "min_tokens": 20}, 400, "min_tokens is 20, which is more than max_tokens, 16"),
+    "JSON": ({"prompt": "a", "response_format": {"type": "json_object"}}, 400, "response_format.type: .*'text'"),
     "wrong token": ({"prompt": [5000]}, 400, "the prompt has the token 5000, and there are tokens 0 to 4095"),
     "too long": ({"prompt": "a = 1\n" * 200}, 400, r"the prompt has \d+ tokens and 16 more are asked for.*is 256"),
     "too many": ({"prompt": "a", "max_tokens": 256}, 400, "and 256 more are asked for, but the context is 256"),
@@ -230,8 +351,17 @@ def test_bad_bodies(server, name):
 def test_bad_chats_and_paths(server):
     for messages, message in (
         ([], "messages: List should have at least 1 item"),
-        ([{"role": "tool", "content": "x"}], "messages: Input should be 'system'"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "messages: "),
+        ([{"role": "critic", "content": "x"}], "messages.0.role: Input should be 'system'"),
+        ([{"role": "tool", "content": "x"}], "it has no place for messages of role tool"),
+        ([{"role": "user"}], "messages: 0.content is missing"),
+        (
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "mood": 1}],
+            "messages.1.mood: is not known here",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
+            "messages.0.content: part 0 should be of type text, with its text, and is of type 'image_url'",
+        ),
     ):
         answer = server.http.post("/v1/chat/completions", json={"model": "one", "messages": messages})
         assert answer.status_code == 400

@@ -15,6 +15,7 @@ stands for.
 
 import re
 import secrets
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +58,6 @@ class ControlTokens:
         self._either = re.compile(f"{self._mark.pattern}|({self._pattern.pattern})")
         self._number = {text: number for number, text in enumerate(self._texts)}
         self._checked: dict[str, bool] = {}
-        self._apart: Any = None
 
     def count(self, text: str) -> int:
         """How often a text spells a control token."""
@@ -72,13 +72,19 @@ class ControlTokens:
         found = self.count(text)
         for token in set(self._pattern.findall(text)) if found else ():
             if token not in self._checked:
-                ids = self._tokenizer.encode(f"a {token} b", add_special_tokens=False, split_special_tokens=True)
-                self._checked[token] = not self._ids.intersection(ids)
+                self._checked[token] = not self._ids.intersection(self._as_text(f"a {token} b"))
             if not self._checked[token]:
                 raise ControlTokenError(
                     f"has the control token {token}, which this tokenizer can't encode as ordinary text"
                 )
         return found
+
+    def _as_text(self, text: str) -> list[int]:
+        if not self._tokenizer.is_fast:
+            return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        # Not by the tokenizer itself, which may be in use by another thread and would be set to it for a moment.
+        ids: list[int] = self._copy[0].encode(text, add_special_tokens=False).ids
+        return ids
 
     def shield(self, content: Any) -> Any:
         """Content for a chat template, with marks where it spells control tokens.
@@ -107,6 +113,13 @@ class ControlTokens:
         """A text with the control tokens' own characters in place of the marks."""
         return self._mark.sub(lambda found: self._texts[int(found[1])], text)
 
+    def ids(self, text: str) -> list[int]:
+        """As `encode`, without places: for texts without marks, by tokenizers that are not fast too."""
+        if self._mark.search(text):
+            return self.encode(text)[0]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
     def encode(self, text: str) -> tuple[list[int], np.ndarray]:
         """Encode a rendered text: control tokens that it spells are meant, marks are plain text.
 
@@ -120,9 +133,7 @@ class ControlTokens:
         if not self._mark.search(text):
             encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             return encoded["input_ids"], np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
-        if self._apart is None:
-            self._apart = self._make_apart()
-        backend, meant = self._apart
+        backend, meant = self._copy
         seen, starts, spans, end = "", [], [], 0
         for found in [*self._either.finditer(text), None]:
             start, stop = found.span() if found else (len(text), len(text))
@@ -148,7 +159,8 @@ class ControlTokens:
     def _stand_in(self, number: int) -> str:
         return f"{self._nonce}S{number}E"
 
-    def _make_apart(self) -> tuple[Any, dict[int, int]]:
+    @cached_property
+    def _copy(self) -> tuple[Any, dict[int, int]]:
         """A copy of the tokenizer to which control tokens are text, and other words mean them; ids by theirs."""
         from tokenizers import AddedToken, Tokenizer
 

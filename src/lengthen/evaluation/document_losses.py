@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lengthen.evaluation.losses import token_losses
-from lengthen.evaluation.windows import batches, pick_windows, stack
+from lengthen.evaluation.windows import batches, begin_token, pick_windows, stack
 
 __all__ = ["document_losses"]
 
@@ -21,7 +21,7 @@ def document_losses(
     """Compute the losses that `perplexity` averages, by the protocol "strided" with a stride of half the context.
 
     A document of at most `context` tokens is one window, read once. A longer one slides: each later token is predicted
-    from at least half a context.
+    from at least half a context, the token that documents begin with included (see `perplexity`).
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
@@ -37,8 +37,9 @@ def document_losses(
         ModelError: as `token_losses`.
     """
     losses = [np.full(len(ids), np.nan) for ids in documents]
+    begin = begin_token(model, documents)
     for batch in batches(pick_windows(documents, context, context // 2, "strided"), batch_size):
-        found = token_losses(model, stack(documents, batch), batch[0].score - batch[0].begin, on_chunk=on_tokens)
+        found = token_losses(model, stack(documents, batch, begin), batch[0].score - batch[0].begin, on_chunk=on_tokens)
         for window, losses_S in zip(batch, found.double().cpu().numpy(), strict=True):
             losses[window.document][window.score : window.end] = losses_S
     return losses

@@ -24,6 +24,7 @@ from lengthen.evaluation.windows import (
     Window,
     as_documents,
     batches,
+    begin_token,
     check_ids,
     pick_stride,
     pick_windows,
@@ -51,6 +52,8 @@ class PerplexityResult:
         seconds: wall-clock time of the measurement, without that of `gain`.
         tokens_per_second: tokens that the model read in `seconds`, those that only are context too.
         chunk: tokens that were read at once; below `context`, a window was read in chunks.
+        bos_token_id: the token that every window of a document begins with that begins with it; None where there is no
+            such document, and for the published protocols.
         by_position: {"from", "to", "perplexity", "tokens"} for positions from <= p < to: in the document for
             ``strided``, in the window for the others. Buckets without a scored token are left out.
         per_document: {"document" (its index), "perplexity", "loss", "tokens"}; documents without a scored token
@@ -74,6 +77,7 @@ class PerplexityResult:
     seconds: float
     tokens_per_second: float
     chunk: int
+    bos_token_id: int | None
     by_position: list[dict[str, Any]]
     per_document: list[dict[str, Any]]
     interval: dict[str, Any] | None
@@ -114,7 +118,9 @@ def perplexity(
       at least ``context - stride`` tokens before it where they exist. The last window starts where its turn comes
       and is shorter, so its tokens see no more context than the others. With ``stride == context`` each later
       window starts one token early, for its first token has to be predicted from something; the model never reads
-      more than `context` tokens at once.
+      more than `context` tokens at once. Where a document begins with the model's begin token (BOS), each later
+      window does too, in place of its first token: what a model loses without it would look like what it gains from
+      a longer context.
     - ``longlora``: `context` tokens from each start in ``range(0, N - context, 256)``, the last start dropped,
       as the published script does. All of a window is scored: its ``context - 1`` tokens after the first, as
       ``model(input_ids=x, labels=x)`` does. The loss is the mean of the windows' means.
@@ -155,6 +161,8 @@ def perplexity(
     documents = as_documents(tokens)
     windows = pick_windows(documents, context, stride, protocol, score_from)
     check_ids(model, documents)
+    # The published protocols stay as they were published.
+    begin = begin_token(model, documents) if protocol == "strided" else None
     chunk = min(default_chunk(model, context, batch_size) if chunk is None else chunk, context)
 
     def read(windows: list[Window], label: int, tally: Tally) -> Tally:
@@ -165,13 +173,13 @@ def perplexity(
                 # The last windows of documents have lengths of their own, for each of which cuDNN would build a plan.
                 is_common = batch[0].end - batch[0].begin == context
                 with nullcontext() if is_common else without_cudnn_attention():
-                    losses_BS = token_losses(model, stack(documents, batch), score, chunk, advance)
+                    losses_BS = token_losses(model, stack(documents, batch, begin), score, chunk, advance)
                 for window, losses_S in zip(batch, losses_BS.double().cpu().numpy(), strict=True):
                     tally.add(window, losses_S)
         return tally
 
     with _evaluating(model):
-        check_head(model, stack(documents, windows[:1]))
+        check_head(model, stack(documents, windows[:1], begin))
         began = time.perf_counter()
         full = read(windows, context, Tally(documents, windows, context, protocol, bucket))
         seconds = time.perf_counter() - began
@@ -198,6 +206,7 @@ def perplexity(
         seconds=seconds,
         tokens_per_second=sum(w.end - w.begin - 1 for w in windows) / seconds,
         chunk=chunk,
+        bos_token_id=begin,
         by_position=[{**place, "perplexity": _exp(mean), "tokens": n} for place, n, mean in full.by_position()],
         per_document=[
             {"document": i, "perplexity": _exp(mean), "loss": mean, "tokens": n}

@@ -14,6 +14,7 @@ __all__ = [
     "Window",
     "as_documents",
     "batches",
+    "begin_token",
     "check_ids",
     "pick_stride",
     "pick_windows",
@@ -124,9 +125,24 @@ def batches(windows: Sequence[Window], batch_size: int) -> Iterator[list[Window]
             yield group[start : start + batch_size]
 
 
-def stack(documents: Sequence[np.ndarray], windows: Sequence[Window]) -> torch.Tensor:
-    """The ids of equally long windows, (B, T)."""
+def begin_token(model: Any, documents: Sequence[np.ndarray]) -> int | None:
+    """The token that the model's texts begin with (BOS), where documents begin with it; None where none does."""
+    base = causal_lm(model)
+    configs = (base.config.get_text_config(), getattr(base, "generation_config", None))
+    token = next((each.bos_token_id for each in configs if getattr(each, "bos_token_id", None) is not None), None)
+    return token if isinstance(token, int) and any(len(ids) and ids[0] == token for ids in documents) else None
+
+
+def stack(documents: Sequence[np.ndarray], windows: Sequence[Window], begin: int | None = None) -> torch.Tensor:
+    """The ids of equally long windows, (B, T).
+
+    Where a document begins with the token `begin`, its later windows begin with it too: it takes the place of their
+    first token, which is context only. Many bases put much of their attention on it, and are lost without.
+    """
     rows = [documents[w.document][w.begin : w.end].astype(np.int64) for w in windows]
+    for row, window in zip(rows, windows, strict=True):
+        if begin is not None and documents[window.document][0] == begin:
+            row[0] = begin
     return torch.from_numpy(np.stack(rows))
 
 

@@ -90,6 +90,9 @@ def perplexity(
             for r in results
         ],
     )
+    begin = results[0].bos_token_id
+    if begin is not None and not quiet:
+        typer.echo(f"every window begins with {subject.tokenizer.decode([begin])!r}, as the documents do")
     gains = [(r.context, r.gain) for r in results if r.gain is not None]
     if gains:
         print_table(

@@ -3,6 +3,6 @@
 from lengthen.inference.engine.base import ServedBase
 from lengthen.inference.engine.engine import Engine, Limits
 from lengthen.inference.engine.generation import Completion, Event, Generation
-from lengthen.inference.engine.sampling import GenerationRequest
+from lengthen.inference.engine.sampling import GenerationRequest, Logprob
 
-__all__ = ["Completion", "Engine", "Event", "Generation", "GenerationRequest", "Limits", "ServedBase"]
+__all__ = ["Completion", "Engine", "Event", "Generation", "GenerationRequest", "Limits", "Logprob", "ServedBase"]

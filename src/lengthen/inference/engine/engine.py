@@ -21,15 +21,16 @@ import torch
 
 from lengthen._compat import without_cudnn_attention
 from lengthen.errors import BusyError, DataError, LengthenError, one_line
+from lengthen.head import logits_from
 from lengthen.inference.engine.base import ServedBase
 from lengthen.inference.engine.cache import RowCache, padded_tokens
 from lengthen.inference.engine.fair_queue import FairQueue
 from lengthen.inference.engine.generation import Completion, Event, Generation
 from lengthen.inference.engine.registry import AdapterRegistry
-from lengthen.inference.engine.sampling import GenerationRequest, pick_tokens
+from lengthen.inference.engine.sampling import GenerationRequest, logprobs_of, pick_tokens
 from lengthen.inference.engine.weights import adapter_folder
 from lengthen.inference.generation import end_tokens
-from lengthen.inference.prefill import new_cache, prefill
+from lengthen.inference.prefill import hidden_chunks, new_cache
 
 __all__ = ["Engine", "Limits", "Stats"]
 
@@ -37,6 +38,8 @@ _LOG = logging.getLogger(__name__)
 
 # How long a request that is being written may have to wait for prompts, in chunks.
 _CHUNKS_AT_MOST = 4
+# Tokens of prompts whose log probabilities are computed at once: each has as many logits as there are tokens.
+_SCORED_AT_MOST = 512
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class Engine:
             if len(self._queue) >= self.limits.queue:
                 raise BusyError(f"{len(self._queue)} requests are waiting already; try again later")
             adapter = self.registry.get(request.adapter) if request.adapter is not None else None
-            generation = Generation(request, adapter, self.tokenizer, on_event)
+            generation = Generation(request, adapter, self.tokenizer, on_event, self._ends)
             if adapter is not None:
                 adapter.users += 1
             self._queue.push(request.adapter, generation)
@@ -337,20 +340,37 @@ class Engine:
                 return
             self._reading = _Reading(self._next_to_read(), self.base.device, new_cache(self.base.model))
         reading = self._reading
-        width = max(1, self._chunk // len(reading.generations))
+        scores = any(each.request.prompt_logprobs is not None for each in reading.generations)
+        width = max(1, (min(self._chunk, _SCORED_AT_MOST) if scores else self._chunk) // len(reading.generations))
         ids_BT = reading.ids_BT[:, reading.done : reading.done + width]
         if ids_BT.shape[1]:
             residents = [each.adapter.resident if each.adapter else None for each in reading.generations]
             with self.registry.bank.rows(residents, ids_BT.shape[1]):
-                prefill(self.base.model, ids_BT, ids_BT.shape[1], reading.cache)
+                for hidden_BTH in hidden_chunks(self.base.model, ids_BT, ids_BT.shape[1], reading.cache):
+                    self._score_prompts(reading, hidden_BTH)
             reading.done += ids_BT.shape[1]
         if reading.done == reading.width:
             self._reading = None
             for row, generation in enumerate(reading.generations):
                 length = len(generation.request.prompt) - 1
+                self.stats.prompt_tokens += length + 1
+                if generation.request.max_new_tokens == 0:
+                    self._end(generation, Event(prompt_logprobs=generation.prompt_event(), finish="length"))
+                    continue
                 self._cache.append(reading.cache if length else None, row, length, generation.reserve)
                 self._writing.append(generation)
-                self.stats.prompt_tokens += length + 1
+
+    def _score_prompts(self, reading: _Reading, hidden_BTH: torch.Tensor) -> None:
+        """Note how likely the tokens after those that were just read were, for requests that ask for it."""
+        wanted = [each.request.prompt_logprobs for each in reading.generations]
+        if all(count is None for count in wanted):
+            return
+        # All rows together, since adapters may have a head of their own in each.
+        logits_BTV = logits_from(self.base.model, hidden_BTH)
+        for row, (generation, count) in enumerate(zip(reading.generations, wanted, strict=True)):
+            tokens = generation.request.prompt[reading.done + 1 : reading.done + 1 + hidden_BTH.shape[1]]
+            if count is not None and tokens:
+                generation.prompt_logprobs += logprobs_of(logits_BTV[row, : len(tokens)], tokens, count)
 
     def _next_to_read(self) -> list[Generation]:
         """The first that has arrived, and those behind it as long as all fit into one chunk."""
@@ -372,13 +392,16 @@ class Engine:
             out = self.base.model(input_ids=last_B1, **self._cache.next_token())
         self._cache.advance()
         self.stats.steps += 1
-        tokens = pick_tokens(out.logits[:, -1].float(), [each.sampler for each in self._writing])
+        logits_BV = out.logits[:, -1].float()
+        tokens = pick_tokens(logits_BV, [each.sampler for each in self._writing])
         for row in reversed(range(len(tokens))):
             token, generation = tokens[row], self._writing[row]
             if token is None:
                 self._leave(row, Event(finish="failed", error="the model computed no numbers for this prompt"))
                 continue
-            event = generation.take(token, self._ends)
+            count = generation.request.logprobs
+            logprob = None if count is None else logprobs_of(logits_BV[row : row + 1], [token], count)[0]
+            event = generation.take(token, logprob)
             self.stats.new_tokens += 1
             if generation.new_tokens == 1:
                 self.stats.answered += 1

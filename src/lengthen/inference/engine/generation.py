@@ -8,7 +8,7 @@ from typing import Any
 
 from lengthen.errors import ModelError
 from lengthen.inference.engine.registry import Adapter
-from lengthen.inference.engine.sampling import GenerationRequest, Sampler, StopText
+from lengthen.inference.engine.sampling import GenerationRequest, Logprob, Sampler, StopText
 from lengthen.inference.generation import TextStream
 
 __all__ = ["Completion", "Event", "Generation"]
@@ -23,12 +23,16 @@ class Event:
     Attributes:
         token: the new token; None where there is none.
         text: what can be shown now, which may be nothing.
+        logprob: of the token, where it was asked for.
+        prompt_logprobs: of the prompt's tokens but the first, where they were asked for; in the first event.
         finish: None while it goes on; then "stop" (the end token or a stop text), "length", "cancelled" or "failed".
         error: what failed.
     """
 
     token: int | None = None
     text: str = ""
+    logprob: Logprob | None = None
+    prompt_logprobs: tuple[Logprob, ...] | None = None
     finish: str | None = None
     error: str | None = None
 
@@ -61,6 +65,7 @@ class Generation:
     Attributes:
         request: what was asked for.
         new_tokens: generated so far.
+        prompt_logprobs: of the prompt's tokens that were read, where they were asked for.
     """
 
     def __init__(
@@ -69,9 +74,12 @@ class Generation:
         adapter: Adapter | None,
         tokenizer: Any,
         on_event: Callable[[Event], None],
+        ends: set[int],
     ):
         self.request, self.adapter, self._on_event = request, adapter, on_event
-        self.sampler = Sampler(request)
+        self._ends = set() if request.ignore_end else ends
+        self.sampler = Sampler(request, ends)
+        self.prompt_logprobs: list[Logprob] = []
         self.new_tokens, self.last = 0, int(request.prompt[-1])
         self.submitted = time.perf_counter()
         self.is_cancelled, self.is_running = False, False
@@ -87,19 +95,26 @@ class Generation:
         """Stop at the next token; nothing happens where it is finished."""
         self.is_cancelled = True
 
-    def take(self, token: int, ends: set[int]) -> Event:
+    def take(self, token: int, logprob: Logprob | None = None) -> Event:
         """Continue by a token."""
         self.new_tokens += 1
         self.last = token
-        text = self._stop.push(self._stream.push(token))
+        self.sampler.took(token)
+        is_stop = token in self.request.stop_tokens
+        text = "" if is_stop else self._stop.push(self._stream.push(token))
         finish = None
-        if token in ends and not self.request.ignore_end:
+        if is_stop or token in self._ends:
             finish = "stop"
         elif self.new_tokens == self.request.max_new_tokens:
             finish = "length"
         if finish is not None:
             text += self._stop.push(self._stream.end()) + self._stop.end()
-        return Event(token, text, "stop" if self._stop.is_over else finish)
+        finish = "stop" if self._stop.is_over else finish
+        return Event(token, text, logprob, self.prompt_event() if self.new_tokens == 1 else None, finish)
+
+    def prompt_event(self) -> tuple[Logprob, ...] | None:
+        """What the first event says about the prompt."""
+        return tuple(self.prompt_logprobs) if self.request.prompt_logprobs is not None else None
 
     def tell(self, event: Event) -> None:
         """Hand an event to whoever asked; one who does not listen any more is no reason to stop for the others."""

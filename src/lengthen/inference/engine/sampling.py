@@ -1,5 +1,9 @@
-"""What is asked for, which token comes next, and where the text stops."""
+"""What is asked for, which token comes next, and where the text stops.
 
+Shapes: V vocabulary, B rows of a batch.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +11,7 @@ import torch
 
 from lengthen.errors import DataError
 
-__all__ = ["GenerationRequest", "Sampler", "StopText", "pick_tokens"]
+__all__ = ["GenerationRequest", "Logprob", "Sampler", "StopText", "logprobs_of", "pick_tokens"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,15 @@ class GenerationRequest:
         seed: of the draws; None for another one each time.
         stop: the answer ends before the first of these texts.
         ignore_end: go on after the model's end token, as benchmarks need.
+        top_k: draw from this many of the likeliest tokens; 0 for all.
+        min_p: draw from tokens of at least this share of the likeliest one's probability.
+        repetition_penalty: logits of tokens of prompt and answer are divided by it, or multiplied where negative.
+        presence_penalty: is subtracted from the logits of tokens of the answer.
+        frequency_penalty: the same, once for each time that the token is in the answer.
+        min_new_tokens: the answer does not end by a token before it has so many.
+        stop_tokens: the answer ends before these tokens.
+        logprobs: give the log probability of each new token, and of this many of the likeliest; None for none.
+        prompt_logprobs: the same for the tokens of the prompt, each after those before it.
     """
 
     prompt: Sequence[int]
@@ -33,6 +46,15 @@ class GenerationRequest:
     seed: int | None = 0
     stop: tuple[str, ...] = ()
     ignore_end: bool = False
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_new_tokens: int = 0
+    stop_tokens: tuple[int, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def check(self, context: int, vocabulary: int) -> None:
         """Refuse what can't be done.
@@ -49,8 +71,12 @@ class GenerationRequest:
         wrong = next((token for token in self.prompt if not 0 <= token < vocabulary), None)
         if wrong is not None:
             raise DataError(f"the prompt has the token {wrong}, and there are tokens 0 to {vocabulary - 1}")
-        if self.max_new_tokens < 1:
+        if self.max_new_tokens < (0 if self.prompt_logprobs is not None else 1):
             raise DataError(f"max_tokens is {self.max_new_tokens}; it must be at least 1")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise DataError(
+                f"min_tokens is {self.min_new_tokens}, which is more than max_tokens, {self.max_new_tokens}"
+            )
         if len(self.prompt) + self.max_new_tokens > context:
             raise DataError(
                 f"the prompt has {len(self.prompt)} tokens and {self.max_new_tokens} more are asked for, but the "
@@ -62,6 +88,45 @@ class GenerationRequest:
             raise DataError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
         if "" in self.stop:
             raise DataError("a stop text is empty; leave it out")
+        if self.top_k < 0:
+            raise DataError(f"top_k is {self.top_k}; it must be 0 (all tokens) or above")
+        if not 0 <= self.min_p <= 1:
+            raise DataError(f"min_p is {self.min_p}; it must be from 0 to 1")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise DataError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """Natural logarithm of a token's probability, as the model gives it, before penalties and temperature.
+
+    Attributes:
+        token: the token.
+        value: its log probability.
+        top: the likeliest tokens with theirs, the likeliest first.
+    """
+
+    token: int
+    value: float
+    top: tuple[tuple[int, float], ...]
+
+
+def logprobs_of(logits_TV: torch.Tensor, tokens: Sequence[int], count: int) -> list[Logprob]:
+    """The log probabilities of tokens, and of the `count` likeliest beside each.
+
+    Args:
+        logits_TV: float32, for each token those it was predicted by.
+        tokens: T of them.
+        count: at most V.
+    """
+    logprobs_TV = logits_TV.log_softmax(dim=-1)
+    values = logprobs_TV.gather(1, torch.tensor([*tokens], device=logits_TV.device)[:, None])[:, 0].tolist()
+    top = logprobs_TV.topk(min(count, logits_TV.shape[-1]), dim=-1)
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [
+        Logprob(token, value, tuple(zip(*likeliest, strict=True)))
+        for token, value, likeliest in zip(tokens, values, pairs, strict=True)
+    ]
 
 
 class Sampler:
@@ -69,13 +134,17 @@ class Sampler:
 
     The random numbers come from the CPU, so that they are the same on every device, and none waits for another.
 
-    Attributes:
-        temperature, top_p: the request's.
+    Args:
+        request: how.
+        ends: tokens that end an answer.
     """
 
-    def __init__(self, request: GenerationRequest):
-        self.temperature, self.top_p = request.temperature, request.top_p
+    def __init__(self, request: GenerationRequest, ends: set[int] | None = None):
+        self.request = request
         self._generator = torch.Generator()
+        self._new: Counter[int] = Counter()
+        self._seen = set(request.prompt) if request.repetition_penalty != 1 else set()
+        self._ends = sorted({*(ends or ()), *request.stop_tokens})
         if request.seed is None:
             self._generator.seed()
         else:
@@ -84,43 +153,89 @@ class Sampler:
     @property
     def is_greedy(self) -> bool:
         """Whether it takes the likeliest token."""
-        return self.temperature == 0
+        return self.request.temperature == 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it takes the logits as they are now."""
+        request = self.request
+        has_penalty = request.presence_penalty or request.frequency_penalty or request.repetition_penalty != 1
+        return not has_penalty and self._new.total() >= request.min_new_tokens
 
     def uniform(self) -> float:
         """The next random number, from 0 to below 1."""
         return torch.rand((), dtype=torch.float64, generator=self._generator).item()
 
+    def took(self, token: int) -> None:
+        """Note a token of the answer."""
+        self._new[token] += 1
+        if self._seen:
+            self._seen.add(token)
+
+    def penalize_(self, logits_V: torch.Tensor) -> None:
+        """Change the logits by the penalties, and forbid ends before `min_new_tokens`, in place."""
+        request, device = self.request, logits_V.device
+        if self._seen:
+            seen = torch.tensor(sorted(self._seen), device=device)
+            values, factor = logits_V[seen], request.repetition_penalty
+            logits_V[seen] = torch.where(values > 0, values / factor, values * factor)
+        if self._new:
+            new = torch.tensor(list(self._new), device=device)
+            counts = torch.tensor(list(self._new.values()), device=device, dtype=logits_V.dtype)
+            logits_V[new] -= request.presence_penalty + request.frequency_penalty * counts
+        if self._new.total() < request.min_new_tokens:
+            logits_V[self._ends] = float("-inf")
+
 
 def pick_tokens(logits_BV: torch.Tensor, samplers: Sequence[Sampler]) -> list[int | None]:
     """The next token of each row; None where its logits are no numbers, which must not stop the other rows.
 
-    What a row gets does not depend on the others. All rows are drawn together: a GPU is waited for once.
+    All rows are drawn together, and the tokens come to the CPU once, as a step of a GPU is too short to wait for it
+    in each row.
 
     Args:
         logits_BV: float32.
         samplers: one for each row.
     """
+    is_finite_B = logits_BV.amax(dim=-1).isfinite()  # the largest of NaNs is NaN
+    changed = [row for row, sampler in enumerate(samplers) if not sampler.is_plain]
+    if changed:
+        logits_BV = logits_BV.clone()
+        for row in changed:
+            samplers[row].penalize_(logits_BV[row])
     tokens_B = logits_BV.argmax(dim=-1)
     if not all(sampler.is_greedy for sampler in samplers):
         # A greedy row is drawn too, and what is drawn thrown away.
-        rows = [(each.temperature or 1.0, each.top_p, 0.0 if each.is_greedy else each.uniform()) for each in samplers]
-        temperature_B, top_p_B, uniform_B = torch.tensor(rows, dtype=torch.float64).T.to(logits_BV.device)
+        rows = [
+            (each.request.temperature or 1.0, each.request.min_p, each.request.top_k or logits_BV.shape[-1],
+             each.request.top_p, 0.0 if each.is_greedy else each.uniform())
+            for each in samplers
+        ]  # fmt: skip
+        settings_SB = torch.tensor(rows, dtype=torch.float64).T.to(logits_BV.device)
         is_greedy_B = torch.tensor([sampler.is_greedy for sampler in samplers]).to(logits_BV.device)
-        drawn_B = _draw(logits_BV, temperature_B, top_p_B, uniform_B)
-        tokens_B = torch.where(is_greedy_B, tokens_B, drawn_B)
-    is_finite_B = logits_BV.amax(dim=-1).isfinite()  # the largest of NaNs is NaN
+        tokens_B = torch.where(is_greedy_B, tokens_B, _draw(logits_BV, *settings_SB))
     return [None if token < 0 else token for token in torch.where(is_finite_B, tokens_B, -1).tolist()]
 
 
 def _draw(
-    logits_BV: torch.Tensor, temperature_B: torch.Tensor, top_p_B: torch.Tensor, uniform_B: torch.Tensor
+    logits_BV: torch.Tensor,
+    temperature_B: torch.Tensor,
+    min_p_B: torch.Tensor,
+    top_k_B: torch.Tensor,
+    top_p_B: torch.Tensor,
+    uniform_B: torch.Tensor,
 ) -> torch.Tensor:
     """Tokens (B,) by inversion: the first one up to which the probability is above the random number."""
     scaled_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / temperature_B.float()[:, None]
     sorted_BV, order_BV = scaled_BV.softmax(dim=-1).sort(dim=-1, descending=True)
+    places_V = torch.arange(logits_BV.shape[-1], device=logits_BV.device)
+    sorted_BV = sorted_BV.masked_fill(places_V >= top_k_B[:, None], 0)
+    sorted_BV = sorted_BV.masked_fill(sorted_BV < min_p_B.float()[:, None] * sorted_BV[:, :1], 0)
     before_BV = sorted_BV.cumsum(dim=-1, dtype=torch.float64) - sorted_BV
-    # A token is out where those before it have top_p already; the first one never is.
-    is_out_BV = (before_BV >= top_p_B[:, None]) & (top_p_B[:, None] < 1)
+    # top_p is a share of what the others leave. A token is out where those before it have it already; the first one
+    # never is.
+    enough_B1 = top_p_B[:, None] * sorted_BV.sum(dim=-1, dtype=torch.float64, keepdim=True)
+    is_out_BV = (before_BV >= enough_B1) & (top_p_B[:, None] < 1)
     upto_BV = sorted_BV.masked_fill(is_out_BV, 0).cumsum(dim=-1, dtype=torch.float64)
     place_B = (upto_BV <= uniform_B[:, None] * upto_BV[:, -1:]).sum(dim=-1)
     return order_BV.gather(-1, place_B.clamp(max=logits_BV.shape[-1] - 1)[:, None])[:, 0]

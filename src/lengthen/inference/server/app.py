@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from lengthen.errors import BusyError, LengthenError
 from lengthen.inference.engine import Event
 from lengthen.inference.server.guard import Guard, error_body, error_response
+from lengthen.inference.server.logprobs import ChatLogprobs, CompletionLogprobs
 from lengthen.inference.server.metrics import metrics_text
 from lengthen.inference.server.protocol import (
     ChatRequest,
@@ -180,15 +181,20 @@ def _model(service: Service, name: str) -> dict[str, Any]:
 class _Answer:
     """The answer to one request for completions."""
 
+    body: CompletionRequest | ChatRequest
+
     def __init__(self, service: Service, body: CompletionRequest | ChatRequest, prefix: str, kind: str):
-        self._service, self._body, self._kind = service, body, kind
+        self._service, self.body, self._kind = service, body, kind
+        self._tokenizer = service.engine.tokenizer
         self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         self._until = time.monotonic() + service.timeout
+        self._logprobs: list[CompletionLogprobs | ChatLogprobs] = []
 
     async def response(self, request: Request) -> Response:
         """The whole answer, or a stream of its parts."""
-        calls = self._service.submit(await run_in_threadpool(self._service.requests, self._body))
-        if self._body.stream:
+        calls = self._service.submit(await run_in_threadpool(self._service.requests, self.body))
+        self.prepare(calls)
+        if self.body.stream:
             return _Stream(self._stream(calls), calls)
         try:
             return await self._whole(calls, request)
@@ -196,13 +202,28 @@ class _Answer:
             for call in calls:
                 call.cancel()
 
-    def choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
-        """A whole text."""
-        return {"index": index, "text": text, "finish_reason": finish, "logprobs": None}
+    def prepare(self, calls: Sequence[Call]) -> None:
+        """Make what belongs to each call."""
+        body = self.body
+        assert isinstance(body, CompletionRequest)
+        texts = body.echoed(self._tokenizer) if body.echo else [None] * (len(calls) // body.answers)
+        self._echoed = [text for text in texts for _ in range(body.answers)]
+        self._logprobs = [
+            CompletionLogprobs(self._tokenizer, call.prompt, text)
+            for call, text in zip(calls, self._echoed, strict=True)
+        ]
 
-    def piece(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
+    def before(self, index: int) -> str:
+        """The text that stands before the first new token."""
+        return self._echoed[index] or ""
+
+    def choice(self, index: int, text: str, finish: str | None, entries: list[Any]) -> dict[str, Any]:
+        """A whole text."""
+        return {"index": index, "text": text, "finish_reason": finish, "logprobs": self._content(index, entries)}
+
+    def piece(self, index: int, text: str, finish: str | None, entries: list[Any]) -> dict[str, Any]:
         """A part of one."""
-        return self.choice(index, text, finish)
+        return self.choice(index, text, finish, entries)
 
     def beginning(self) -> list[dict[str, Any]]:
         """The choices of what a stream begins with, if anything."""
@@ -211,6 +232,13 @@ class _Answer:
     def stream_kind(self) -> str:
         """The object of a stream's parts."""
         return self._kind
+
+    def _content(self, index: int, entries: list[Any]) -> dict[str, Any] | None:
+        asked = self.body.wanted_logprobs()[0] is not None
+        return self._logprobs[index].content(entries) if asked else None
+
+    def _usage(self, calls: Sequence[Call]) -> dict[str, Any]:
+        return usage_of(calls, self.body.answers)
 
     async def _whole(self, calls: Sequence[Call], request: Request) -> Response:
         gathering = asyncio.gather(*(self._gather(index, call) for index, call in enumerate(calls)))
@@ -226,24 +254,38 @@ class _Answer:
                 task.cancel()
                 with suppress(asyncio.CancelledError, Refusal):
                     await task
-        return JSONResponse({**self._head, "object": self._kind, "choices": choices, "usage": usage_of(calls)})
+        return JSONResponse({**self._head, "object": self._kind, "choices": choices, "usage": self._usage(calls)})
 
     async def _gather(self, index: int, call: Call) -> dict[str, Any]:
         events = [event async for event in call.events(self._until)]
-        return self.choice(index, "".join(event.text for event in events), events[-1].finish)
+        entries = [entry for event in events for entry in self._logprobs[index].entries(event)]
+        text = self.before(index) + "".join(event.text for event in events)
+        return self.choice(index, text, events[-1].finish, entries)
 
     async def _stream(self, calls: Sequence[Call]) -> AsyncIterator[str]:
-        asks_usage = self._body.stream_options is not None and self._body.stream_options.include_usage
-        more: dict[str, Any] = {"usage": None} if asks_usage else {}
+        options = self.body.stream_options
+        asks_usage = options is not None and options.include_usage
+        always = asks_usage and options is not None and bool(options.continuous_usage_stats)
         head = {**self._head, "object": self.stream_kind()}
+
+        def part(choice: dict[str, Any]) -> str:
+            usage = {"usage": self._usage(calls) if always else None} if asks_usage else {}
+            return _sse({**head, "choices": [choice], **usage})
+
+        texts = [self.before(index) for index in range(len(calls))]
+        entries: list[list[Any]] = [[] for _ in calls]
         try:
             for choice in self.beginning():
-                yield _sse({**head, "choices": [choice], **more})
+                yield part(choice)
             async for index, event in _merged(calls, self._until):
-                if event.text or event.finish:
-                    yield _sse({**head, "choices": [self.piece(index, event.text, event.finish)], **more})
+                texts[index] += event.text
+                entries[index] += self._logprobs[index].entries(event)
+                # Tokens without a text yet, such as parts of a character, go with the next that has one.
+                if texts[index] or event.finish:
+                    yield part(self.piece(index, texts[index], event.finish, entries[index]))
+                    texts[index], entries[index] = "", []
             if asks_usage:
-                yield _sse({**head, "choices": [], "usage": usage_of(calls)})
+                yield _sse({**head, "choices": [], "usage": self._usage(calls)})
             yield "data: [DONE]\n\n"
         except Refusal as error:  # too late for an HTTP status
             yield _sse({"error": error_body(error.status, error.message, error.code)})
@@ -252,16 +294,26 @@ class _Answer:
 class _ChatAnswer(_Answer):
     """The same for chat."""
 
-    def choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "finish_reason": finish, "logprobs": None}
+    def prepare(self, calls: Sequence[Call]) -> None:
+        self._logprobs = [ChatLogprobs(self._tokenizer) for _ in calls]
 
-    def piece(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
-        return {"index": index, "delta": {"content": text} if text else {}, "finish_reason": finish, "logprobs": None}
+    def before(self, index: int) -> str:
+        return ""
+
+    def choice(self, index: int, text: str, finish: str | None, entries: list[Any]) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"index": index, "message": message, "finish_reason": finish, "logprobs": self._content(index, entries)}
+
+    def piece(self, index: int, text: str, finish: str | None, entries: list[Any]) -> dict[str, Any]:
+        delta = {"content": text} if text else {}
+        return {"index": index, "delta": delta, "finish_reason": finish, "logprobs": self._content(index, entries)}
 
     def beginning(self) -> list[dict[str, Any]]:
         delta = {"role": "assistant", "content": ""}
-        return [{"index": 0, "delta": delta, "finish_reason": None, "logprobs": None}]
+        return [
+            {"index": index, "delta": delta, "finish_reason": None, "logprobs": None}
+            for index in range(self.body.answers)
+        ]
 
     def stream_kind(self) -> str:
         return "chat.completion.chunk"

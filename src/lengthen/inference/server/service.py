@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lengthen.data.control_tokens import ControlTokens
 from lengthen.errors import LengthenError
 from lengthen.inference.engine import Engine, Event, GenerationRequest
 from lengthen.inference.engine.weights import adapter_folder
@@ -28,7 +29,7 @@ class Call:
     """One generation, as the event loop sees it."""
 
     def __init__(self, engine: Engine, request: GenerationRequest):
-        self.prompt_tokens = len(request.prompt)
+        self.prompt = list(request.prompt)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -90,6 +91,7 @@ class Service:
     def __post_init__(self) -> None:
         self.created = int(time.time())
         self._tokenizer_lock = threading.Lock()
+        self._control = ControlTokens(self.engine.tokenizer)
 
     @property
     def names(self) -> list[str]:
@@ -110,7 +112,9 @@ class Service:
         return model
 
     def requests(self, body: CompletionRequest | ChatRequest) -> list[GenerationRequest]:
-        """A body as what the engine takes. Slow for long prompts: not for the event loop.
+        """A body as what the engine takes: for each prompt as many requests as answers are asked for.
+
+        Slow for long prompts: not for the event loop.
 
         Raises:
             Refusal: more tokens are asked for than may be, or there is no such model.
@@ -118,8 +122,8 @@ class Service:
         """
         adapter, context = self.adapter_of(body.model), self.engine.base.context
         with self._tokenizer_lock:
-            prompts = body.prompts(self.engine.tokenizer)
-        found = []
+            prompts = body.prompts(self.engine.tokenizer, self._control)
+        found: list[GenerationRequest] = []
         for prompt in prompts:
             room = context - len(prompt)
             if self.max_tokens is not None:
@@ -127,7 +131,7 @@ class Service:
             wanted = body.new_tokens(room)
             if self.max_tokens is not None and wanted > self.max_tokens:
                 raise Refusal(400, f"max_tokens is {wanted}, and this server gives at most {self.max_tokens}")
-            found.append(body.generation(prompt, adapter, wanted))
+            found += body.generation(prompt, adapter, wanted)
         return found
 
     def submit(self, requests: Sequence[GenerationRequest]) -> list[Call]:
@@ -208,7 +212,7 @@ class Service:
         return folder
 
 
-def usage_of(calls: Sequence[Call]) -> dict[str, Any]:
-    """Tokens of the calls of one HTTP request."""
-    prompt, new = sum(call.prompt_tokens for call in calls), sum(call.new_tokens for call in calls)
+def usage_of(calls: Sequence[Call], answers: int) -> dict[str, Any]:
+    """Tokens of the calls of one HTTP request, with so many answers to each prompt, which counts once."""
+    prompt, new = sum(len(call.prompt) for call in calls[::answers]), sum(call.new_tokens for call in calls)
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
