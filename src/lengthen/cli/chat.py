@@ -124,7 +124,9 @@ class _Terminal:
             if loaded.cut:
                 self._note(f"warning: {loaded.cut:,} tokens were cut out of its middle", always=True)
             if loaded.defused:
-                self._note(f"warning: {loaded.defused:,} control tokens in it were made plain text", always=True)
+                self._note(
+                    f"warning: {loaded.defused:,} control tokens written in it are read as plain text", always=True
+                )
 
     def ask(self, question: str) -> None:
         """Ask, and print the answer as it comes; Ctrl-C stops it."""

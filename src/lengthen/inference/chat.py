@@ -4,7 +4,6 @@ Documents stand before the next question, in its message, so what was read befor
 again: a turn costs the tokens that it adds.
 """
 
-import re
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
+from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.data.instruct.templates import TEMPLATES, use_template
 from lengthen.errors import DataError
 from lengthen.inference.generation import Reader, TextStream, check_sampling, end_tokens
@@ -35,8 +35,7 @@ class Loaded:
         name: of the document.
         tokens: of its text, without what was cut out.
         cut: tokens that were cut out of its middle.
-        defused: places where its text was what the model takes for a control token, such as the end of a message;
-            a space after the first character makes it ordinary text.
+        defused: places where its text spells a control token, such as the end of a message; they are read as text.
     """
 
     name: str
@@ -110,8 +109,8 @@ class ChatSession:
         self._reader = Reader(model, streaming)
         self._end_text, end_token = _end_of_answers(tokenizer)
         self._ends = end_tokens(model, tokenizer) | ({end_token} if end_token is not None else set())
-        special = filter(None, (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special))
-        self._control = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+        # All texts below have its marks where they spell control tokens.
+        self._control = ControlTokens(tokenizer)
         self._turns: list[_Turn] = []
         self._texts: dict[str, str] = {}
         self._waiting: list[str] = []  # names of documents that no message holds yet
@@ -143,7 +142,7 @@ class ChatSession:
             raise DataError(f"{name} is empty; give a document with text")
         if name in self._texts:
             raise DataError(f"a document {name} is loaded already; give this one another name, or reset all")
-        text, defused = self._control.subn(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        text, defused = self._shielded(text, name), self._control.count(text)
         self._waiting.append(name)
         try:
             self._texts[name], cut = self._fitted(name, text, room)
@@ -260,11 +259,11 @@ class ChatSession:
     def _prompt(self, question: str) -> tuple[str, str, list[int]]:
         """The new message, the whole prompt as text, and its tokens."""
         documents = (f"[document {name}]\n{self._texts[name]}\n[end of document]\n\n" for name in self._waiting)
-        message = "".join(documents) + question
+        message = "".join(documents) + self._shielded(question, "the question")
         messages = []
         for turn in self._turns:
             messages += [{"role": "user", "content": turn.message}]
-            messages += [{"role": "assistant", "content": turn.answer.text}]
+            messages += [{"role": "assistant", "content": self._control.shield(turn.answer.text)}]
         prompt = _render(self._tokenizer, [*messages, {"role": "user", "content": message}])
         if self._streaming is not None and self._turns:
             continued = self._continued(prompt)
@@ -279,17 +278,17 @@ class ChatSession:
         None where the template has changed what was before, or the tokenizer does not tell where tokens begin.
         """
         turn = self._turns[-1]
-        start = prompt.find(turn.answer.text, len(turn.prompt))
+        said = self._control.shield(turn.answer.text)
+        start = prompt.find(said, len(turn.prompt))
         if not prompt.startswith(turn.prompt) or start < 0 or prompt[len(turn.prompt) : start].strip():
             return None
-        stop = start + len(turn.answer.text)
+        stop = start + len(said)
         end = prompt.find(self._end_text, stop)
         if turn.answer.end == "finished" and end >= 0 and not prompt[stop:end].strip():
             stop = end + len(self._end_text)
         if not self._tokenizer.is_fast:
             return None
-        encoded = self._tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        pairs = zip(*self._control.encode(prompt), strict=True)
         return turn.ids + [token for token, (begin, _) in pairs if begin >= stop]
 
     def _fitted(self, name: str, text: str, room: int | None) -> tuple[str, int]:
@@ -309,8 +308,7 @@ class ChatSession:
                 "shorter document"
             )
         total = self._count(text)
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        spans = encoded["offset_mapping"]
+        spans = self._control.encode(text)[1].tolist()
         while excess < total:
             kept = total - excess
             left = spans[(kept + 1) // 2 - 1][1]
@@ -330,8 +328,13 @@ class ChatSession:
         return len(self._encode(text))
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+        return self._control.ids(text)
+
+    def _shielded(self, text: str, name: str) -> str:
+        try:
+            return str(self._control.shield(text))
+        except ControlTokenError as error:
+            raise DataError(f"{name} {error}; take it out") from error
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]], prompt: bool = True) -> str:
