@@ -92,8 +92,8 @@ def full_losses(model, ids):
     return -log_probabilities[:-1].gather(1, ids[0, 1:, None])[:, 0].numpy()
 
 
-def strided_by_hand(model, ids, context, stride, begin=None):
-    """The guide's loop, token by token: position -> loss."""
+def strided_by_hand(model, ids, context, stride):
+    """The guide's loop, token by token: position -> loss. Windows begin with BOS (0) where the document does."""
     losses = {}
     for begin in range(0, len(ids), stride):
         # One token more to the left where the guide would leave a window's first token unscored.
@@ -101,8 +101,8 @@ def strided_by_hand(model, ids, context, stride, begin=None):
         end = min(begin + context, len(ids))
         if end - start >= 2:
             window = ids[start:end].copy()
-            if begin is not None:
-                window[0] = begin
+            if ids[0] == 0:
+                window[0] = 0
             for position, loss in enumerate(full_losses(model, window), start + 1):
                 losses.setdefault(position, loss)
     return losses
@@ -424,8 +424,8 @@ def test_windows_of_documents_that_begin_with_bos_begin_with_it(llama, length, c
     result = perplexity(llama, [with_bos, without], context, stride, batch_size=3)
     assert result.bos_token_id == 0
     assert result.tokens == 2 * (length - 1), "what is put in is not scored, and nothing is lost by it"
-    for ids, begin, found in zip((with_bos, without), (0, None), result.per_document, strict=True):
-        by_hand = strided_by_hand(llama, ids, context, stride, begin)
+    for ids, found in zip((with_bos, without), result.per_document, strict=True):
+        by_hand = strided_by_hand(llama, ids, context, stride)
         assert found["loss"] == pytest.approx(np.mean(list(by_hand.values())), abs=5e-5)
         kept = document_losses(llama, [ids], context)[0][1:]
         assert kept.mean() == pytest.approx(perplexity(llama, ids, context).loss, abs=5e-5)

@@ -51,13 +51,15 @@ def test_loglikelihood_and_generation(tasks, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", TOKEN)
     names = ["served_choice", "served_line"]
     apart = load_apart("tiny", "float32", None, CPU)
-    local = HFLM(pretrained=apart.model, tokenizer=apart.tokenizer, max_length=255, batch_size=1)
+    # Of a prompt that is too long, both keep the last 255 tokens: one of the 256 there is for the answer of the server.
+    local = HFLM(pretrained=apart.model, tokenizer=apart.tokenizer, max_length=254, batch_size=1)
     measured = {"local": lm_eval.simple_evaluate(local, tasks=names, task_manager=tasks, bootstrap_iters=0)}
     with serving() as server:
         settings = {
             "model": "tiny",
             "base_url": f"{server.url}/v1/completions",
             "tokenizer": str(find("tiny").location),
+            "add_bos_token": True,  # as the tokenizer does by itself, by which the local model is asked
             "max_length": 256,
             "num_concurrent": 2,
             "batch_size": 2,
