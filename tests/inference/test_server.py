@@ -14,7 +14,6 @@ import httpx
 import openai
 import pytest
 from adapter_files import CPU, greedy, make_adapter, with_adapter
-from server_process import TOKEN, Server, serving
 
 from lengthen import cli
 from lengthen.adapters.load import load_apart
@@ -22,6 +21,7 @@ from lengthen.inference.engine import Engine, GenerationRequest, Limits, ServedB
 from lengthen.inference.server.metrics import _escaped
 from lengthen.inference.server.service import Refusal, Service
 from lengthen.models import load_tokenizer
+from server_process import TOKEN, Server, serving
 
 pytestmark = pytest.mark.invariants
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 from adapter_files import CPU
-from server_process import TOKEN, serving
 
 from lengthen.adapters.load import load_apart
 from lengthen.models import find
+from server_process import TOKEN, serving
 
 lm_eval = pytest.importorskip("lm_eval")
 pytest.importorskip("tenacity", reason="lm-eval's API models need lm-eval[api]")

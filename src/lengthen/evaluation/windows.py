@@ -129,7 +129,8 @@ def begin_token(model: Any, documents: Sequence[np.ndarray]) -> int | None:
     """The token that the model's texts begin with (BOS), where documents begin with it; None where none does."""
     base = causal_lm(model)
     configs = (base.config.get_text_config(), getattr(base, "generation_config", None))
-    token = next((each.bos_token_id for each in configs if getattr(each, "bos_token_id", None) is not None), None)
+    tokens = (getattr(config, "bos_token_id", None) for config in configs)
+    token = next((each for each in tokens if each is not None), None)
     return token if isinstance(token, int) and any(len(ids) and ids[0] == token for ids in documents) else None
 
 
