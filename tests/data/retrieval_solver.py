@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections import Counter
+from functools import cache
 from itertools import product
 
 from lengthen.data.retrieval import chains, copying, lists, lookups, records
@@ -11,6 +12,8 @@ from lengthen.data.retrieval.phrasings import PHRASINGS
 
 KEYS = {
     "thing": r"[a-z]+ [a-z]+",
+    "noun": r"[a-z]+",
+    "town": r"[A-Z][a-z]+",
     "person": r"[A-Z][a-z]+ [A-Z][a-z]+",
     "label": r"[A-Z]{2}-\d{3}",
     "word": r"[a-z]+",
@@ -20,6 +23,7 @@ NAME = r"[A-Za-z_]\w*"
 LINE = re.MULTILINE
 
 
+@cache
 def regex(template, prose=False, **groups):
     """A pattern for a template: `{x}` is what `groups` say, else anything in a line; without prose, whole lines."""
     parts = re.split(r"\{(\w+)(?:!r)?\}", template)
@@ -35,6 +39,7 @@ def regex(template, prose=False, **groups):
     return re.compile(pattern if prose else f"^{pattern}$", LINE)
 
 
+@cache
 def question_regex(template, **groups):
     """A pattern for what stands before an answer, from its beginning to its end."""
     prompt = template.split("{v}")[0].rstrip(" ")

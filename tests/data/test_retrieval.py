@@ -88,7 +88,7 @@ def asked(tokenizer, encoded):
     for piece in encoded.example.pieces:
         if piece.role == "answer":
             question = next(questions)
-            assert text[prompt : start + len(piece.text)] == question.prompt + question.trained
+            assert text[prompt : start + len(piece.text)].lstrip("\n") == question.prompt + question.trained
             yield question, text[:prompt]
         prompt = start
         start += len(piece.text)
@@ -98,15 +98,15 @@ def asked(tokenizer, encoded):
 @pytest.mark.parametrize("task", TASKS)
 def test_answers_follow_from_the_text_alone(task, tiny, documents):
     count = 0
-    for each in made(tiny, documents, 1500, range(40), tasks={task: 1.0}, facts=30):
+    for each in made(tiny, documents, 1500, range(24), tasks={task: 1.0}, facts=30):
         for question, text in asked(tiny, each):
             assert answers(question.prompt, text) == {question.answer}, (question, text)
             count += 1
-    assert count >= 40
+    assert count >= 24
 
 
 def test_answers_of_mixed_tasks_follow_from_the_text_alone(tiny, documents):
-    for each in made(tiny, documents, 2500, range(60)):
+    for each in made(tiny, documents, 2500, range(25)):
         for question, text in asked(tiny, each):
             assert answers(question.prompt, text) == {question.answer}, (question, text)
 
@@ -254,6 +254,7 @@ def test_no_template_of_the_evaluation(tiny):
 
 def test_no_key_of_the_evaluation():
     mine = {*vocabulary.NOUNS, *vocabulary.ADJECTIVES, *vocabulary.COMMON, *vocabulary.PLACES, *vocabulary.NAMES}
+    mine |= {*vocabulary.TOWNS}
     theirs = {word.lower() for word in (*NOUNS, *ADJECTIVES, *VERBS, *_CITIES)} | BABILONG
     assert not {word.lower() for word in mine} & theirs
     # Invented words are drawn, from some hundred thousand; none is the evaluation's.

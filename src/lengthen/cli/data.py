@@ -75,8 +75,17 @@ def tokenize_command(
 
 @app.command("inspect")
 def inspect_command(
-    inputs: Inputs,
-    model: Model,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Documents, folders of these, token files; or a recipe with a mixture, and overrides of it.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Whose tokenizer: a hub id, folder, GGUF file, run or alias; default a recipe's."),
+    ] = None,
     sequence_length: Annotated[
         int | None, typer.Option(min=2, help="Pack into blocks of this many tokens and describe them.")
     ] = None,
@@ -98,13 +107,29 @@ def inspect_command(
         typer.Option(min=1, help="The base's context in tokens: say what share of the tokens lies beyond it."),
     ] = None,
     dtype: Dtype = None,
+    show: Annotated[
+        int, typer.Option(min=0, help="For a recipe: print so many sequences of each source, answers in [[brackets]].")
+    ] = 0,
+    sequences: Annotated[
+        int | None, typer.Option(min=1, help="For a recipe: count so many sequences; default those of the run.")
+    ] = None,
     json_file: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
     """Show how many documents and tokens there are, how long they are, and what packing makes of them.
 
-    With --kind instruct also what is cut to --sequence-length, what is trained, and the first example.
+    With --kind instruct also what is cut to --sequence-length, what is trained, and the first example. Of a recipe
+    whose data.train is a mixture, the shares of its sources.
     """
+    from lengthen.cli.mixtures import inspect_mixture, is_recipe
+
+    if is_recipe(inputs[0]):
+        inspect_mixture(inputs[0], inputs[1:], model, sequences, show, json_file, quiet)
+        return
+    if model is None:
+        raise typer.BadParameter("name the model whose tokenizer is to be used", param_hint="--model")
+    if show or sequences is not None:
+        raise typer.BadParameter(f"--show and --sequences are for a recipe (.yaml); {inputs[0]} is none")
     from rich.console import Console
 
     from lengthen.data.packing import choose_documents, describe_blocks, describe_lengths, pack
@@ -122,7 +147,16 @@ def inspect_command(
 
         limits = (min_tokens, max_tokens)
         inspect_instructions(
-            inputs, model, tokenizer, template, sequence_length, limits, packing, context, json_file, quiet
+            list(map(Path, inputs)),
+            model,
+            tokenizer,
+            template,
+            sequence_length,
+            limits,
+            packing,
+            context,
+            json_file,
+            quiet,
         )
         return
     store, warnings = load_tokens(inputs, tokenizer, vocabulary_size(tokenizer), default_cache(), quiet, dtype)

@@ -89,7 +89,7 @@ def variables(draw: Draw, count: int, _passages: Passages) -> Episode:
     for which in rng.sample(range(chains), min(chains, rng.randrange(1, 4))):
         asked.append(question(rng.choice(style.names), listed(members[which]), known=values[which]))
     by_name = {name: values[which] for which in range(chains) for name in members[which]}
-    for name in rng.sample(names, min(len(names), rng.randrange(1, 5))):
+    for name in rng.sample(names, min(len(names), rng.randrange(2, 7))):
         asked.append(question(rng.choice(style.value), by_name[name], x=name))
     return Episode("variables", tuple(Fact(fact, style.prose) for fact in facts), tuple(asked), tuple(names))
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from lengthen.data.retrieval.episode import Episode, Fact, Question
 
-__all__ = ["Example", "Piece", "Placement", "assemble"]
+__all__ = ["INTRODUCTIONS", "Example", "Piece", "Placement", "assemble"]
 
 Role = Literal["text", "template", "answer"]
 Place = Literal["paragraph", "line", "sentence"]
@@ -29,6 +29,16 @@ _ANY_SPACE = re.compile(r"\s+")
 _ORDER: tuple[Place, ...] = ("paragraph", "line", "sentence")
 _LEAST_BREAKS = 12
 _EARLY = 0.1
+INTRODUCTIONS = (
+    "Keep the facts in this text in mind; you will need them below.\n\n",
+    "What follows has some statements in it that do not belong there. Note them.\n\n",
+    "Read carefully. At the end there are questions.\n\n",
+    "Document:\n\n",
+    "# notes\n\n",
+    "Merke dir, was hier eingestreut ist.\n\n",
+)
+"""What can stand at the beginning of a sequence."""
+
 _HEADINGS = ("", "", "", "Questions\n", "Now answer.\n", "What do you remember?\n", "---\n", "# check\n")
 
 
@@ -107,6 +117,8 @@ def assemble(
     asked_early = rng.randrange(1, len(questions) + 1) if middle else 0
     turn = max([_place_at(breaks, stop), *(place for place, _, _ in inserted)])
 
+    joint = rng.choice(("", "", "\n"))  # a blank line between questions, or none
+
     pieces: list[Piece] = []
     done = 0
     for place, _, fact in inserted:
@@ -114,10 +126,10 @@ def assemble(
         done = place
     pieces.append(Piece(haystack[done:turn], role))
     if asked_early:
-        pieces += [Piece("\n\n", "template"), *_asked(questions[:asked_early]), Piece("\n", "template")]
+        pieces += [Piece("\n\n", "template"), *_asked(questions[:asked_early], joint), Piece("\n", "template")]
     pieces.append(Piece(haystack[turn:], role))
     if questions[asked_early:]:
-        pieces += [Piece("\n\n" + rng.choice(_HEADINGS), "template"), *_asked(questions[asked_early:])]
+        pieces += [Piece("\n\n" + rng.choice(_HEADINGS), "template"), *_asked(questions[asked_early:], joint)]
     tasks = tuple(episode.task for episode in episodes)
     return Example(tuple(piece for piece in pieces if piece.text), tasks, tuple(questions))
 
@@ -161,9 +173,9 @@ def _set_apart(haystack: str, place: int, fact: Fact) -> list[Piece]:
     return [Piece(f"{ahead}{fact.text}\n{space.replace(' ', '')[1:] if ahead == '' else ''}", "template")]
 
 
-def _asked(questions: Sequence[Question]) -> list[Piece]:
-    return [
-        piece
-        for question in questions
-        for piece in (Piece(question.prompt, "template"), Piece(question.trained, "answer"))
-    ]
+def _asked(questions: Sequence[Question], joint: str) -> list[Piece]:
+    pieces = []
+    for number, question in enumerate(questions):
+        pieces.append(Piece((joint if number else "") + question.prompt, "template"))
+        pieces.append(Piece(question.trained, "answer"))
+    return pieces

@@ -6,7 +6,8 @@ from lengthen.data.retrieval.vocabulary import COMMON, Draw
 
 __all__ = ["lookup", "many_values", "quotation", "single"]
 
-_MOST_ASKED = 8
+_MOST_ASKED = 10
+_FEW = ("noun", "town")  # kinds of keys of which there are too few to fill a sequence with
 
 QUOTATIONS = (
     ('{k} once wrote: "{v}"', 'What did {k} once write? {k} wrote: "{v}"'),
@@ -71,7 +72,7 @@ def _lookup(draw: Draw, task: str, count: int, values_of: list[int]) -> Episode:
         tuple(Fact(state(key, value), phrasing.prose) for key, value in pairs),
         tuple(_questions(draw, phrasing, in_order)),
         tuple(keys),
-        lambda: state(draw.keys(phrasing.key, 1)[0], draw.value_of(kinds)),
+        None if phrasing.key in _FEW else lambda: state(draw.keys(phrasing.key, 1)[0], draw.value_of(kinds)),
     )
 
 
@@ -82,7 +83,7 @@ def _questions(draw: Draw, phrasing: Phrasing, values: dict[str, list[str]]) -> 
     draw.rng.shuffle(several)
     draw.rng.shuffle(alone)
     asked = [question(phrasing.every, listed(values[key]), k=key) for key in several[:4]]
-    room = draw.rng.randrange(1, _MOST_ASKED - len(asked) + 1)
+    room = draw.rng.randrange(2, _MOST_ASKED - len(asked) + 1)
     one = draw.rng.choice(phrasing.one)
     asked += [question(one, values[key][0], k=key) for key in alone[:room]]
     if len(alone) > 2 and draw.rng.random() < 0.3:

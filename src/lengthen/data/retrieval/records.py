@@ -47,7 +47,7 @@ def records(draw: Draw, count: int, _passages: Passages) -> Episode:
     names = draw.keys(rng.choice(("label", "word", "identifier")), min(20, count))
     made = {name: {field: draw.value_of((kinds[field],)) for field in fields} for name in names}
     asked = []
-    for name in rng.sample(names, min(len(names), rng.randrange(1, 6))):
+    for name in rng.sample(names, min(len(names), rng.randrange(2, 9))):
         field = rng.choice(fields)
         if rng.random() < 0.75:
             asked.append(question(rng.choice(FIELD), made[name][field], k=name, f=field))

@@ -9,7 +9,7 @@ import numpy as np
 
 from lengthen.data.packing import Block
 from lengthen.data.retrieval.episode import Episode
-from lengthen.data.retrieval.example import Example, Placement, Role, assemble
+from lengthen.data.retrieval.example import INTRODUCTIONS, Example, Placement, Role, assemble
 from lengthen.data.retrieval.lookups import single
 from lengthen.data.retrieval.tasks import SHARES, TASKS
 from lengthen.data.retrieval.vocabulary import Draw
@@ -31,6 +31,7 @@ Haystack = Callable[[int], str]
 _LEAD = 48  # tokens at the beginning that may be cut off to reach a length exactly
 _TOKENS_PER_FACT = 40
 _MOST_COST = 0.5  # share of a sequence that facts and questions may take
+_INTRODUCED = 0.25  # share of the sequences that begin with a word about what is to come
 _TRIES = 20
 _FITS = 8
 
@@ -110,7 +111,7 @@ class Encoded:
     Attributes:
         input_ids: int64, (T,).
         weights: float32, (T,): loss weight of each token.
-        example: what it was made of; its beginning is cut.
+        example: what it was made of; its beginning is cut, and may have an introduction before it.
     """
 
     input_ids: np.ndarray
@@ -225,7 +226,8 @@ class Retrieval:
 
     def _fit(self, draw: Draw, episodes: list[Episode], length: int, bare: bool) -> Encoded | None:
         """A sequence of exactly `length` tokens; None where the episodes are too long or the text has their cues."""
-        wanted = length - len(self._prefix)
+        first = [*self._prefix, *(self._introduction(draw.rng) if draw.rng.random() < _INTRODUCED else [])]
+        wanted = length - len(first)
         cost = self._count(_joined(episodes))
         if not any(episode.questions for episode in episodes) or cost > _MOST_COST * wanted:
             return None
@@ -244,9 +246,8 @@ class Retrieval:
             ids, weights, starts = self._encode(example)
             over = len(ids) - wanted
             if over >= 0 and (over == 0 or starts[over] <= lead):
-                ids = [*self._prefix, *ids[over:]]
-                kept = np.concatenate([np.zeros(len(self._prefix), dtype=np.float32), weights[over:]])
-                return Encoded(np.array(ids, dtype=np.int64), kept, example)
+                kept = np.concatenate([np.zeros(len(first), dtype=np.float32), weights[over:]])
+                return Encoded(np.array([*first, *ids[over:]], dtype=np.int64), kept, example)
             room += _LEAD // 3 - over
             if room < _LEAD:
                 return None
@@ -260,9 +261,9 @@ class Retrieval:
 
     def _fillers(self, draw: Draw, episodes: Sequence[Episode]) -> Haystack:
         """Lines like the facts, with keys of their own, as the text around."""
-        makes = [episode.filler for episode in episodes if episode.filler is not None]
-        make = makes[0] if makes else single(draw, 1, lambda _least, _most: None).filler
-        assert make is not None
+        make = next((episode.filler for episode in episodes if episode.filler is not None), None)
+        while make is None:
+            make = single(draw, 1, lambda _least, _most: None).filler
         lines = [make() for _ in range(16)]
         per_line = self._count("\n".join(lines)) / len(lines)
 
@@ -273,8 +274,14 @@ class Retrieval:
 
         return take
 
+    def _introduction(self, rng: random.Random) -> list[int]:
+        return self._ids(rng.choice(INTRODUCTIONS))
+
     def _count(self, text: str) -> int:
-        return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return len(self._ids(text))
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _encode(self, example: Example) -> tuple[list[int], np.ndarray, list[int]]:
         """Ids, loss weights (float32), and the character at which each token begins."""
@@ -285,7 +292,7 @@ class Retrieval:
             starts: list[int] = []
             start = 0
             for piece in example.pieces:
-                found = self._tokenizer(piece.text, add_special_tokens=False, verbose=False)["input_ids"]
+                found = self._ids(piece.text)
                 ids += found
                 weights += [by_role[piece.role]] * len(found)
                 starts += [start + len(piece.text) * at // len(found) for at in range(len(found))]

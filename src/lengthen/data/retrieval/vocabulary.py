@@ -9,7 +9,7 @@ import random
 import string
 from collections.abc import Callable, Sequence
 
-__all__ = ["ADJECTIVES", "COMMON", "NAMES", "NOUNS", "PLACES", "VALUES", "Draw"]
+__all__ = ["ADJECTIVES", "COMMON", "NAMES", "NOUNS", "PLACES", "TOWNS", "VALUES", "Draw"]
 
 _NOUNS = """
 abacus alcove almanac amulet anvil archive atrium auger awning ballast balsa bandsaw barometer bassoon bathtub
@@ -73,7 +73,18 @@ Siegfried Signe Silas Solveig Svetlana Tamsin Thaddeus Theodora Tilda Tobias Ulr
 Wanda Wilfred Winifred Xenia Yasmin Yusuf Zelda Zoran
 """
 
-NOUNS, ADJECTIVES, COMMON, PLACES, NAMES = (words.split() for words in (_NOUNS, _ADJECTIVES, _COMMON, _PLACES, _NAMES))
+_TOWNS = """
+Aarhus Adelaide Almere Antwerp Arequipa Baku Bandung Basel Bergen Bilbao Braga Bremen Brno Bruges Burgos Calgary
+Cardiff Cusco Davao Delft Dresden Durban Esbjerg Galway Gdansk Geneva Genoa Ghent Graz Groningen Haifa Halifax
+Harare Izmir Jena Kampala Kazan Kosice Kumasi Leeds Leipzig Liege Linz Lodz Lucerne Lusaka Lviv Malmo Maribor
+Medellin Montpellier Mostar Nagoya Nantes Odense Oulu Oviedo Palermo Pecs Perth Plovdiv Porto Potsdam Quito Regina
+Riga Rosario Rotterdam Salerno Sapporo Tallinn Tampere Tartu Tbilisi Toledo Trieste Turku Uppsala Utrecht
+Valencia Varna Verona Vilnius Wroclaw Yerevan Zagreb Zaragoza
+"""
+
+NOUNS, ADJECTIVES, COMMON, PLACES, NAMES, TOWNS = (
+    words.split() for words in (_NOUNS, _ADJECTIVES, _COMMON, _PLACES, _NAMES, _TOWNS)
+)
 
 # Beginnings and vowels of the syllables of invented words, and ends of words that English hardly has.
 _SYLLABLES = [
@@ -82,6 +93,15 @@ _SYLLABLES = [
         "b br c ch d dr f fl g gr h j k kl l m n p pl qu r s sk st t th tr v w z",
         "a ai e ea i io o ou u",
         "g lb lk lv md nz rf rv v x z zk",
+    )
+]
+_SURNAMES = [
+    halves.split()
+    for halves in (
+        "Ald Ash Bex Blen Brad Cal Carl Dal Ell Fair Farn Gal Had Hal Har Hol Kes Lang Lin Mal Mar New Nor Oak Pel Pem "
+        "Pres Rad Ros Sel Shel Stan Thorn Tre Wal Wes Whit Win Wood York",
+        "bourne bridge burn by castle combe croft dale dane den er field ford ham hurst ington leigh low man mere mond "
+        "more ridge row sett son stead ston stow thorpe ton wick well wood worth",
     )
 ]
 _MONTHS = (
@@ -122,15 +142,17 @@ class Draw:
         """Keys of one kind, all new.
 
         Args:
-            kind: "thing" (gilded anvil), "person" (Edith Trounder), "label" (QX-417), "word" (an invented one) or
-                "identifier" (lathe_quota).
+            kind: "thing" (gilded anvil), "noun" (anvil), "person" (Edith Haldane), "town" (Riga), "label" (QX-417),
+                "word" (an invented one) or "identifier" (lathe_quota).
             count: how many. Things and labels are near each other in half of the cases: one adjective, one prefix.
         """
         alike = self.rng.random() < 0.5 and count <= len(NOUNS) // 4
         adjective, prefix = self.rng.choice(ADJECTIVES), self._letters()
         makes: dict[str, Callable[[], str]] = {
             "thing": lambda: f"{adjective if alike else self.rng.choice(ADJECTIVES)} {self.rng.choice(NOUNS)}",
-            "person": lambda: f"{self.rng.choice(NAMES)} {self.invented().capitalize()}",
+            "noun": lambda: self.rng.choice(NOUNS),
+            "person": self.person,
+            "town": lambda: self.rng.choice(TOWNS),
             "label": lambda: (
                 (prefix if alike else "".join(self.rng.choices(_LABEL_LETTERS, k=2)))
                 + f"-{self.rng.randrange(1000):03}"
@@ -143,10 +165,17 @@ class Draw:
     def _letters(self) -> str:
         return "".join(self.rng.choices(_LABEL_LETTERS, k=2))
 
+    def person(self) -> str:
+        """A first name and a surname, which is made of two halves or invented."""
+        if self.rng.random() < 0.3:
+            return f"{self.rng.choice(NAMES)} {self.invented().capitalize()}"
+        first, last = _SURNAMES
+        return f"{self.rng.choice(NAMES)} {self.rng.choice(first)}{self.rng.choice(last)}"
+
     def invented(self) -> str:
         """A word of two syllables or three that is none in English."""
         onsets, vowels, codas = _SYLLABLES
-        syllables = self.rng.choice((2, 2, 3))
+        syllables = self.rng.choice((2, 2, 2, 3))
         return "".join(self.rng.choice(onsets) + self.rng.choice(vowels) for _ in range(syllables)) + self.rng.choice(
             codas
         )
@@ -216,7 +245,8 @@ VALUES: dict[str, Callable[[Draw], str]] = {
     "word": lambda draw: draw.rng.choice(COMMON),
     "phrase": lambda draw: " ".join(draw.rng.sample(COMMON, draw.rng.randrange(2, 5))),
     "thing": lambda draw: f"{draw.rng.choice(ADJECTIVES)} {draw.rng.choice(NOUNS)}",
-    "name": lambda draw: f"{draw.rng.choice(NAMES)} {draw.invented().capitalize()}",
+    "name": Draw.person,
+    "town": lambda draw: draw.rng.choice(TOWNS),
     "date": _date,
     "time": lambda draw: f"{draw.rng.randrange(24):02}:{draw.rng.randrange(60):02}",
     "identifier": Draw.identifier,
