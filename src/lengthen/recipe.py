@@ -131,7 +131,7 @@ class SourceRecipe(_Section):
     )
     min_tokens: int | None = Field(None, ge=1, description="shorter documents are left out")
     max_tokens: int | None = Field(None, ge=2, description="longer documents are left out")
-    max_documents: int | None = Field(None, ge=1, description="documents taken from each path, the first ones")
+    max_documents: int | None = Field(None, ge=1, description="documents taken of each path (code: of all), the first")
     length_weights: dict[Annotated[int, Field(ge=1)], Weight] = Field(
         {}, description="times a pass sees documents from so many tokens on, as in {1: 0.5, 8192: 3}; default once"
     )

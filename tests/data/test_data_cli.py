@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lengthen.cli.data import app
-from lengthen.errors import DataError, OutputError
+from lengthen.errors import DataError, OutputError, RecipeError
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +104,23 @@ def test_inspect_refuses(folder):
     assert isinstance(result.exception, DataError)
     result = call("inspect", folder / "none.txt", "--model", "tiny")
     assert isinstance(result.exception, DataError)
+
+
+def test_inspect_of_a_recipe_with_a_mixture(tmp_path):
+    """Shares, and sequences with their answers in brackets."""
+    recipe, long, report = tmp_path / "mix.yaml", tmp_path / "long.txt", tmp_path / "out.json"
+    recipe.write_text(
+        "model: tiny\ncontext: {target: 1024, method: yarn}\nattention: {kind: full}\ntraining: {steps: 10}\n"
+        f"data:\n  train:\n  - {{path: {long}, weight: 1}}\n  - {{kind: retrieval, weight: 3}}\n"
+    )
+    long.write_text("It goes on and on, and it never ends.\n" * 2000)
+    shown = done("inspect", recipe, "training.steps=40", "--show", 1, "--json", report).stdout
+    assert "25.0%  long       10 sequences, 1 document" in shown
+    assert "75.0%  retrieval  30 sequences" in shown
+    assert shown.count("-- sequence ") == 2
+    assert "[[" in shown
+    assert [each["sequences"] for each in json.loads(report.read_text())["sources"]] == [10, 30]
+    with pytest.raises(RecipeError, match="is no mixture; name its documents themselves"):
+        raise call("inspect", recipe, f"data.train={long}").exception
+    for arguments in ((long,), (long, "--model", "tiny", "--show", 1)):
+        assert call("inspect", *arguments).exit_code == 2

@@ -87,7 +87,8 @@ class _Opener:
             if source.kind == "code":
                 repositories, warnings = read_repositories(source.path)
                 self._warn(warnings)
-                self._stores[number] = tokenize(repositories, self._tokenizer, default_cache(), self._quiet)
+                chosen = repositories[: source.max_documents or self._recipe.data.max_documents]
+                self._stores[number] = tokenize(chosen, self._tokenizer, default_cache(), self._quiet)
             else:
                 self._stores[number] = self._read(source.path, source)
         return self._stores[number]

@@ -1,0 +1,91 @@
+"""Runs on mixtures: learnt from, resumed on their trajectory, reported, and not resumed with another mixture."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lengthen.errors import DataError, RecipeError
+from lengthen.recipe import parse_recipe
+from lengthen.training.run import read_metrics, train
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LENGTHEN_CACHE", str(tmp_path / "cache"))
+
+
+def recipe_of(base, documents, out, attention="full", data=(), **training):
+    """32 -> 512 tokens in 4 steps: documents, short windows and retrieval."""
+    train_ = [
+        {"path": str(documents), "weight": 0.25},
+        {"path": str(documents), "kind": "short", "length": 64, "weight": 0.25},
+        {"kind": "retrieval", "weight": 0.5, "bare": 0.5},
+    ]
+    return parse_recipe(
+        {
+            "model": str(base),
+            "out": str(out),
+            "context": {"target": 512, "method": "yarn"},
+            "attention": {"kind": attention, **({"group_size": 64} if attention == "s2" else {})},
+            "data": {"train": train_, "sequence_length": 256, **dict(data)},
+            "training": {
+                "steps": 4, "learning_rate": 3e-3, "warmup_steps": 1, "dtype": "float32", "accumulation": 2,
+                "save_every": 2, **training,
+            },
+        },
+        "test",
+    )  # fmt: skip
+
+
+def losses(recipe, **options):
+    return [record["loss"] for record in read_metrics(train(recipe, **options))]
+
+
+@pytest.mark.parametrize("data", [{}, {"skip_wise": True}])
+def test_resumed_inside_a_mixture_on_its_trajectory(base, documents, tmp_path, data):
+    recipe = recipe_of(base, documents, tmp_path / "run", data=data)
+    whole = losses(recipe)
+    adapter = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    expected = load_file(adapter)
+    shutil.rmtree(adapter.parent)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
+    assert losses(recipe, resume=True) == whole
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(adapter).items())
+
+
+def test_s2_runs_on_a_mixture(base, documents, tmp_path):
+    recipe = recipe_of(base, documents, tmp_path / "run", attention="s2", steps=12, learning_rate=1e-2)
+    ours = losses(recipe)
+    assert sum(ours[-4:]) < sum(ours[:4])
+    data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert [each["kind"] for each in data["sources"]] == ["long", "short", "retrieval"]
+    assert data["sequences"] == 24
+    assert data["tokens"] == sum(each["tokens"] for each in data["sources"])
+    for each in data["sources"]:
+        assert abs(each["tokens"] - each["weight"] * data["tokens"]) <= 256
+
+
+def test_the_mixture_is_said_before_the_first_step(base, documents, tmp_path, capsys):
+    train(recipe_of(base, documents, tmp_path / "run", steps=1), quiet=False)
+    said = capsys.readouterr().err
+    assert "retrieval 50% (in " in said
+    assert said.index("retrieval 50%") < said.index("step 1/1")
+
+
+def test_another_mixture_is_another_run(base, documents, tmp_path):
+    train(recipe_of(base, documents, tmp_path / "run"))
+    other = recipe_of(base, documents, tmp_path / "run")
+    content = other.model_dump()
+    content["data"]["train"][2]["weight"] = 0.6
+    with pytest.raises(RecipeError, match=r"started with another recipe \(different: data\)"):
+        train(parse_recipe(content, "other"), resume=True)
+
+
+def test_an_unusable_source_leaves_no_run(base, documents, tmp_path):
+    recipe = recipe_of(base, documents, tmp_path / "run", data={"min_tokens": 10_000})
+    with pytest.raises(DataError, match=r"data.train\[0\] \(long .*no document that can be used"):
+        train(recipe)
+    assert not (tmp_path / "run").exists()
