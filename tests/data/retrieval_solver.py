@@ -68,7 +68,9 @@ def _lookups(prompt, text):
                     continue
                 if pairs is None:
                     pairs = {}
-                    for match in regex(phrasing.statement, phrasing.prose, k=key).finditer(text):
+                    # A value before everything else is one word, or the sentence before would belong to it.
+                    first = {"v": r"[^\s\"]+"} if phrasing.statement.lstrip('"').startswith("{v}") else {}
+                    for match in regex(phrasing.statement, phrasing.prose, k=key, **first).finditer(text):
                         pairs.setdefault(match["k"], []).append(match["v"])
                     # What has another key for its value is a copied variable.
                     pairs = {k: values for k, values in pairs.items() if not set(values) & set(pairs)}
@@ -76,7 +78,7 @@ def _lookups(prompt, text):
                     owners = [k for k, values in pairs.items() if asked["known"] in values]
                     yield owners[0] if len(owners) == 1 else None
                 elif form == "many":
-                    values = [pairs.get(each, []) for each in asked["k"].split(", ")]
+                    values = [list(dict.fromkeys(pairs.get(each, []))) for each in asked["k"].split(", ")]
                     yield ", ".join(each[0] for each in values) if all(len(each) == 1 for each in values) else None
                 elif asked["k"] in pairs:
                     values = list(dict.fromkeys(pairs[asked["k"]]))

@@ -11,7 +11,7 @@ from lengthen.data.packing import Block
 from lengthen.data.retrieval.episode import Episode
 from lengthen.data.retrieval.example import INTRODUCTIONS, Example, Placement, Role, assemble
 from lengthen.data.retrieval.lookups import single
-from lengthen.data.retrieval.tasks import SHARES, TASKS
+from lengthen.data.retrieval.tasks import ONCE, SHARES, TASKS
 from lengthen.data.retrieval.vocabulary import Draw
 from lengthen.data.skip_wise import skip_positions
 from lengthen.data.tokens import TokenStore
@@ -30,9 +30,10 @@ Haystack = Callable[[int], str]
 
 _LEAD = 48  # tokens at the beginning that may be cut off to reach a length exactly
 _TOKENS_PER_FACT = 40
+_TOKENS_PER_EPISODE = 4096
 _MOST_COST = 0.5  # share of a sequence that facts and questions may take
 _INTRODUCED = 0.25  # share of the sequences that begin with a word about what is to come
-_TRIES = 20
+_TRIES = 60
 _FITS = 8
 
 
@@ -42,7 +43,7 @@ class Settings:
 
     Attributes:
         tasks: by name (see `TASKS`), how often each comes.
-        facts: the most facts of a sequence's episodes together, about.
+        facts: the most facts of an episode, about.
         answer_weight: loss weight of an answer's tokens.
         text_weight: of the text around; facts and questions have none.
         bare: share of the sequences that are lists of facts without any text around.
@@ -194,35 +195,38 @@ class Retrieval:
         return lengths
 
     def _sequence(self, rng: random.Random, length: int) -> Encoded:
-        most = min(self._settings.facts, length // _TOKENS_PER_FACT)
+        room = length // _TOKENS_PER_FACT
+        bare = self._documents is None or rng.random() < self._settings.bare
         for attempt in range(_TRIES):
-            # A cue that is everywhere in these documents must not stop the run: the last tries are without them.
-            bare = self._documents is None or attempt > _TRIES // 2 or rng.random() < self._settings.bare
             draw = Draw(rng)
-            episodes = self._episodes(draw, max(1, most))
-            encoded = self._fit(draw, episodes, length, bare)
+            episodes = self._episodes(draw, length, max(1, room))
+            # A cue that is everywhere in these documents must not stop the run: the last tries are without them.
+            encoded = self._fit(draw, episodes, length, bare or attempt > _TRIES // 2)
             if encoded is not None:
                 return encoded
-            most = most * 3 // 4
+            room = room * 3 // 4
         raise DataError(
             f"no retrieval sequence of exactly {length} tokens could be made with this tokenizer; choose a longer one"
         )
 
-    def _episodes(self, draw: Draw, most: int) -> list[Episode]:
+    def _episodes(self, draw: Draw, length: int, room: int) -> list[Episode]:
+        """Episodes with at most about `room` facts together; long sequences have more of them."""
         rng, tasks = draw.rng, self._settings.tasks
-        number = min(rng.choices((1, 2, 3), (0.5, 0.3, 0.2))[0], max(1, most // 4))
+        number = rng.choices((1, 2, 3), (0.5, 0.3, 0.2))[0] + length // _TOKENS_PER_EPISODE
+        number = min(number, max(1, room // 4))
+        most = max(1, min(self._settings.facts, room // number))
         names = rng.choices(list(tasks), list(tasks.values()), k=number)
+        # Two of these would ask the same question with two answers; the others have keys of their own.
+        names = [name for at, name in enumerate(names) if name not in ONCE or name not in names[:at]]
 
         def passage(least: int, longest: int) -> str | None:
             return None if self._documents is None else self._documents.passage(rng, least, longest)
 
         def facts() -> int:
             """Few and many: half of the draws are even in the logarithm, half are even."""
-            share = most / number
-            return round(share ** rng.random() if rng.random() < 0.5 else rng.uniform(1, share))
+            return round(most ** rng.random() if rng.random() < 0.5 else rng.uniform(1, most))
 
-        # Two episodes of one task could ask the same question with two answers.
-        return [TASKS[name](draw, facts(), passage) for name in dict.fromkeys(names)]
+        return [TASKS[name](draw, facts(), passage) for name in names]
 
     def _fit(self, draw: Draw, episodes: list[Episode], length: int, bare: bool) -> Encoded | None:
         """A sequence of exactly `length` tokens; None where the episodes are too long or the text has their cues."""

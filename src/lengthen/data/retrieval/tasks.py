@@ -10,7 +10,7 @@ from lengthen.data.retrieval.lookups import lookup, many_values, quotation, sing
 from lengthen.data.retrieval.records import records
 from lengthen.data.retrieval.vocabulary import Draw
 
-__all__ = ["SHARES", "TASKS"]
+__all__ = ["ONCE", "SHARES", "TASKS"]
 
 TASKS: dict[str, Callable[[Draw, int, Passages], Episode]] = {
     "single": single,
@@ -33,3 +33,6 @@ SHARES = {
     "journeys": 0.10, "counting": 0.08, "positions": 0.04, "sections": 0.03, "strings": 0.03, "passages": 0.03,
 }  # fmt: skip
 """How often each comes, where a recipe does not say."""
+
+ONCE = ("counting", "sections")
+"""Those that speak of the whole text, so that a sequence has each at most once."""
