@@ -46,6 +46,11 @@ def question_regex(template, **groups):
     return re.compile(regex(prompt, True, **groups).pattern + r"\Z")
 
 
+def joined(items):
+    """A list as it is written: dates have commas of their own."""
+    return ("; " if any("," in item for item in items) else ", ").join(items)
+
+
 def answers(prompt, text):
     """Every answer that some task's statements in the text give to a question; lists are joined by commas."""
     return {answer for solve in SOLVERS for answer in solve(prompt, text) if answer is not None}
@@ -79,11 +84,11 @@ def _lookups(prompt, text):
                     yield owners[0] if len(owners) == 1 else None
                 elif form == "many":
                     values = [list(dict.fromkeys(pairs.get(each, []))) for each in asked["k"].split(", ")]
-                    yield ", ".join(each[0] for each in values) if all(len(each) == 1 for each in values) else None
+                    yield joined([each[0] for each in values]) if all(len(each) == 1 for each in values) else None
                 elif asked["k"] in pairs:
                     values = list(dict.fromkeys(pairs[asked["k"]]))
                     assert form == "every" or len(values) == 1, (prompt, values)
-                    yield ", ".join(values)
+                    yield joined(values)
 
 
 def _quotations(prompt, text):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from lengthen.errors import DataError, RecipeError
 from lengthen.recipe import parse_recipe
+from lengthen.training.batches import Batches
 from lengthen.training.run import read_metrics, train
 
 
@@ -54,6 +55,24 @@ def test_resumed_inside_a_mixture_on_its_trajectory(base, documents, tmp_path, d
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
     assert losses(recipe, resume=True) == whole
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(adapter).items())
+
+
+def test_steps_of_several_processes_are_those_of_one():
+    """And each step has the sequences that the mixture has there, so that shares are exact at every step."""
+
+    class Numbers(list):
+        in_order = True
+
+    training = parse_recipe(
+        {"model": "tiny", "context": {"target": 512}, "training": {"steps": 5, "batch_size": 2, "accumulation": 3}}, "x"
+    ).training
+    one = training.model_copy(update={"accumulation": 6})
+    alone = Batches(Numbers(range(60)), one, seed=0)
+    pair = [Batches(Numbers(range(60)), training, seed=0, process=process, processes=2) for process in range(2)]
+    for step in range(1, 6):
+        expected = [number for batch in alone.of_step(step) for number in batch]
+        assert expected == list(range(12 * (step - 1), 12 * step))
+        assert sorted(n for each in pair for batch in each.of_step(step) for n in batch) == expected
 
 
 def test_s2_runs_on_a_mixture(base, documents, tmp_path):

@@ -66,7 +66,7 @@ __all__ = ["Interrupted", "read_metrics", "train"]
 
 RECIPE = "recipe.yaml"
 ABOUT = "run.json"
-_LOOKED_AT = 64  # sequences of a mixture that tell how many of its tokens lie beyond the base's context
+_LOOKED_AT = 16  # sequences of a mixture that tell how many of its tokens lie beyond the base's context
 
 
 class Interrupted(Exception):

@@ -71,5 +71,5 @@ def question(template: str, answer: str, **fields: str) -> Question:
 
 
 def listed(items: Sequence[str]) -> str:
-    """Several items in one answer or question."""
-    return ", ".join(items)
+    """Several items in one answer or question, with semicolons between them where an item has a comma itself."""
+    return ("; " if any("," in item for item in items) else ", ").join(items)

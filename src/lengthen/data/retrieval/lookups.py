@@ -84,8 +84,7 @@ def _questions(draw: Draw, phrasing: Phrasing, values: dict[str, list[str]]) -> 
     draw.rng.shuffle(alone)
     asked = [question(phrasing.every, listed(values[key]), k=key) for key in several[:4]]
     room = draw.rng.randrange(2, _MOST_ASKED - len(asked) + 1)
-    one = draw.rng.choice(phrasing.one)
-    asked += [question(one, values[key][0], k=key) for key in alone[:room]]
+    asked += [question(draw.rng.choice(phrasing.one), values[key][0], k=key) for key in alone[:room]]
     if len(alone) > 2 and draw.rng.random() < 0.3:
         keys = draw.rng.sample(alone, min(len(alone), draw.rng.randrange(2, 5)))
         asked.append(question(phrasing.many, listed([values[key][0] for key in keys]), k=listed(keys)))
