@@ -2,6 +2,8 @@
 
 import json
 
+from lengthen.evaluation.compare.verdict import verdict
+
 CONTEXTS = (256, 512, 1024, 2048)
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TASKS = ("niah_single_1", "niah_multikey_1", "niah_multivalue", "vt", "cwe", "fwe")
@@ -55,6 +57,24 @@ def tasks(model, score=12.3):
     return header(model, "tasks") | {"results": results}
 
 
+def compare(model, base_id, run=0.9, base=0.8, high=0.3):
+    """Needles at 128 and 2,048 tokens, the base lost at the latter."""
+
+    def side(score):
+        return {"score": score, "nats": 1.0, "right_tokens": score, "first_wrong": [1, 0]}
+
+    scores = [
+        {"task": "needle", "tokens": tokens, "depth": None, "prompts": 5, "questions": 25, "base": side(own),
+         "run": side(run), "difference": run - own, "low": -0.2, "high": high, "beyond_base": tokens > 256}
+        for tokens, own in ((128, base), (2048, 0.0))
+    ]  # fmt: skip
+    perplexity = [{"from": 0, "to": 2048, "tokens": 4000, "documents": 2, "base": 45.7, "run": 12.4, "ratio": 0.27,
+                   "low": 0.2, "high": 0.3, "beyond_base": True}]  # fmt: skip
+    return header(model, "compare") | {
+        "base": base_id, "scores": scores, "perplexity": perplexity, "verdict": verdict(scores, perplexity, 256),
+    }  # fmt: skip
+
+
 def write(folder, name, content):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
@@ -70,6 +90,7 @@ def write_all(run, base_id, elsewhere):
         write(evals, f"{kind}-20261122-090000.json", grid(name, kind))
     write(evals, "ruler-20261122-090000.json", ruler(name))
     write(evals, "tasks-20261122-090000.json", tasks(name))
+    write(evals, "compare-20261122-090000.json", compare(name, base_id))
     scaled = perplexity(base_id, last=14.2) | {"method": "linear", "target": 2048}
     return [
         write(elsewhere, "scaled.json", scaled),

@@ -144,13 +144,13 @@ def test_answers_are_the_likeliest_tokens_alone_or_in_a_batch(loaded):
 
 def prompts_of(tokenizer):
     text = "The key of Oslo is 17. The key of Rome is 4. "
-    asked = [("What is the key of Oslo? It is", " 17"), ("Rome? It is", " 4"), ("And Oslo? It is", " 17")]
+    asked = [("What is the key of Oslo? It is", "17"), ("Rome? It is", "4"), ("And Oslo? It is", "17")]
     return [make_prompt(tokenizer, extra + text, asked) for extra in ("", "abc ", "x")]
 
 
 def after_its_own_prefill(model, prompt, question):
     """Losses and likeliest tokens of one forward pass over everything, without a cache."""
-    ids, scored = prompt.context + question.ids + question.answer, question.answer[question.blank :]
+    ids, scored = prompt.context + question.ids + question.answer, question.answer[question.items[0][0] :]
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0, -len(scored) - 1 : -1]
     target = torch.tensor(scored)
@@ -196,23 +196,41 @@ def test_one_prefill_answers_as_a_prefill_for_each_question(make_base, tokenizer
 )
 def test_a_prompt_s_pieces_are_the_tokens_of_its_texts(tokenizers, kind, text, asked):
     tokenizer = tokenizers[kind]
-    text, asked = "Read " + text, [(f"Q{question}", f" {answer}0") for question, answer in asked]
+    text, asked = "Read " + text, [(f"Q{question}", f"9{answer}0") for question, answer in asked]
     prompt = make_prompt(tokenizer, text, asked)
     assert prompt.context
     for (question, answer), found in zip(asked, prompt.questions, strict=True):
         assert found.ids
         assert found.answer
-        assert prompt.context + found.ids + found.answer == encode(tokenizer, text + question + answer)
-        assert answer.strip() == found.expected
-        assert not tokenizer.decode(found.answer[: found.blank]).strip()
-        assert found.blank < len(found.answer)
+        assert prompt.context + found.ids + found.answer == encode(tokenizer, f"{text}{question} {answer}")
+        assert answer == found.expected
+        scored = [found.answer[place] for place in found.items[0]]
+        assert "".join(tokenizer.decode(scored).split()).endswith("".join(answer.split()))
+        assert found.accepted == [[token] for token in scored]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_things_may_come_in_any_order(tokenizers, kind):
+    tokenizer = tokenizers[kind]
+    wanted = ["48213", "48907", "17"]
+    (question,) = make_prompt(tokenizer, "Read. ", [("Which? They are", wanted)]).questions
+    scored = [[question.answer[place] for place in item] for item in question.items]
+    assert [tokenizer.decode(item).strip(" ,") for item in scored] == wanted
+    accepted = iter(question.accepted)
+    for i, own in enumerate(scored):
+        for at, token in enumerate(own):
+            rest = {other[at] for other in scored[i:] if other[:at] == own[:at] and at < len(other)}
+            assert set(next(accepted)) == rest
+            assert token in rest
+    assert [len(each) for each in question.accepted][-len(scored[-1]) :] == [1] * len(scored[-1])
 
 
 def test_an_answer_says_how_far_it_is_right():
-    answer = Answer((0.5, 1.5, 1.0, 1.0), (True, False, True, False))
-    assert (answer.nats, answer.right, answer.exact, answer.first_wrong) == (1.0, 0.5, False, 1)
-    assert Answer((0.1,), (True,)).exact
-    assert Answer((0.1,), (True,)).first_wrong is None
+    answer = Answer((0.5, 1.5, 1.0, 1.0), (True, False, True, True), (2, 2))
+    assert (answer.nats, answer.right, answer.exact, answer.first_wrong) == (1.0, 0.75, False, 1)
+    assert answer.found == 0.5
+    assert Answer((0.1,), (True,), (1,)).exact
+    assert Answer((0.1,), (True,), (1,)).first_wrong is None
 
 
 def test_a_penalty_in_the_generation_config_does_not_forbid_repeating(loaded, monkeypatch):

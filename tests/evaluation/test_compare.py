@@ -1,7 +1,6 @@
 """A run beside its base: one set of weights is really two models, numbers are those of the separate commands."""
 
 import json
-import random
 
 import numpy as np
 import pytest
@@ -12,7 +11,9 @@ import lengthen
 from lengthen.cli.eval import app
 from lengthen.errors import ContextError, DataError, ModelError
 from lengthen.evaluation import perplexity
-from lengthen.evaluation.compare import compare, find_pair, needle_probes
+from lengthen.evaluation.answers import Answer
+from lengthen.evaluation.compare import Probe, compare, find_pair, needle_probe
+from lengthen.evaluation.compare.paired import long_perplexity
 from lengthen.evaluation.compare.verdict import verdict
 from lengthen.evaluation.haystack import Haystack, documentation
 from lengthen.evaluation.needle import needle
@@ -73,7 +74,7 @@ def test_the_base_inside_untrained_scaling_is_the_base(base, method):
 @pytest.fixture(scope="module")
 def found(trained, prose, texts):
     pair = find_pair(str(trained), dtype="float32")
-    probes = needle_probes(pair.tokenizer, prose, LENGTHS, DEPTHS, TRIALS, seed=3)
+    probes = [needle_probe(pair.tokenizer, prose, tokens, DEPTHS, TRIALS, seed=3) for tokens in LENGTHS]
     return compare(pair, probes, texts)
 
 
@@ -113,7 +114,7 @@ def test_an_exported_run_compares_as_the_run_itself(found, trained, base, prose,
     lengthen.export(trained, tmp_path / "exported", "float32")
     pair = find_pair(str(tmp_path / "exported"), str(base), dtype="float32")
     assert not pair.is_one
-    probes = needle_probes(pair.tokenizer, prose, LENGTHS, DEPTHS, TRIALS, seed=3)
+    probes = [needle_probe(pair.tokenizer, prose, tokens, DEPTHS, TRIALS, seed=3) for tokens in LENGTHS]
     again = compare(pair, probes, texts)
     for one, two in zip(found["scores"], again["scores"], strict=True):
         assert one["base"] == two["base"]
@@ -208,17 +209,60 @@ def test_the_command_writes_into_the_run_folder(trained, documents):
     assert "\u2026" not in ran.stdout, "tables fit 80 columns"
 
 
+def test_every_task_is_asked_of_both(trained, documents, tmp_path):
+    out = tmp_path / "compare.json"
+    tasks = "copy,cloze,needle,babilong_qa1,babilong_qa3,niah_multivalue,fwe"
+    ran = invoke(
+        *(trained, "--lengths", "2600", "--depths", "0.5", "--trials", 1, "--data", documents, "--documents", 2),
+        *("--tasks", tasks, "--beyond", "--quiet", "--short-context", 16, "--evaluator", "run", "--json", out),
+    )
+    assert ran.exit_code == 0, ran.output
+    content = json.loads(out.read_text(encoding="utf-8"))
+    rows = {row["task"]: row for row in content["scores"]}
+    assert list(rows) == ["copy digits", *tasks.split(",")[1:]]
+    assert rows["copy digits"]["questions"] == 12
+    assert rows["cloze"]["questions"] == 4
+    assert rows["babilong_qa1"]["questions"] == 1
+    assert all(0 <= row[side]["score"] <= 1 for row in rows.values() for side in ("base", "run"))
+    assert content["long_perplexity"] is None, "no context helps two random layers"
+
+
+def test_a_choice_is_right_if_the_right_candidate_is_the_likeliest():
+    probe = Probe("any", 8, [], choices=2)
+    right, wrong = Answer((0.1, 0.2), (True, True), (2,)), Answer((0.1, 0.5, 0.1), (False, True, True), (3,))
+    assert probe.scores([right, wrong, wrong, right]) == [1.0, 0.0]
+    several = Answer((0.1,) * 4, (True, True, False, True), (2, 1, 1))
+    assert Probe("any", 8, []).scores([several]) == [pytest.approx(2 / 3)]
+
+
+def test_longppl_is_over_the_tokens_that_the_evaluator_s_long_context_helps():
+    nan = float("nan")
+    short = [np.array([nan, 5.0, 5.0, 5.0, 2.1]), np.array([nan, 4.5, 1.0])]
+    long = [np.array([nan, 1.0, 2.9, 2.5, 0.2]), np.array([nan, 2.4, 0.5])]
+    base = [np.array([nan, 3.0, 1.0, 1.0, 1.0]), np.array([nan, 2.0, 9.0])]
+    run = [each - 1 for each in base]
+    found = long_perplexity(base, run, long, short, "someone", 64)
+    assert found["tokens"] == 1, "only the first gains more than 2 nats and has less than 2 left"
+    assert found["base"] == pytest.approx(np.exp(3.0))
+    assert found["ratio"] == pytest.approx(np.exp(-1.0))
+    assert found["share"] == pytest.approx(1 / 6)
+    assert long_perplexity(base, run, short, short, "someone", 64) is None
+
+
 def test_lengths_beyond_the_run_need_beyond(trained):
     ran = invoke(trained, "--lengths", "300", "--trials", 1)
     assert isinstance(ran.exception, ContextError)
     assert "--beyond" in str(ran.exception)
+    ran = invoke(trained, "--tasks", "needle,nedle")
+    assert ran.exit_code == 2
+    assert "nedle" in ran.stderr
     ran = invoke("tiny", "--method", "yarn")
     assert ran.exit_code == 2
     assert "--target" in ran.stderr
 
 
 def test_prompts_of_the_same_seed_are_the_same(tokenizer, prose):
-    one, two = (needle_probes(tokenizer, prose, [512], DEPTHS, 2, seed)[0] for seed in (3, 3))
+    one, two = (needle_probe(tokenizer, prose, 512, DEPTHS, 2, seed) for seed in (3, 3))
     assert one == two
     assert one.prompts[0] != one.prompts[1]
-    assert random.Random(0).random() != needle_probes(tokenizer, prose, [512], DEPTHS, 2, 4)[0]
+    assert one != needle_probe(tokenizer, prose, 512, DEPTHS, 2, 4)

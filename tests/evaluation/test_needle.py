@@ -91,17 +91,17 @@ def test_the_haystack_differs_between_trials_and_repeats_where_it_is_short(token
 
 
 def test_a_cell_counts_generated_answers_and_tokens():
-    question = Question([1], [2, 3], "11111")
+    question = Question([1], [2, 3], "11111", [[0, 1]], [[2], [3]])
     made = [
-        Answer((0.1, 0.1), (True, True), " 11111."),
-        Answer((0.1, 2.1), (True, False), " 11112 or 11111"),
-        Answer((3.1, 0.5), (False, True), "it is 11111"),
+        Answer((0.1, 0.1), (True, True), (2,), " 11111."),
+        Answer((0.1, 2.1), (True, False), (2,), " 11112 or 11111"),
+        Answer((3.1, 0.5), (False, True), (2,), "it is 11111"),
     ]
     cell = count_cell(256, 0.5, [question] * 3, made)
     assert (cell.trials, cell.exact, cell.correct, cell.first_wrong) == (3, 1, 2, [1, 1])
     assert cell.nats == pytest.approx(1.0)
     assert cell.right_tokens == pytest.approx(2 / 3)
-    alone = count_cell(256, 0.5, [question], [Answer((0.1, 0.1), (True, True))])
+    alone = count_cell(256, 0.5, [question], [Answer((0.1, 0.1), (True, True), (2,))])
     assert alone.correct is None
 
 

@@ -83,7 +83,7 @@ def full(run, tmp_path_factory):
 def test_a_run_without_evaluations_says_which_commands_make_them(folder):
     page = Page(write_report(folder))
     code = " ".join(page.by_tag["code"])
-    for kind in ("perplexity", "passkey", "needle", "ruler", "tasks"):
+    for kind in ("compare", "perplexity", "passkey", "needle", "ruler", "tasks"):
         assert f"lengthen eval {kind} {folder}" in code
     assert "--lengths 32,64,128" in code, "from the base's context to the target"
     assert "from 32 to 128 tokens (4 times) with YaRN" in page.text
@@ -139,8 +139,8 @@ def test_ids_are_unique_and_every_reference_inside_the_page_leads_somewhere(full
 
 def test_every_picture_says_in_words_what_it_shows(full):
     pictures = full.attributes("svg")
-    # loss; perplexity by context and position; two passkey heatmaps, one of needle; RULER
-    assert len(pictures) == 7
+    # usable context; loss; perplexity by context and position; two passkey heatmaps, one of needle; RULER
+    assert len(pictures) == 8
     assert all(picture["role"] == "img" for picture in pictures)
     labels = [picture["aria-label"] for picture in pictures]
     assert len(set(labels)) == len(labels)
@@ -154,6 +154,27 @@ def test_the_summary_has_the_key_numbers(full):
     assert "By RULER its effective context is 512 tokens: up to there it scores at least 60.0" in text
     cells = files.grid("run", "passkey")["results"]
     assert f"It answers {sum(cell['correct'] for cell in cells)} of 400 passkey questions right" in text
+
+
+def test_usable_context_comes_first_and_perplexity_after_it(full):
+    headings = full.by_tag["h2"]
+    assert headings[0] == "Usable context"
+    said = full.by_tag["li"]
+    assert said[0] == "Usable up to 2,048 tokens (base: 128); short ability kept."
+    assert said[-1].startswith("Given 2,048 tokens its perplexity")
+    assert "+0.30" in " ".join(full.by_tag["td"])
+
+
+def test_a_run_whose_retrieval_fell_says_so_in_its_first_line(folder, base_id):
+    files.write(folder / "evals", "compare-1.json", files.compare("run", base_id, run=0.1, high=-0.05))
+    page = Page(write_report(folder))
+    assert page.by_tag["li"][0].startswith("Retrieval fell below the base's. No tested length is usable (base: 128)")
+
+
+def test_an_adapter_at_a_share_is_not_the_run(folder):
+    files.write(folder / "evals", "needle-1.json", files.grid("run", "needle") | {"adapter_scale": 0.5})
+    page = Page(write_report(folder))
+    assert f"lengthen eval needle {folder}" in " ".join(page.by_tag["code"]), "not measured"
 
 
 def test_the_commands_and_versions_are_there(full, run):

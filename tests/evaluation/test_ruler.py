@@ -123,7 +123,7 @@ def test_lengths_from_the_least_possible_one_on(tokenizers, sources, task, extra
     least = make_prompts(task, tokenizer, tokens, 2, seed, sources).least_tokens
     # The least length belongs to the samples of a length: at another one there are others, hence some room.
     prompts = make_prompts(task, tokenizer, least + extra, 2, seed, sources)
-    assert {len(ids) for ids in prompts.ids} == {least + extra - TASKS[task].answer_tokens}
+    assert {prompt.tokens for prompt in prompts.prompts} == {least + extra - TASKS[task].answer_tokens}
     with pytest.raises(
         DataError, match=rf"{task} needs at least \d+ tokens with this tokenizer, but {least // 2} were"
     ):
@@ -285,10 +285,10 @@ def test_prompts_depend_on_seed_length_and_number_only(task, tokenizers, sources
     make = partial(make_prompts, task, tokenizers["tiny"], sources=sources)
     first = make(2000, trials=3, seed=1)
     assert make(2000, trials=3, seed=1) == first
-    assert make(2000, trials=2, seed=1).ids == first.ids[:2]
-    assert len({tuple(ids) for ids in first.ids}) == 3
-    assert make(2000, trials=3, seed=2).ids != first.ids
-    assert make(2001, trials=3, seed=1).ids != first.ids
+    assert make(2000, trials=2, seed=1).prompts == first.prompts[:2]
+    assert len({tuple(prompt.context) for prompt in first.prompts}) == 3
+    assert make(2000, trials=3, seed=2).prompts != first.prompts
+    assert make(2001, trials=3, seed=1).prompts != first.prompts
 
 
 def test_what_is_drawn_is_the_same_on_every_machine(sources):

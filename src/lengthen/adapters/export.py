@@ -37,6 +37,7 @@ def export(
     adapter: str | Path | None = None,
     merge_into: str = "original",
     base_context: int | None = None,
+    adapter_scale: float = 1.0,
 ) -> Path:
     """Write a merged model that plain transformers loads.
 
@@ -50,6 +51,7 @@ def export(
         adapter: a PEFT folder to merge, where `model` is not a run folder.
         merge_into: "original" or "dequantized".
         base_context: of the base, tokens, where its files leave that open.
+        adapter_scale: the share of the adapter that is merged, 0 to 1.
 
     Returns:
         `out`, with safetensors weights, the extended config and the tokenizer with its length.
@@ -60,7 +62,7 @@ def export(
     """
     check_is_new(out)
     written = pick_dtype(dtype, torch.device("cpu"))
-    loaded, tokenizer = load_for_export(model, adapter, merge_into, base_context)
+    loaded, tokenizer = load_for_export(model, adapter, merge_into, base_context, adapter_scale)
     with atomic_folder(out) as temporary:
         save_model(merge(loaded), tokenizer, temporary, written)
     return out
@@ -77,7 +79,11 @@ def check_is_new(out: Path) -> None:
 
 
 def load_for_export(
-    model: str | Path, adapter: str | Path | None, merge_into: str, base_context: int | None = None
+    model: str | Path,
+    adapter: str | Path | None,
+    merge_into: str,
+    base_context: int | None = None,
+    adapter_scale: float = 1.0,
 ) -> tuple[Any, Any]:
     """The model in float32 on the CPU, over 16-bit or dequantised weights, and its tokenizer.
 
@@ -88,13 +94,14 @@ def load_for_export(
         raise ModelError(f"unknown merge_into={merge_into}; choose {' or '.join(MERGE_INTO)}")
     cpu = torch.device("cpu")
     if merge_into == "original":
-        return load(model, "float32", adapter, quantize="none", base_context=base_context, device=cpu)
+        options: dict[str, Any] = {"base_context": base_context, "adapter_scale": adapter_scale, "device": cpu}
+        return load(model, "float32", adapter, quantize="none", **options)
     over_nf4 = trained_over_nf4(model, adapter)
     if over_nf4 is False or (over_nf4 is None and adapter is None):
         raise ModelError(
             f"{adapter or model} was not trained over a 4-bit base, as merge_into=dequantized needs; choose original"
         )
-    return load_dequantized(model, "float32", adapter, cpu, base_context)
+    return load_dequantized(model, "float32", adapter, cpu, base_context, adapter_scale)
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:

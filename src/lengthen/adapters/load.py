@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lengthen.adapters.scale import check_scale, scale_adapter
 from lengthen.context import extend
 from lengthen.errors import ModelError
 from lengthen.models import (
@@ -83,6 +83,7 @@ def load(
     method: str | None = None,
     target: int | None = None,
     base_context: int | None = None,
+    adapter_scale: float = 1.0,
     device: Device | None = None,
     device_map: Device | dict[str, Device] | None = None,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -96,6 +97,7 @@ def load(
         method: scale the base's positions without training, by this method of `lengthen.context`.
         target: context for `method`, tokens.
         base_context: of the base, tokens, where its files leave that open.
+        adapter_scale: the share of the adapter that is applied, from 0 (the base's weights) to 1.
         device: a torch.device, its name, or an accelerator's number; default the accelerator where there is one.
         device_map: the same in transformers' words; "auto" is the default, and several devices are refused.
 
@@ -107,7 +109,7 @@ def load(
         ContextError: `method` can't be applied.
     """
     scaling = _Scaling(base_context, method, target)
-    return _load(str(model), dtype, adapter, quantize, scaling, pick_device(device, device_map))
+    return _load(str(model), dtype, adapter, quantize, scaling, pick_device(device, device_map), adapter_scale)
 
 
 def load_apart(
@@ -123,12 +125,13 @@ def load_dequantized(
     adapter: str | Path | None,
     device: torch.device,
     base_context: int | None = None,
+    adapter_scale: float = 1.0,
 ) -> Any:
     """As `load` with quantize="nf4", then with ordinary weights that are exactly those the 4-bit layers compute with.
 
     For merging: an adapter can't be folded into packed 4-bit weights without changing them once more.
     """
-    return _load(str(model), dtype, adapter, "nf4", _Scaling(base_context), device, dequantized=True)
+    return _load(str(model), dtype, adapter, "nf4", _Scaling(base_context), device, adapter_scale, dequantized=True)
 
 
 def _load(
@@ -138,12 +141,17 @@ def _load(
     quantize: str | None,
     scaling: "_Scaling",
     device: torch.device,
+    adapter_scale: float = 1.0,
     dequantized: bool = False,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
+    check_scale(adapter_scale)
     apart = _load_apart(model, dtype, adapter, quantize, scaling, device)
     loaded = dequantize(apart.model) if dequantized else apart.model
     if apart.adapter is not None:
         loaded = _with_adapter(loaded, apart.adapter, apart.source)
+        scale_adapter(loaded, adapter_scale, apart.adapter)
+    elif adapter_scale != 1:
+        raise ModelError(f"{model} has no adapter that adapter_scale={adapter_scale:g} could scale; leave it out")
     return loaded.eval(), apart.tokenizer
 
 
@@ -284,7 +292,7 @@ def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, st
             return
 
 
-def _with_adapter(base: PreTrainedModel, folder: Path, source: Source) -> nn.Module:
+def _with_adapter(base: PreTrainedModel, folder: Path, source: Source) -> Any:
     from peft import PeftModel
 
     with attaching(folder, source.id):

@@ -50,6 +50,7 @@ def export_for_vllm(
     adapter: str | Path | None = None,
     merge_into: str = "original",
     base_context: int | None = None,
+    adapter_scale: float = 1.0,
 ) -> VllmExport:
     """Write a base and a LoRA adapter that vLLM serves together, and that compute what the run does.
 
@@ -60,6 +61,7 @@ def export_for_vllm(
         adapter: a PEFT folder, where `model` is not a run folder.
         merge_into: for 4-bit runs: over the "original" weights, or the "dequantized" ones.
         base_context: of the base, tokens, where its files leave that open.
+        adapter_scale: the share of the adapter that is written, 0 to 1.
 
     Raises:
         ModelError: the model can't be loaded, or its adapter is of a kind that vLLM does not take.
@@ -67,7 +69,7 @@ def export_for_vllm(
     """
     check_is_new(out)
     written = pick_dtype(dtype, torch.device("cpu"))
-    loaded, tokenizer = load_for_export(model, adapter, merge_into, base_context)
+    loaded, tokenizer = load_for_export(model, adapter, merge_into, base_context, adapter_scale)
     if not isinstance(loaded, PeftModel):
         raise ModelError(f"{model} has no adapter; vLLM serves it as it is, exported without --for vllm if it is a run")
     settings = loaded.active_peft_config
@@ -87,7 +89,9 @@ def export_for_vllm(
             (temporary / name).mkdir()
         save_model(base, tokenizer, temporary / "base", written)
         save_file(lora, temporary / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
-        write_json(temporary / "adapter" / "adapter_config.json", _adapter_config(settings, str(out / "base")))
+        write_json(
+            temporary / "adapter" / "adapter_config.json", _adapter_config(settings, str(out / "base"), adapter_scale)
+        )
     name = Path(adapter or model).resolve().name
     return VllmExport(out / "base", out / "adapter", serve_command(out, name, settings.r, context))
 
@@ -125,7 +129,7 @@ def _problems(settings: Any, tensors: dict[str, torch.Tensor]) -> list[str]:
     return [problem for problem, holds in found.items() if holds]
 
 
-def _adapter_config(settings: LoraConfig, base: str) -> dict[str, Any]:
+def _adapter_config(settings: LoraConfig, base: str, scale: float) -> dict[str, Any]:
     targets = settings.target_modules
     return {
         "peft_type": "LORA",
@@ -133,7 +137,7 @@ def _adapter_config(settings: LoraConfig, base: str) -> dict[str, Any]:
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": settings.r,
-        "lora_alpha": settings.lora_alpha,
+        "lora_alpha": settings.lora_alpha if scale == 1 else settings.lora_alpha * scale,
         "lora_dropout": settings.lora_dropout,
         "use_rslora": settings.use_rslora,
         "target_modules": targets if isinstance(targets, str) else sorted(targets or ()),

@@ -51,6 +51,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token; above: sample.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     adapter: common.Adapter = None,
+    adapter_scale: common.AdapterScale = 1.0,
     quantize: common.Quantize = None,
     dtype: common.Dtype = "auto",
     base_context: common.BaseContext = None,
@@ -63,7 +64,7 @@ def chat(
 
     if streaming and fit is Fit.middle_cut:
         raise LengthenError("--streaming takes documents of any length, so --fit middle-cut has nothing to cut")
-    subject = common.load_subject(model, adapter, quantize, dtype, None, None, base_context)
+    subject = common.load_subject(model, adapter, quantize, dtype, None, None, base_context, adapter_scale)
     kept = pick_streaming(streaming or fit is Fit.streaming, sinks, recent, subject.context)
     session = ChatSession(subject.model, subject.tokenizer, subject.context, template, kept)
     terminal = _Terminal(subject, session, fit, (max_new_tokens, temperature, seed), quiet)

@@ -28,6 +28,10 @@ def export(
     base_context: Annotated[
         int | None, typer.Option(min=2, help="the base's context in tokens, where its files leave that open")
     ] = None,
+    adapter_scale: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="share of the adapter that is applied: 1 all of it, 0 the base's weights"),
+    ] = 1.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing")] = False,
 ) -> None:
@@ -45,10 +49,16 @@ def export(
     from lengthen.evaluation.merged import documents_to_score, perplexities
     from lengthen.files import write_json
 
-    content: dict[str, Any] = {"model": run, "out": str(out), "dtype": dtype, "merge_into": merge_into}
+    content: dict[str, Any] = {
+        "model": run,
+        "out": str(out),
+        "dtype": dtype,
+        "merge_into": merge_into,
+        "adapter_scale": adapter_scale,
+    }
     lines = [str(out)]
     if for_ == "vllm":
-        written = export_for_vllm(run, out, dtype, adapter, merge_into, base_context)
+        written = export_for_vllm(run, out, dtype, adapter, merge_into, base_context, adapter_scale)
         content |= {"base": str(written.base), "adapter": str(written.adapter), "command": written.command}
         lines.append(written.command)
     else:
@@ -60,9 +70,9 @@ def export(
                 raise
             # The run's own data may be gone; the merge does not need them.
             lines.insert(0, f"perplexity as trained and merged: not measured, {error}; name documents with --data")
-        run_export(run, out, dtype, adapter, merge_into, base_context)
+        run_export(run, out, dtype, adapter, merge_into, base_context, adapter_scale)
         if documents is not None:
-            measured = content["perplexity"] = perplexities(run, out, adapter, documents, quiet)
+            measured = content["perplexity"] = perplexities(run, out, adapter, documents, quiet, adapter_scale)
             lines.insert(
                 0,
                 f"perplexity as trained (4-bit base) {measured['trained']:.2f}, merged into the {merge_into} base "

@@ -23,6 +23,10 @@ def generate(
     adapter: Annotated[str | None, typer.Option(help="a PEFT folder to put over the base")] = None,
     quantize: Annotated[str | None, typer.Option(help="nf4 or none; default as trained")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    adapter_scale: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="share of the adapter that is applied: 1 all of it, 0 the base's weights"),
+    ] = 1.0,
     base_context: Annotated[
         int | None, typer.Option(min=2, help="the base's context in tokens, where its files leave that open")
     ] = None,
@@ -47,7 +51,9 @@ def generate(
             raise LengthenError(f"{file} holds {len(documents)} documents; give a file with the one text to continue")
         prompt = documents[0].text
     assert prompt is not None
-    loaded, tokenizer = lengthen.load(model, dtype=dtype, adapter=adapter, quantize=quantize, base_context=base_context)
+    loaded, tokenizer = lengthen.load(
+        model, dtype=dtype, adapter=adapter, quantize=quantize, base_context=base_context, adapter_scale=adapter_scale
+    )
     kept = pick_streaming(streaming, sinks, recent, context_of(loaded.config))
     bar = ReadingBar(quiet)
 

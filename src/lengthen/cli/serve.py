@@ -41,6 +41,10 @@ def serve(
     base_context: Annotated[
         int | None, typer.Option(min=2, help="The base's context in tokens, where its files leave that open.")
     ] = None,
+    adapter_scale: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of every adapter that is applied: 1 all of it, 0 the base's weights."),
+    ] = 1.0,
     template: Annotated[
         str | None, typer.Option(help="Chat template: llama2, vicuna, alpaca or chatml; default the tokenizer's.")
     ] = None,
@@ -82,6 +86,7 @@ def serve(
         quantize=quantize,
         template=template,
         base_context=base_context,
+        adapter_scale=adapter_scale,
         on_ready=show,
     )
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from lengthen._compat import with_cache
 from lengthen.context import is_length_dependent
@@ -28,13 +27,15 @@ class Answer:
     """What a model makes of one question.
 
     Attributes:
-        losses: of the right answer's tokens but blank ones, each given those before it (teacher forcing), in nats.
+        losses: of the right answer's scored tokens, each given those before it (teacher forcing), in nats.
         likeliest: for each of them, whether it is the model's most likely token.
+        items: how many of them belong to each thing that was asked for.
         text: the model's own greedy answer; None where none was generated.
     """
 
     losses: tuple[float, ...]
     likeliest: tuple[bool, ...]
+    items: tuple[int, ...]
     text: str | None = None
 
     @property
@@ -51,6 +52,12 @@ class Answer:
     def exact(self) -> bool:
         """Whether all are, so that greedy decoding begins with the right answer."""
         return all(self.likeliest)
+
+    @property
+    def found(self) -> float:
+        """The share of the things asked for whose tokens are all the most likely ones."""
+        starts = [sum(self.items[:i]) for i in range(len(self.items))]
+        return sum(all(self.likeliest[at : at + n]) for at, n in zip(starts, self.items, strict=True)) / len(starts)
 
     @property
     def first_wrong(self) -> int | None:
@@ -86,7 +93,8 @@ def ask(model: Any, tokenizer: Any, prompts: Sequence[Prompt], max_new_tokens: i
         before = [prompt.context[shared:] + q.ids for prompt, q in zip(prompts, questions, strict=True)]
         texts = None if max_new_tokens is None else _decoded(reader, tokenizer, before, max_new_tokens)
         for row, (losses, likeliest) in enumerate(_teacher_forced(reader, before, questions)):
-            found[row].append(Answer(losses, likeliest, None if texts is None else texts[row]))
+            items = tuple(map(len, questions[row].items))
+            found[row].append(Answer(losses, likeliest, items, None if texts is None else texts[row]))
     return found
 
 
@@ -168,10 +176,14 @@ def _teacher_forced(
     logits_BSV = reader.logits(rows)
     found = []
     for logits_SV, ids, question in zip(logits_BSV, before, questions, strict=True):
-        own = logits_SV[len(ids) - 1 + question.blank : len(ids) - 1 + len(question.answer)].float()
-        target = torch.tensor(question.answer[question.blank :], device=own.device)
-        losses = functional.cross_entropy(own, target, reduction="none")
-        found.append((tuple(losses.tolist()), tuple((own.argmax(-1) == target).tolist())))
+        places = [len(ids) - 1 + place for item in question.items for place in item]
+        own = logits_SV[places].float()
+        best, log_sums = own.argmax(-1).tolist(), own.logsumexp(-1)
+        accepted = [own[i, tokens].logsumexp(-1) for i, tokens in enumerate(question.accepted)]
+        losses = (log_sums - torch.stack(accepted)).tolist()
+        found.append(
+            (tuple(losses), tuple(token in right for token, right in zip(best, question.accepted, strict=True)))
+        )
     return found
 
 

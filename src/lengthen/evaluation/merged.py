@@ -66,7 +66,12 @@ def _examples(recipe: Recipe, data: Sequence[str], tokenizer: Any, quiet: bool) 
 
 
 def perplexities(
-    model: str, merged: Path, adapter: str | None, documents: Sequence[np.ndarray], quiet: bool = True
+    model: str,
+    merged: Path,
+    adapter: str | None,
+    documents: Sequence[np.ndarray],
+    quiet: bool = True,
+    adapter_scale: float = 1.0,
 ) -> dict[str, float]:
     """Perplexity of what was trained and of what it was merged into.
 
@@ -76,11 +81,12 @@ def perplexities(
         adapter: a PEFT folder.
         documents: from `documents_to_score`.
         quiet: show no progress.
+        adapter_scale: the share of the adapter that was merged.
 
     Returns:
         "trained", "merged" and how many "tokens" were scored.
     """
-    trained, _ = lengthen.load(model, adapter=adapter)
+    trained, _ = lengthen.load(model, adapter=adapter, adapter_scale=adapter_scale)
     context = min(TOKENS, trained.config.get_text_config().max_position_embeddings)
     documents = [tokens[:context] for tokens in documents]
     before = perplexity(trained, documents, context, quiet=quiet)

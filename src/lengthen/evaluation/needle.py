@@ -68,7 +68,7 @@ def needle_prompt(
     starts = generator.choices(haystack.sentences, k=_BEGINNINGS)
     builds = [partial(build, start, question=longest) for start in starts]
     text = fit(tokenizer, builds, tokens, ANSWER_TOKENS).removesuffix(longest)
-    return make_prompt(tokenizer, text, [(q, f" {value}") for q, value in zip(questions, values, strict=True)])
+    return make_prompt(tokenizer, text, list(zip(questions, values, strict=True)))
 
 
 def needle(

@@ -46,7 +46,7 @@ def passkey_prompt(tokenizer: Any, filler: Haystack, tokens: int, depth: float, 
         return "\n".join(lines)
 
     text = fit(tokenizer, [partial(build, shift) for shift in _SHIFTS], tokens, ANSWER_TOKENS)
-    return make_prompt(tokenizer, text.removesuffix(_QUESTION), [(_QUESTION, f" {key}")])
+    return make_prompt(tokenizer, text.removesuffix(_QUESTION), [(_QUESTION, key)])
 
 
 def passkey_filler(tokenizer: Any) -> Haystack:

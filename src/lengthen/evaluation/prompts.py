@@ -19,14 +19,16 @@ class Question:
         ids: the tokens after the prompt's context and before the answer, at least one.
         answer: the right answer's tokens, at least one.
         expected: the right answer as text.
-        blank: how many of the answer's first tokens are white space alone. Whether a model begins with a space or
-            with "the" says nothing of what it found, so they are not scored.
+        items: for each thing that is asked for, the places of its tokens in the answer. Only these are scored: not the
+            commas between several, and no blank at the beginning, which says nothing of what a model found.
+        accepted: for each scored token, in order, all that are as right there: several things may come in any order.
     """
 
     ids: list[int]
     answer: list[int]
     expected: str
-    blank: int = 0
+    items: list[list[int]]
+    accepted: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Prompt:
         return len(self.context) + max(len(question.ids) for question in self.questions)
 
 
-def make_prompt(tokenizer: Any, text: str, questions: Sequence[tuple[str, str]]) -> Prompt:
+def make_prompt(tokenizer: Any, text: str, questions: Sequence[tuple[str, str | Sequence[str]]]) -> Prompt:
     """The tokens of a text and of questions about it.
 
     Each question is tokenized as the one text it is (text, question, answer), and the context is what all of them
@@ -56,26 +58,51 @@ def make_prompt(tokenizer: Any, text: str, questions: Sequence[tuple[str, str]])
     Args:
         tokenizer: of the model.
         text: what comes before every question.
-        questions: each question and its right answer, with the white space that belongs before either.
+        questions: each question and its right answer, or several things that are asked for in any order; a space comes
+            before the answer, and a comma between several.
     """
     asked = []
     for question, answer in questions:
-        bare, full = encode(tokenizer, text + question), encode(tokenizer, text + question + answer)
-        asked.append((full, min(_common([bare, full]), len(full) - 1), answer.strip()))
+        wanted = [answer] if isinstance(answer, str) else list(answer)
+        bare = encode(tokenizer, text + question)
+        full = encode(tokenizer, f"{text}{question} {', '.join(wanted)}")
+        asked.append((full, min(_common([bare, full]), len(full) - 1), wanted))
     # One token before each answer is left to the question: what it predicts is the answer's first.
     shared = min(_common([full for full, _, _ in asked]), *(begin - 1 for _, begin, _ in asked))
     return Prompt(
         asked[0][0][:shared],
-        [
-            Question(full[shared:begin], full[begin:], expected, _blank(tokenizer, full[begin:]))
-            for full, begin, expected in asked
-        ],
+        [_question(tokenizer, full[shared:begin], full[begin:], wanted) for full, begin, wanted in asked],
     )
 
 
-def _blank(tokenizer: Any, answer: Sequence[int]) -> int:
-    texts = (tokenizer.decode([token]) for token in answer[:-1])
-    return next((i for i, text in enumerate(texts) if text.strip()), len(answer) - 1)
+def _question(tokenizer: Any, ids: list[int], answer: list[int], wanted: list[str]) -> Question:
+    expected = ", ".join(wanted)
+    items = _items(tokenizer, answer, wanted)
+    tokens = [[answer[place] for place in places] for places in items]
+    # Of the things that have not come yet, all that begin as this one has so far are as right.
+    accepted = [
+        [
+            own[at],
+            *sorted({other[at] for other in tokens[i + 1 :] if other[:at] == own[:at] and at < len(other)} - {own[at]}),
+        ]
+        for i, own in enumerate(tokens)
+        for at in range(len(own))
+    ]
+    return Question(ids, answer, expected, items, accepted)
+
+
+def _items(tokenizer: Any, answer: list[int], wanted: list[str]) -> list[list[int]]:
+    """The places of each wanted thing's tokens: those whose characters are among its own."""
+    expected = ", ".join(wanted)
+    # Counted from the end: what comes before (a space, the end of the question) is in the tokens in many ways.
+    ends = [len(tokenizer.decode(answer[i:], clean_up_tokenization_spaces=False)) for i in range(len(answer) + 1)]
+    items, left = [], len(expected)
+    for each in wanted:
+        right = left - len(each)
+        found = [i for i in range(len(answer)) if ends[i + 1] < left and ends[i] > right and ends[i] > ends[i + 1]]
+        items.append(found)
+        left = right - len(", ")
+    return items
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:

@@ -10,6 +10,7 @@ from lengthen.report.html import Html, element, joined
 from lengthen.report.perplexity import perplexity
 from lengthen.report.results import Run, read_run
 from lengthen.report.summary import summary
+from lengthen.report.usable import usable
 
 __all__ = ["write_report"]
 
@@ -37,6 +38,7 @@ def write_report(folder: Path, out: Path | None = None, compare: Sequence[Path] 
 def _page(run: Run) -> str:
     name = run.folder.resolve().name
     parts = {
+        "Usable context": usable(run),
         "What was run": about.setup(run),
         "Training": about.training(run),
         "Perplexity": perplexity(run),

@@ -227,7 +227,8 @@ def _label(content: dict[str, Any], own_names: set[str], base: str) -> str | Non
     model = content.get("model")
     if content.get("adapter") is None:
         if own_names and (model is None or model in own_names):
-            return EXTENDED
+            scale = content.get("adapter_scale", 1)
+            return EXTENDED if scale == 1 else f"{EXTENDED}, adapter at {scale:g}"
         if model is not None and _short(str(model)) == _short(base):
             scaled = [f"positions scaled ({content['method']}), untrained"] if content.get("method") else []
             return ", ".join(scaled or ["base"]) + (" (4-bit)" if content.get("quantize") else "")

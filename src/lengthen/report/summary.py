@@ -9,6 +9,7 @@ from lengthen.report.parts import METHODS, from_to, own_results, trained_paramet
 from lengthen.report.perplexity import Group, perplexity_groups
 from lengthen.report.results import EXTENDED, Run
 from lengthen.report.scores import effective_sentence
+from lengthen.report.usable import usable_sentence
 
 __all__ = ["summary"]
 
@@ -22,10 +23,10 @@ class _Fact(NamedTuple):
 
 def summary(run: Run) -> Html:
     """The key numbers, and what they say in plain words."""
-    facts = [_extension(run)]
-    facts += [_perplexity(group, run.base["context"]) for group in perplexity_groups(run)[:1]]
+    facts = [*_usable(run), _extension(run)]
     facts += [found for kind in ("passkey", "needle") for found in _retrieval(run, kind)]
     facts += _effective_context(run)
+    facts += [_perplexity(group, run.base["context"]) for group in perplexity_groups(run)[:1]]
     said = [fact.sentence for fact in facts] + ([] if run.is_finished else ["The run is not finished."])
     return joined(
         element("dl", *(_tile(fact) for fact in facts), class_="facts"),
@@ -36,6 +37,16 @@ def summary(run: Run) -> Html:
 def _tile(fact: _Fact) -> Html:
     value = element("dd", element("b", fact.value), " ", element("span", fact.unit))
     return element("div", element("dt", fact.name), value)
+
+
+def _usable(run: Run) -> list[_Fact]:
+    """Of the newest comparison with the base."""
+    facts = []
+    for evaluation in own_results(run, "compare")[-1:]:
+        tokens = evaluation.content["verdict"]["usable"]
+        value, unit = (f"{tokens:,}", "tokens") if tokens else ("none", "of the tested lengths")
+        facts.append(_Fact("usable context", value, unit, usable_sentence(evaluation.content)))
+    return facts
 
 
 def _extension(run: Run) -> _Fact:

@@ -102,8 +102,8 @@ def offload_saved(model: nn.Module) -> AbstractContextManager[Any]:
     """A context in which tensors that a forward pass on an accelerator saves for its backward pass wait in CPU memory.
 
     With checkpointing these are the layers' inputs. Weights stay where they are; on CPU, and where accelerators share
-    its memory, nothing changes. Copies run beside the computation: one tensor is on its way back while the one saved
-    after it is used.
+    its memory, nothing changes. Copies run
+    beside the computation: one tensor is on its way back while the one saved after it is used.
 
     Args:
         model: whose forward pass it is.
@@ -160,9 +160,8 @@ class _Offloaded:
 
 
 class _Offload(saved_tensors_hooks):
-    """The context of one forward pass; `kept` are the storages of tensors that stay on the device."""
-
     def __init__(self, kept: set[int]):
+        """Args: kept: storages of tensors that stay on the device."""
         super().__init__(self._pack, self._unpack)
         self._kept = kept
         self._copies: Any = None

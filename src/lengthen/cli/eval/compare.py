@@ -14,9 +14,13 @@ from lengthen.cli.eval.subject import check_lengths, check_scaling, parse_length
 if TYPE_CHECKING:
     import numpy as np
 
-    from lengthen.evaluation.compare import Comparison, Pair
+    from lengthen.evaluation.compare import Comparison, Pair, Probe
+    from lengthen.evaluation.haystack import Haystack as HaystackText
 
 __all__ = ["compare"]
+
+# Short prompts cost next to nothing, and need more of them for a narrow interval.
+_SHORT_TRIALS = 4
 
 
 def compare(
@@ -27,6 +31,9 @@ def compare(
     ] = None,
     depths: grid.Depths = "0,0.25,0.5,0.75,1",
     trials: grid.Trials = 5,
+    tasks: Annotated[
+        str, typer.Option(help="Of needle, copy, cloze, babilong_qa1 to babilong_qa3, and RULER's tasks.")
+    ] = "needle,copy,cloze",
     haystack: grid.Haystack = None,
     data: Annotated[
         list[str] | None,
@@ -35,14 +42,20 @@ def compare(
         ),
     ] = None,
     documents: Annotated[int, typer.Option(min=0, help="Documents read, the longest ones; 0 for none.")] = 8,
+    evaluator: Annotated[str, typer.Option(help="base or run: whose losses choose the tokens of LongPPL.")] = "base",
+    short_context: Annotated[
+        int | None, typer.Option(min=2, help="Tokens that LongPPL compares with; default an eighth.")
+    ] = None,
     batch_size: grid.BatchSize = 1,
     seed: grid.Seed = 0,
     beyond: common.Beyond = False,
     adapter: common.Adapter = None,
+    adapter_scale: common.AdapterScale = 1.0,
     quantize: common.Quantize = None,
     dtype: common.Dtype = "auto",
     method: common.Method = None,
     target: common.Target = None,
+    base_context: common.BaseContext = None,
     json_file: common.JsonFile = None,
     quiet: common.Quiet = False,
 ) -> None:
@@ -51,19 +64,30 @@ def compare(
     asked, places = parse_lengths(lengths, "--lengths") if lengths is not None else None, parse_depths(depths)
 
     from lengthen.evaluation.compare import compare as measure
-    from lengthen.evaluation.compare import find_pair, needle_probes
+    from lengthen.evaluation.compare import find_pair
     from lengthen.evaluation.haystack import Haystack, read_haystack
 
-    options = {"adapter": adapter, "dtype": dtype, "quantize": quantize, "method": method, "target": target}
+    options: dict[str, Any] = {
+        "adapter": adapter,
+        "adapter_scale": adapter_scale,
+        "dtype": dtype,
+        "quantize": quantize,
+        "method": method,
+        "target": target,
+        "base_context": base_context,
+    }
     pair = find_pair(model, base, **options)
     chosen = asked or _default_lengths(pair)
     check_lengths(model, pair.context, chosen, beyond)
     source, text = read_haystack(haystack)
     prose = Haystack(pair.tokenizer, text)
     typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)
-    probes = needle_probes(pair.tokenizer, prose, chosen, places, trials, seed)
+    wanted = _names(tasks)
+    probes = _probes(wanted, pair, prose, text, chosen, places, trials, seed)
     names, read = _documents(pair, data, documents, max(chosen), text, quiet)
-    found = measure(pair, probes, read, batch_size=batch_size, quiet=quiet)
+    found = measure(
+        pair, probes, read, evaluator=evaluator, short_context=short_context, batch_size=batch_size, quiet=quiet
+    )
     _print(found, pair, quiet)
     header = {
         "model": pair.id,
@@ -72,6 +96,7 @@ def compare(
         "quantize": quantize,
         "method": method,
         "target": target,
+        "adapter_scale": adapter_scale,
     }
     content = {
         "base": pair.base_id,
@@ -80,6 +105,7 @@ def compare(
         "lengths": chosen,
         "depths": places,
         "trials": trials,
+        "tasks": wanted,
         "seed": seed,
         "haystack": {"source": source, "tokens": prose.tokens},
         "documents": names,
@@ -88,6 +114,51 @@ def compare(
     written = write_result(model, header, "compare", content, json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
         _draw(found, pair, written.with_suffix(".png"))
+
+
+def _names(tasks: str) -> list[str]:
+    """The tasks, before anything is loaded."""
+    from lengthen.evaluation.babilong import TASKS as BABILONG
+    from lengthen.evaluation.ruler import TASKS as RULER
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    known = ["needle", "copy", "cloze", *BABILONG, *(name for name in RULER if not name.startswith("qa_"))]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise typer.BadParameter(
+            f"no task {unknown[0] if unknown else tasks!r}; choose from {', '.join(known)}", param_hint="--tasks"
+        )
+    return list(dict.fromkeys(names))
+
+
+def _probes(
+    names: Sequence[str],
+    pair: "Pair",
+    prose: "HaystackText",
+    text: str,
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    trials: int,
+    seed: int,
+) -> "list[Probe]":
+    """What is asked: of tasks with a length at each of them, of short ones once."""
+    from lengthen.evaluation import compare as of
+    from lengthen.evaluation.ruler import Essay, Sources
+
+    tokenizer, sources = pair.tokenizer, Sources(Essay(text), {})
+    found = []
+    for name in names:
+        if name == "copy":
+            found.append(of.copy_probe(tokenizer, _SHORT_TRIALS * trials, seed))
+        elif name == "cloze":
+            found.append(of.cloze_probe(tokenizer, prose, _SHORT_TRIALS * trials, seed))
+        elif name == "needle":
+            found += [of.needle_probe(tokenizer, prose, tokens, depths, trials, seed) for tokens in lengths]
+        elif name.startswith("babilong_"):
+            found += [of.babilong_probe(tokenizer, prose, name, tokens, trials, seed) for tokens in lengths]
+        else:
+            found += [of.ruler_probe(tokenizer, sources, name, tokens, trials, seed) for tokens in lengths]
+    return found
 
 
 def _default_lengths(pair: "Pair") -> list[int]:
@@ -155,6 +226,13 @@ def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
                 for row in found["perplexity"]
             ],
         )  # fmt: skip
+    long = found.get("long_perplexity")
+    if long is not None:
+        typer.echo(
+            f"LongPPL: base {_number(long['base'])}, run {_number(long['run'])}, run / base {_interval(long, '.3f')}, "
+            f"on {long['tokens']:,} tokens ({long['share']:.1%}) that {long['evaluator']} predicts better with more "
+            f"than {long['short_context']:,} tokens before them"
+        )
     if any(row["beyond_base"] for row in (*rows, *found["perplexity"])):
         typer.echo(f"* beyond the base's {pair.base_context:,} tokens; its perplexity there is by a sliding window")
 

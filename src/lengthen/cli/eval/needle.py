@@ -21,6 +21,7 @@ def needle(
     seed: grid.Seed = 0,
     beyond: common.Beyond = False,
     adapter: common.Adapter = None,
+    adapter_scale: common.AdapterScale = 1.0,
     quantize: common.Quantize = None,
     dtype: common.Dtype = "auto",
     method: common.Method = None,
@@ -37,7 +38,7 @@ def needle(
     from lengthen.evaluation.retrieval import ANSWER_TOKENS
 
     source, text = read_haystack(haystack)
-    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context)
+    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context, adapter_scale)
     subject.check_lengths(tokens, beyond)
     prose = Haystack(subject.tokenizer, text)
     typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)

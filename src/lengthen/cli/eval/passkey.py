@@ -18,6 +18,7 @@ def passkey(
     seed: grid.Seed = 0,
     beyond: common.Beyond = False,
     adapter: common.Adapter = None,
+    adapter_scale: common.AdapterScale = 1.0,
     quantize: common.Quantize = None,
     dtype: common.Dtype = "auto",
     method: common.Method = None,
@@ -32,7 +33,7 @@ def passkey(
     from lengthen.evaluation.passkey import passkey as measure
     from lengthen.evaluation.retrieval import ANSWER_TOKENS
 
-    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context)
+    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context, adapter_scale)
     subject.check_lengths(tokens, beyond)
     cells = measure(
         subject.model,

@@ -30,6 +30,7 @@ def perplexity(
     ] = None,
     beyond: common.Beyond = False,
     adapter: common.Adapter = None,
+    adapter_scale: common.AdapterScale = 1.0,
     quantize: common.Quantize = None,
     dtype: common.Dtype = "auto",
     method: common.Method = None,
@@ -53,7 +54,7 @@ def perplexity(
     from lengthen.errors import DataError
     from lengthen.evaluation import perplexity as measure
 
-    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context)
+    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context, adapter_scale)
     subject.check_lengths(contexts, beyond)
     vocabulary = subject.model.get_input_embeddings().weight.shape[0]
     store, warnings = load_tokens(data, subject.tokenizer, vocabulary, default_cache(), quiet=quiet)

@@ -35,6 +35,7 @@ def ruler(
     seed: grid.Seed = 0,
     beyond: common.Beyond = False,
     adapter: common.Adapter = None,
+    adapter_scale: common.AdapterScale = 1.0,
     quantize: common.Quantize = None,
     dtype: common.Dtype = "auto",
     method: common.Method = None,
@@ -72,7 +73,7 @@ def ruler(
         threshold = base_threshold(threshold_from, base, chosen)
     least = PUBLISHED_THRESHOLD if threshold is None else threshold
     source, text = read_haystack(haystack)
-    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context)
+    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context, adapter_scale)
     subject.check_lengths(tokens, beyond)
     for task, reason in skipped.items():
         typer.echo(f"{task} is skipped: {reason}", err=True)
@@ -135,6 +136,11 @@ def _print(result: "RulerResult", lengths: list[int], threshold: float, effectiv
         f"RULER scores, 0 to 100, by tokens of prompt and answer ({trials} prompts each)",
         ["task", "least tokens", *map(str, lengths)],
         rows,
+    )
+    print_table(
+        "Right answers whose every token is the likeliest, 0 to 100",
+        ["task", *map(str, lengths)],
+        [[task, *(f"{scores[task, tokens].found:.1f}" for tokens in lengths)] for task in least],
     )
     found = f"{effective} tokens" if effective else "none of the lengths"
     typer.echo(f"effective context (average of at least {threshold:.1f} there and at all shorter lengths): {found}")

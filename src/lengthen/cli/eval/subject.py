@@ -9,6 +9,7 @@ import typer
 
 __all__ = [
     "Adapter",
+    "AdapterScale",
     "BaseContext",
     "Beyond",
     "Dtype",
@@ -34,6 +35,9 @@ BaseContext = Annotated[
     int | None, typer.Option(min=2, help="The base's context in tokens, where its files leave that open.")
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+AdapterScale = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of the adapter that is applied: 1 all of it, 0 the base's weights.")
+]
 Method = Annotated[str | None, typer.Option(help="Scale positions, untrained, before measuring.")]
 Target = Annotated[int | None, typer.Option(min=1, help="Context in tokens that --method scales to.")]
 Beyond = Annotated[bool, typer.Option("--beyond", help="Allow lengths beyond the model's context.")]
@@ -95,6 +99,7 @@ def load_subject(
     method: str | None,
     target: int | None,
     stated: int | None,
+    adapter_scale: float = 1.0,
 ) -> Subject:
     """Load what an eval command's options name.
 
@@ -109,7 +114,14 @@ def load_subject(
 
     source = find(name)
     model, tokenizer = lengthen.load(
-        name, dtype=dtype, adapter=adapter, quantize=quantize, method=method, target=target, base_context=stated
+        name,
+        dtype=dtype,
+        adapter=adapter,
+        quantize=quantize,
+        method=method,
+        target=target,
+        base_context=stated,
+        adapter_scale=adapter_scale,
     )
     header = {
         "model": source.id,  # which of an alias's origins it was, and no machine's path
@@ -118,6 +130,7 @@ def load_subject(
         "quantize": "nf4" if is_quantized(model) else None,
         "method": method,
         "target": target,
+        "adapter_scale": adapter_scale,
     }
     return Subject(name, model, tokenizer, base_context(model.config), header)
 

@@ -30,6 +30,7 @@ def tasks(
     predictions: Annotated[Path | None, typer.Option(help="Also write each answer to this JSONL file.")] = None,
     beyond: common.Beyond = False,
     adapter: common.Adapter = None,
+    adapter_scale: common.AdapterScale = 1.0,
     quantize: common.Quantize = None,
     dtype: common.Dtype = "auto",
     method: common.Method = None,
@@ -50,7 +51,7 @@ def tasks(
         raise LengthenError(f"--metric {metric} goes with --data; lm-eval's tasks say themselves how they are scored")
 
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat, "quiet": quiet}
-    load_options = (model, adapter, quantize, dtype, method, target, base_context, context, beyond)
+    load_options = (model, adapter, quantize, dtype, method, target, base_context, adapter_scale, context, beyond)
     results: list[dict[str, Any]]
     answers: list[dict[str, Any]]
     if names is not None:
@@ -99,11 +100,12 @@ def _load(
     method: str | None,
     target: int | None,
     base_context: int | None,
+    adapter_scale: float,
     context: int | None,
     beyond: bool,
 ) -> tuple[common.Subject, int]:
     """Load the model; return it and the context to use, in tokens."""
-    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context)
+    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context, adapter_scale)
     size = context or subject.context
     subject.check_lengths([size], beyond)
     return subject, size

@@ -41,7 +41,7 @@ class Pair:
         base_context: what the base takes, tokens.
         config: the run's.
         base_config: the base's.
-        options: of `lengthen.load` for the run: adapter, dtype, quantize, method, target, adapter_scale.
+        options: of `lengthen.load` for the run.
         is_one: both have the same weights but for an adapter that can be turned off.
     """
 
@@ -64,7 +64,7 @@ class Pair:
         Where both have the same weights they are loaded once, and the base is the run with its adapter off and the
         base's rotation of positions. Then the dtype is one for both as well.
         """
-        options = {key: self.options.get(key) for key in ("dtype", "quantize")}
+        options = {key: self.options.get(key) for key in ("dtype", "quantize", "base_context")}
         if not self.is_one:
             yield lambda: _loaded(self.base, options), lambda: _loaded(self.name, self.options)
             return
@@ -85,16 +85,16 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
         ModelError: there is no base to be found, or it is not this run's: other weights than those it was trained
             over, another shape, or another tokenizer.
     """
-    source = find(name)
+    source, stated = find(name), options.get("base_context")
     adapter = options.get("adapter") or (source.run / "adapter" if source.run is not None else None)
     if adapter is not None:
         record = base_record(Path(adapter))
         own = record["model"] if source.run is not None and record is not None else name
-        config = adapter_config(Path(adapter)) or load_config(source)
+        config = adapter_config(Path(adapter)) or load_config(source, stated)
     else:
         record, own = _full_run(Path(name)), None
         own = record["model"] if record is not None else name if options.get("method") else None
-        config = load_config(source)
+        config = load_config(source, stated)
         if options.get("method"):
             config = extend(config, options["target"], options["method"])
     if base is None and own is None:
@@ -106,7 +106,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
     found = find(base)
     if found.run is not None:
         raise ModelError(f"the base {base} is a run folder itself; give the model that it was made over")
-    base_config = load_config(found)
+    base_config = load_config(found, stated)
     tokenizer = load_tokenizer(name)
     _check_together(name, config, tokenizer, base, base_config)
     if record is not None and own is not None and found != find(own) and found.id != record["id"]:

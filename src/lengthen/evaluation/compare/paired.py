@@ -8,11 +8,13 @@ import numpy as np
 from lengthen.evaluation.answers import Answer
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.evaluation.compare.probes import Probe
-from lengthen.evaluation.compare.schema import PerplexityRow, ScoreRow, SideScore
+from lengthen.evaluation.compare.schema import LongPerplexity, PerplexityRow, ScoreRow, SideScore
 
-__all__ = ["perplexity_rows", "score_rows"]
+__all__ = ["long_perplexity", "perplexity_rows", "score_rows"]
 
 _BUCKETS = 8
+# Nats that a long context has to gain on a token, and that may be left of its loss.
+_HELPED, _KNOWN = 2.0, 2.0
 
 
 def score_rows(
@@ -27,7 +29,7 @@ def score_rows(
     """
     rows = []
     for probe, base_answers, run_answers in zip(probes, base, run, strict=True):
-        places = range(len(probe.prompts[0].questions))
+        places = range(len(probe.prompts[0].questions) // probe.choices)
         rows.append(_score_row(probe, None, base_answers, run_answers, list(places), base_context))
         if probe.depths is not None and len(probe.depths) > 1:
             rows += [
@@ -49,7 +51,7 @@ def _score_row(
         return np.array([probe.scores(answers) for answers in all_answers])[:, places]
 
     def summary(all_answers: Sequence[Sequence[Answer]]) -> SideScore:
-        chosen = [answers[place] for answers in all_answers for place in places]
+        chosen = [answers[place * probe.choices] for answers in all_answers for place in places]
         wrong = [answer.first_wrong for answer in chosen]
         return {
             "score": float(scores(all_answers).mean()),
@@ -123,6 +125,49 @@ def _perplexity_row(
         "low": low,
         "high": high,
         "beyond_base": stop > base_context,
+    }
+
+
+def long_perplexity(
+    base: Sequence[np.ndarray],
+    run: Sequence[np.ndarray],
+    long: Sequence[np.ndarray],
+    short: Sequence[np.ndarray],
+    evaluator: str,
+    short_context: int,
+) -> LongPerplexity | None:
+    """Perplexity on the tokens that an evaluator's long context helps; None where it helps none.
+
+    Args:
+        base: each token's loss in each document.
+        run: the same tokens' losses.
+        long: the evaluator's, with its whole context.
+        short: the evaluator's, with `short_context` tokens.
+        evaluator: its name.
+        short_context: in tokens.
+
+    Source: arXiv 2410.23771 (LongPPL), section 3, with its thresholds alpha = 2 and -beta = 2 nats.
+    """
+    # A comparison with NaN, the loss of a first token, is False.
+    chosen = [(s - each > _HELPED) & (each < _KNOWN) for s, each in zip(short, long, strict=True)]
+    counts = np.array([mask.sum() for mask in chosen])
+    if not counts.sum():
+        return None
+    rows = [(b[mask].sum(), r[mask].sum()) for b, r, mask in zip(base, run, chosen, strict=True) if mask.any()]
+    sums, counts = np.array(rows), counts[counts > 0]
+    base_loss, run_loss = sums.sum(0) / counts.sum()
+    ends = bootstrap_interval(sums[:, 1] - sums[:, 0], counts)
+    low, high = (None, None) if ends is None else map(_exp, ends)
+    return {
+        "evaluator": evaluator,
+        "short_context": short_context,
+        "share": float(counts.sum() / sum(len(each) - 1 for each in base)),
+        "tokens": int(counts.sum()),
+        "base": _exp(base_loss),
+        "run": _exp(run_loss),
+        "ratio": _exp(run_loss - base_loss),
+        "low": low,
+        "high": high,
     }
 
 

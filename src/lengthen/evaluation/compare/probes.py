@@ -5,12 +5,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from lengthen.errors import DataError
 from lengthen.evaluation.answers import Answer
+from lengthen.evaluation.babilong import TASKS as BABILONG
+from lengthen.evaluation.babilong import babilong_prompt
 from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.needle import needle_prompt
-from lengthen.evaluation.prompts import Prompt
+from lengthen.evaluation.prompts import Prompt, make_prompt
+from lengthen.evaluation.ruler.run import make_prompts
+from lengthen.evaluation.ruler.tasks import Sources
 
-__all__ = ["Probe", "needle_probes"]
+__all__ = ["Probe", "babilong_probe", "cloze_probe", "copy_probe", "needle_probe", "ruler_probe"]
+
+# Copying: examples that show what is asked, and digits of the numbers that are copied.
+_EXAMPLES, _DIGITS = 3, (5, 8, 12)
+
+# Cloze: tokens of the passage and of each continuation, and continuations to choose from.
+_PASSAGE, _CONTINUATION, _CHOICES = 96, 12, 4
 
 
 @dataclass(frozen=True)
@@ -19,33 +32,94 @@ class Probe:
 
     Attributes:
         task: its name.
-        tokens: of prompt and answer together.
+        tokens: of prompt and answer together, or the most that a prompt of several lengths has.
         prompts: with equally many questions.
         depths: of each question's fact, where the task has depths.
+        choices: how many candidates each question is asked with, the right one first; 1 where there are none.
     """
 
     task: str
     tokens: int
     prompts: list[Prompt]
     depths: Sequence[float] | None = None
+    choices: int = 1
 
     def scores(self, answers: Sequence[Answer]) -> list[float]:
-        """The score of each question of a prompt, 0 to 1: whether every token of the right answer is the likeliest."""
-        return [float(answer.exact) for answer in answers]
+        """The score of each question of a prompt, 0 to 1.
+
+        With candidates, whether the right one is the likeliest of them as a whole; else the share of what is asked for
+        whose every token is the likeliest.
+        """
+        if self.choices == 1:
+            return [answer.found for answer in answers]
+        losses = np.array([sum(answer.losses) for answer in answers]).reshape(-1, self.choices)
+        return (losses.argmin(axis=1) == 0).astype(float).tolist()
 
 
-def needle_probes(
-    tokenizer: Any, haystack: Haystack, lengths: Sequence[int], depths: Sequence[float], trials: int, seed: int
-) -> list[Probe]:
+def needle_probe(
+    tokenizer: Any, haystack: Haystack, tokens: int, depths: Sequence[float], trials: int, seed: int
+) -> Probe:
     """The prompts of `lengthen eval needle`: the same seed, length, depths and number give the same prompt.
 
     Raises:
-        DataError: no prompt of a length can be made.
+        DataError: no prompt of this length can be made.
     """
     label = " ".join(map(str, depths))
+    generators = [random.Random(f"{seed} {tokens} {label} {i}") for i in range(trials)]
+    prompts = [needle_prompt(tokenizer, haystack, tokens, depths, generator) for generator in generators]
+    return Probe("needle", tokens, prompts, depths)
 
-    def prompts(tokens: int) -> list[Prompt]:
-        generators = [random.Random(f"{seed} {tokens} {label} {i}") for i in range(trials)]
-        return [needle_prompt(tokenizer, haystack, tokens, depths, generator) for generator in generators]
 
-    return [Probe("needle", tokens, prompts(tokens), depths) for tokens in lengths]
+def ruler_probe(tokenizer: Any, sources: Sources, task: str, tokens: int, trials: int, seed: int) -> Probe:
+    """The prompts of `lengthen eval ruler`.
+
+    Raises:
+        DataError: no prompt of this length can be made.
+    """
+    return Probe(task, tokens, make_prompts(task, tokenizer, tokens, trials, seed, sources).prompts)
+
+
+def babilong_probe(tokenizer: Any, haystack: Haystack, task: str, tokens: int, trials: int, seed: int) -> Probe:
+    """The prompts of `lengthen.evaluation.babilong`.
+
+    Raises:
+        DataError: no prompt of this length can be made.
+    """
+    generators = [random.Random(f"{seed} {task} {tokens} {i}") for i in range(trials)]
+    prompts = [babilong_prompt(tokenizer, haystack, task, tokens, generator) for generator in generators]
+    return Probe(task, tokens, prompts, choices=BABILONG[task].choices)
+
+
+def copy_probe(tokenizer: Any, trials: int, seed: int) -> Probe:
+    """Numbers of 5, 8 and 12 digits to be copied, after examples: what linear interpolation loses at any length."""
+    prompts = []
+    for i in range(trials):
+        generator = random.Random(f"{seed} copy {i}")
+
+        def number(digits: int, generator: random.Random = generator) -> str:
+            return str(generator.randrange(10 ** (digits - 1), 10**digits))
+
+        shown = [number(digits) for digits in _DIGITS for _ in range(_EXAMPLES)]
+        generator.shuffle(shown)
+        text = "Each number is written twice.\n" + "".join(f"{each} = {each}\n" for each in shown)
+        asked = [number(digits) for digits in _DIGITS]
+        prompts.append(make_prompt(tokenizer, text, [(f"{each} =", each) for each in asked]))
+    return Probe("copy digits", max(prompt.tokens for prompt in prompts), prompts)
+
+
+def cloze_probe(tokenizer: Any, haystack: Haystack, trials: int, seed: int) -> Probe:
+    """Which of four continuations a passage of the haystack has; the others are from elsewhere in it.
+
+    Raises:
+        DataError: the haystack is too short.
+    """
+    if haystack.tokens < 4 * (_PASSAGE + _CONTINUATION):
+        raise DataError(f"a haystack of {haystack.tokens} tokens is too short for passages; give a longer one")
+    prompts = []
+    for i in range(trials):
+        generator = random.Random(f"{seed} cloze {i}")
+        starts = [generator.randrange(haystack.tokens) for _ in range(_CHOICES)]
+        passage = haystack.take(starts[0], _PASSAGE).strip()
+        ends = [haystack.take(start + _PASSAGE, _CONTINUATION).strip() for start in starts]
+        prompts.append(make_prompt(tokenizer, passage, [("", end or ".") for end in ends]))
+    return Probe("cloze", max(prompt.tokens for prompt in prompts), prompts, choices=_CHOICES)

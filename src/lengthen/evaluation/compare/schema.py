@@ -2,7 +2,7 @@
 
 from typing_extensions import NotRequired, TypedDict
 
-__all__ = ["Comparison", "PerplexityRow", "ScoreRow", "SideScore", "Verdict"]
+__all__ = ["Comparison", "LongPerplexity", "PerplexityRow", "ScoreRow", "SideScore", "Verdict"]
 
 
 class SideScore(TypedDict):
@@ -57,6 +57,25 @@ PerplexityRow = TypedDict(
 interval by a bootstrap over documents. None is a number too large for a float."""
 
 
+class LongPerplexity(TypedDict):
+    """Perplexity of both models on the tokens that a long context helps (LongPPL, arXiv 2410.23771).
+
+    "evaluator" chose them: by its loss with "short_context" tokens being over 2 nats above its loss with its whole
+    context, and that below 2 nats. "share" is theirs of all tokens. The evaluator's own perplexity on them is low by
+    the choice.
+    """
+
+    evaluator: str
+    short_context: int
+    share: float
+    tokens: int
+    base: float | None
+    run: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+
+
 class Verdict(TypedDict):
     """What a comparison says; see `lengthen.evaluation.compare.verdict.verdict`."""
 
@@ -77,4 +96,5 @@ class Comparison(TypedDict):
     verdict: Verdict
     scores: list[ScoreRow]
     perplexity: list[PerplexityRow]
+    long_perplexity: NotRequired[LongPerplexity | None]
     seconds: NotRequired[dict[str, float]]

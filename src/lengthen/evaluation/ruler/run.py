@@ -6,8 +6,8 @@ from random import Random
 from typing import Any
 
 from lengthen.errors import DataError, LengthenError
-from lengthen.evaluation.answers import answers
-from lengthen.evaluation.prompts import encode
+from lengthen.evaluation.answers import Answer, ask
+from lengthen.evaluation.prompts import Prompt, encode, make_prompt
 from lengthen.evaluation.ruler.draft import exact_prompt, least_tokens
 from lengthen.evaluation.ruler.scoring import averages, match_score
 from lengthen.evaluation.ruler.tasks import TASKS, Request, Sources
@@ -21,12 +21,12 @@ class Prompts:
     """The prompts of one task at one length.
 
     Attributes:
-        ids: the token ids of each prompt, length less the task's answer tokens.
+        prompts: each with one question, length less the task's answer tokens.
         expected: what the answer to each should hold.
         least_tokens: the shortest length at which all of them could be made.
     """
 
-    ids: list[list[int]]
+    prompts: list[Prompt]
     expected: list[tuple[str, ...]]
     least_tokens: int
 
@@ -40,6 +40,9 @@ class TaskScore:
         tokens: of the prompt and the tokens kept for the answer together.
         score: mean over the prompts, 0 to 100.
         trials: prompts answered.
+        found: mean share, 0 to 100, of the right answers whose every token is the model's most likely one, in any
+            order, teacher-forced.
+        nats: mean loss of the right answers' tokens.
         least_tokens: the shortest length at which these prompts could be made.
     """
 
@@ -47,6 +50,8 @@ class TaskScore:
     tokens: int
     score: float
     trials: int
+    found: float
+    nats: float
     least_tokens: int
 
     def to_json(self) -> dict[str, Any]:
@@ -100,7 +105,11 @@ def make_prompts(task: str, tokenizer: Any, tokens: int, trials: int, seed: int,
         texts = [exact_prompt(draft, count, tokens - kind.answer_tokens) for draft in drafts]
     except DataError as error:
         raise DataError(f"{task} at {tokens} tokens, {kind.answer_tokens} of them for the answer: {error}") from error
-    return Prompts([encode(tokenizer, text) for text in texts], [draft.answers for draft in drafts], least)
+    prompts = [
+        make_prompt(tokenizer, "", [(text, draft.answers if kind.match == "all" else draft.answers[0])])
+        for text, draft in zip(texts, drafts, strict=True)
+    ]
+    return Prompts(prompts, [draft.answers for draft in drafts], least)
 
 
 def _question_numbers(task: str, trials: int, seed: int, sources: Sources) -> list[int]:
@@ -148,21 +157,30 @@ def ruler(
             "for; there has to be at least one of each"
         )
     made = _make_all(tokenizer, sources, tasks, lengths, trials, seed, quiet)
-    scores: dict[tuple[str, int], float] = {}
+    scores: dict[tuple[str, int], TaskScore] = {}
     with progress_bar("answering", sum(lengths) * len(tasks) * trials, "tokens", quiet) as advance:
         # The longest first: what does not fit the memory fails before any time is spent.
         for task, tokens in sorted(made, key=lambda key: -key[1]):
-            prompts, found = made[task, tokens], []
+            prompts = made[task, tokens]
+            found: list[Answer] = []
             for start in range(0, trials, batch_size):
-                batch = prompts.ids[start : start + batch_size]
-                found += answers(model, tokenizer, batch, TASKS[task].answer_tokens)
+                batch = prompts.prompts[start : start + batch_size]
+                found += [answer for (answer,) in ask(model, tokenizer, batch, TASKS[task].answer_tokens)]
                 advance(tokens * len(batch))
             matched = [
-                match_score(answer, expected, TASKS[task].match)
+                match_score(answer.text or "", expected, TASKS[task].match)
                 for answer, expected in zip(found, prompts.expected, strict=True)
             ]
-            scores[task, tokens] = round(100 * sum(matched) / trials, 2)
-    return RulerResult([TaskScore(*key, scores[key], trials, prompts.least_tokens) for key, prompts in made.items()])
+            scores[task, tokens] = TaskScore(
+                task,
+                tokens,
+                score=round(100 * sum(matched) / trials, 2),
+                trials=trials,
+                found=round(100 * sum(answer.found for answer in found) / trials, 2),
+                nats=sum(answer.nats for answer in found) / trials,
+                least_tokens=prompts.least_tokens,
+            )
+    return RulerResult([scores[key] for key in made])
 
 
 def _make_all(

@@ -102,17 +102,18 @@ class Engine:
         base: what all share.
         tokenizer: its tokenizer.
         limits: how much it takes on.
+        adapter_scale: the share of every adapter that is applied, 0 to 1.
 
     Attributes:
         stats: what it did so far.
     """
 
-    def __init__(self, base: ServedBase, tokenizer: Any, limits: Limits | None = None):
+    def __init__(self, base: ServedBase, tokenizer: Any, limits: Limits | None = None, adapter_scale: float = 1.0):
         self.base, self.tokenizer, self.limits = base, tokenizer, limits or Limits()
         free = _free_bytes(base.device)
         cache_bytes = free // 2 if self.limits.cache_bytes is None else self.limits.cache_bytes
         adapter_bytes = free // 4 if self.limits.adapter_bytes is None else self.limits.adapter_bytes
-        self.registry = AdapterRegistry(base, adapter_bytes)
+        self.registry = AdapterRegistry(base, adapter_bytes, adapter_scale)
         self.stats = Stats()
         self._chunk = self.limits.chunk or (2048 if base.device.type == "cuda" else 512)
         self._max_tokens = cache_bytes // base.cache_bytes_per_token

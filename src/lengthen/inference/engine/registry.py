@@ -43,13 +43,14 @@ class AdapterRegistry:
     Args:
         base: what they are served over.
         max_bytes: memory for adapters.
+        scale: the share of every adapter that is applied, 0 to 1.
 
     Attributes:
         evicted: how many adapters had to leave so far.
     """
 
-    def __init__(self, base: ServedBase, max_bytes: int):
-        self._base = base
+    def __init__(self, base: ServedBase, max_bytes: int, scale: float = 1.0):
+        self._base, self._scale = base, scale
         self.bank = AdapterBank(base, max_bytes)
         self._adapters: dict[str, Adapter] = {}
         self._in_memory: list[Adapter] = []
@@ -90,7 +91,7 @@ class AdapterRegistry:
         Raises:
             ModelError: it can't be served over this base (see `read_adapter`), or is larger than the memory.
         """
-        stamp, weights = _stamp(folder), read_adapter(folder, self._base)
+        stamp, weights = _stamp(folder), read_adapter(folder, self._base, self._scale)
         needed = self.bank.needs(weights)
         if needed > self.bank.max_bytes:
             raise ModelError(
@@ -140,7 +141,7 @@ class AdapterRegistry:
             raise ModelError(
                 f"the adapter {adapter.name!r} left the memory, and its files have changed since; unload and load it"
             )
-        return self._put(adapter, read_adapter(adapter.folder, self._base))
+        return self._put(adapter, read_adapter(adapter.folder, self._base, self._scale))
 
     def _put(self, adapter: Adapter, weights: AdapterWeights) -> bool:
         adapter.last_used = next(self._clock)

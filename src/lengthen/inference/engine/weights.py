@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from lengthen.adapters.load import adapter_config, base_record, check_base
+from lengthen.adapters.scale import between
 from lengthen.context import positions
 from lengthen.errors import ModelError, one_line
 from lengthen.inference.engine.base import ServedBase
@@ -113,12 +114,13 @@ def adapter_folder(path: Path) -> Path:
     raise ModelError(f"{path} has no adapter_config.json, so it holds no adapter; give a PEFT or run folder")
 
 
-def read_adapter(folder: Path, base: ServedBase) -> AdapterWeights:
+def read_adapter(folder: Path, base: ServedBase, scale: float = 1.0) -> AdapterWeights:
     """Read a PEFT folder.
 
     Args:
         folder: with `adapter_config.json` and weights.
         base: what it is to be served over.
+        scale: the share of it that is applied, 0 to 1.
 
     Raises:
         ModelError: it is damaged, was made for another base or other positions, or changes what a batch of different
@@ -138,7 +140,7 @@ def read_adapter(folder: Path, base: ServedBase) -> AdapterWeights:
         if not torch.isfinite(tensor).all():
             raise _refused(folder, f"{key} holds values that are infinite or NaN")
         modules.setdefault(match[1], {})[match[2]] = tensor
-    return _sorted(folder, config, modules, base)
+    return _sorted(folder, config, modules, base, scale)
 
 
 def _refused(folder: Path, reason: str) -> ModelError:
@@ -197,7 +199,7 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _sorted(
-    folder: Path, config: LoraConfig, modules: dict[str, dict[str, torch.Tensor]], base: ServedBase
+    folder: Path, config: LoraConfig, modules: dict[str, dict[str, torch.Tensor]], base: ServedBase, scale: float
 ) -> AdapterWeights:
     embedding, head = base.model.get_input_embeddings(), base.model.get_output_embeddings()
     # The engine puts norms of its own around the base's, so that names are looked up in what it was.
@@ -206,11 +208,11 @@ def _sorted(
     for name, parts in modules.items():
         place = places.get(name)
         if set(parts) == {"lora_A.weight", "lora_B.weight"}:
-            linear[name] = _matrices(folder, config, name, parts, base)
+            linear[name] = _matrices(folder, config, name, parts, base, scale)
         elif name in base.norms and "weight" in parts:
-            norms[name] = _norm(folder, name, parts, base.norms[name])
+            norms[name] = _norm(folder, name, parts, base.norms[name], scale)
         elif place is not None and set(parts) == {"weight"}:
-            tables[name] = _table(folder, name, parts["weight"], place, base)
+            tables[name] = _table(folder, name, parts["weight"], place, base, scale)
         else:
             raise _refused(folder, f"it changes {name} ({', '.join(sorted(parts))}), of which this base has only one")
     own = {places[name]: table for name, table in tables.items()}
@@ -219,7 +221,7 @@ def _sorted(
 
 
 def _matrices(
-    folder: Path, config: LoraConfig, name: str, parts: dict[str, torch.Tensor], base: ServedBase
+    folder: Path, config: LoraConfig, name: str, parts: dict[str, torch.Tensor], base: ServedBase, scale: float
 ) -> LoraMatrices:
     module = base.linear.get(name)
     if module is None:
@@ -233,17 +235,21 @@ def _matrices(
             f"the adapter {folder} does not fit {base.source.id}: its matrices of {name} are {tuple(a.shape)} and "
             f"{tuple(b.shape)}, and the layer takes {module.in_features} and gives {module.out_features} at rank {rank}"
         )
-    return LoraMatrices(a, b, alpha / (math.sqrt(rank) if config.use_rslora else rank))
+    return LoraMatrices(a, b, scale * alpha / (math.sqrt(rank) if config.use_rslora else rank))
 
 
-def _norm(folder: Path, name: str, parts: dict[str, torch.Tensor], norm: nn.Module) -> NormWeights:
+def _norm(folder: Path, name: str, parts: dict[str, torch.Tensor], norm: nn.Module, scale: float) -> NormWeights:
     own = dict(norm.named_parameters(recurse=False))
     if {key: tensor.shape for key, tensor in parts.items()} != {key: each.shape for key, each in own.items()}:
         raise ModelError(f"the adapter {folder} does not fit this base: {name} has other weights there")
+    if scale != 1:
+        parts = {key: between(own[key].cpu(), tensor, scale) for key, tensor in parts.items()}
     return NormWeights(parts["weight"], parts.get("bias"))
 
 
-def _table(folder: Path, name: str, weight: torch.Tensor, place: nn.Module, base: ServedBase) -> WeightTable | None:
+def _table(
+    folder: Path, name: str, weight: torch.Tensor, place: nn.Module, base: ServedBase, scale: float
+) -> WeightTable | None:
     whole: torch.Tensor = place.weight.detach()  # type: ignore[operator]
     if weight.shape != whole.shape:
         raise ModelError(
@@ -252,6 +258,8 @@ def _table(folder: Path, name: str, weight: torch.Tensor, place: nn.Module, base
         )
     if isinstance(place, nn.Embedding) and base.embedding_scale is None:
         raise _refused(folder, f"it has its own {name}, and this base does more than look embeddings up")
+    if scale != 1:
+        weight = between(whole, weight, scale)
     weight = weight.to(whole.device, whole.dtype)
     tokens = (weight != whole).any(dim=1).nonzero().flatten()
     if len(tokens) == 0:

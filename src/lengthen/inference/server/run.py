@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lengthen.adapters.load import load_apart
+from lengthen.adapters.scale import check_scale
 from lengthen.data.instruct.templates import use_template
 from lengthen.errors import LengthenError, require
 from lengthen.inference.engine import Engine, Limits, ServedBase
@@ -54,6 +55,7 @@ def serve(
     quantize: str | None = None,
     template: str | None = None,
     base_context: int | None = None,
+    adapter_scale: float = 1.0,
     on_ready: Callable[[str, list[str]], None] = lambda _url, _names: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; a second one stops at once.
@@ -67,6 +69,7 @@ def serve(
         quantize: "nf4" or "none"; default as a run was trained.
         template: chat template by name, in place of the tokenizer's own.
         base_context: of the base, tokens, where its files leave that open.
+        adapter_scale: the share of every adapter that is applied, 0 to 1.
         on_ready: called with the URL and the names, just before requests are taken.
 
     Raises:
@@ -79,13 +82,16 @@ def serve(
     from lengthen.inference.server.service import Service
     from lengthen.inference.server.training import Training
 
+    check_scale(adapter_scale)
     for folder in settings.allowed:
         if not folder.is_dir():
             raise LengthenError(f"--allow {folder} is no folder; give one that holds adapters")
     if settings.training is not None:
         _check_training(settings.training, model)
     with _listen(settings.host, settings.port) as listener:
-        engine, base_name = _load(model, adapters, settings.limits, dtype, quantize, template, base_context)
+        engine, base_name = _load(
+            model, adapters, settings.limits, dtype, quantize, template, base_context, adapter_scale
+        )
         allowed = [*settings.allowed, *([settings.training] if settings.training else [])]
         service = Service(engine, base_name, allowed, settings.max_tokens, settings.timeout)
         nf4 = "nf4" if quantize == "nf4" else None
@@ -126,12 +132,13 @@ def _load(
     quantize: str | None,
     template: str | None,
     stated: int | None,
+    scale: float,
 ) -> tuple[Engine, str | None]:
     """The engine with all adapters, and the name of the base where it is offered."""
     apart = load_apart(model, dtype, quantize, default_device(), stated)
     if template is not None:
         use_template(apart.tokenizer, template)
-    engine = Engine(ServedBase.of(apart), apart.tokenizer, limits)
+    engine = Engine(ServedBase.of(apart), apart.tokenizer, limits, scale)
     named = dict(adapters)
     name = Path(model).resolve().name if Path(model).exists() else model
     if name in named:
