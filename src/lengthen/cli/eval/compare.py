@@ -200,7 +200,7 @@ def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
     typer.echo(found["verdict"]["sentence"])
     rows = found["scores"]
     print_table(
-        "Share of answers whose every token is the likeliest, and nats per token of the right answer",
+        "Right answers, teacher-forced, and nats per token of them",
         ["task", "tokens", "base", "run", "run - base, 95%", "nats: base / run"],
         [
             [

@@ -99,7 +99,9 @@ def perplexity_rows(
     if base_context < longest:
         spans.append((0, base_context))
     spans += [(start, min(start + bucket, longest)) for start in range(0, longest, bucket)]
-    return [row for span in spans if (row := _perplexity_row(base, run, *span, base_context)) is not None]
+    return [
+        row for span in dict.fromkeys(spans) if (row := _perplexity_row(base, run, *span, base_context)) is not None
+    ]
 
 
 def _perplexity_row(
