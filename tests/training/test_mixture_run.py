@@ -99,7 +99,7 @@ def test_another_mixture_is_another_run(base, documents, tmp_path):
     other = recipe_of(base, documents, tmp_path / "run")
     content = other.model_dump()
     content["data"]["train"][2]["weight"] = 0.6
-    with pytest.raises(RecipeError, match=r"started with another recipe \(different: data\)"):
+    with pytest.raises(RecipeError, match=r"started with another recipe \(different: data\.train\)"):
         train(parse_recipe(content, "other"), resume=True)
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from lengthen.adapters.load import load
 from lengthen.errors import DataError, LengthenError, ModelError, OutputError, RecipeError
-from lengthen.recipe import parse_recipe
+from lengthen.recipe import load_recipe, parse_recipe
 from lengthen.training.optim import lr_multiplier
 from lengthen.training.run import read_metrics, train
 
@@ -163,8 +163,10 @@ def test_refusals(base, documents, tmp_path, finished):
     with pytest.raises(OutputError, match="--resume"):
         run(base, documents, finished)
     assert sorted(path.name for path in finished.iterdir()) == before
-    with pytest.raises(RecipeError, match="different: training"):
-        train(parse_recipe(settings(base, documents, finished, steps=9), "test"), resume=True)
+    with pytest.raises(RecipeError, match=r"different: training\.learning_rate\).* Only .*training\.steps"):
+        train(parse_recipe(settings(base, documents, finished, steps=6, learning_rate=1e-5), "test"), resume=True)
+    with pytest.raises(RecipeError, match=r"training\.steps 6, and can only go on with more, not with 5"):
+        train(parse_recipe(settings(base, documents, finished, steps=5), "test"), resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("x")
     with pytest.raises(OutputError, match="other content"):
@@ -265,6 +267,24 @@ def test_killed_after_the_last_step_only_the_adapter_is_written_again(base, docu
     train(parse_recipe(settings(base, documents, folder), "test"), resume=True)
     assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
     assert losses(folder) == before
+
+
+def test_a_run_goes_on_for_more_steps_and_is_what_a_longer_one_is(base, documents, tmp_path, finished):
+    folder = run(base, documents, tmp_path / "run", steps=4)
+    adapter = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    longer = settings(base, documents, folder, steps=6, save_every=1, log_every=2)
+    train(parse_recipe(longer, "test"), resume=True)
+    ours, whole = (load_file(each / "adapter" / "adapter_model.safetensors") for each in (folder, finished))
+    for name, tensor in whole.items():
+        assert torch.equal(ours[name], tensor), name
+    assert [record["step"] for record in read_metrics(folder)] == [1, 2, 3, 4, 6]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["checkpoint-5", "checkpoint-6"]
+    assert load_recipe(folder / "recipe.yaml").training.steps == 6
+    # What it had come to before is still there; and now it is finished.
+    assert (folder / "adapter-4" / "adapter_model.safetensors").read_bytes() == adapter
+    before = (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    train(parse_recipe(longer, "test"), resume=True)
+    assert (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -18,7 +18,7 @@ from lengthen.data.records import RECORDS, TEXT_WANTED, read_records, split_colu
 from lengthen.data.text_files import COMPRESSED, kind_of, read_text
 from lengthen.errors import DataError
 
-__all__ = ["SUPPORTED", "Document", "files_in", "read_documents"]
+__all__ = ["SUPPORTED", "Document", "files_in", "others_in", "read_documents"]
 
 SUPPORTED = (".txt", ".md", ".rst", ".tex", ".py", ".ipynb", *RECORDS, *EXTRACTED)
 
@@ -90,14 +90,18 @@ def _read_folder(folder: Path, limit: int | None, column: str | None) -> tuple[l
             f"{folder} has no documents; put files ({', '.join(SUPPORTED)}) with text into it, "
             "and name token files (.bin) themselves"
         )
-    others = Counter(kind_of(path) or "no extension" for path in files_in(folder) if kind_of(path) not in SUPPORTED)
-    if others:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
-        warnings.append(f"{folder}: files of other kinds left out: {others.total():,} ({counts})")
+    warnings += others_in(folder)
     if empty:
         # Empty files are ordinary in a source tree (__init__.py), so here they are no error.
         warnings.append(f"{folder}: empty files left out: {len(empty)}, the first {empty[0]}")
     return documents, warnings
+
+
+def others_in(folder: Path) -> list[str]:
+    """One warning where a folder has files that are no documents, nor anything else that is read here."""
+    others = Counter(kind_of(path) or "no extension" for path in files_in(folder) if kind_of(path) not in SUPPORTED)
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
+    return [f"{folder}: files of other kinds left out: {others.total():,} ({counts})"] if others else []
 
 
 def files_in(folder: Path, kinds: Sequence[str] | None = None) -> list[Path]:

@@ -65,9 +65,11 @@ class Haystack:
 def _token_ends(tokenizer: Any, text: str) -> list[int]:
     """The character where each token ends; without a fast tokenizer an even spread, which `fit` makes good."""
     if tokenizer.is_fast:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False, split_special_tokens=True
+        )
         return [end for _, end in encoded["offset_mapping"]]
-    count = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    count = len(tokenizer(text, add_special_tokens=False, verbose=False, split_special_tokens=True)["input_ids"])
     return [round((i + 1) * len(text) / count) for i in range(count)]
 
 

@@ -116,7 +116,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
     An end token behind a prompt would tell the model that there is nothing to answer.
     """
-    ids = list(tokenizer(text, verbose=False)["input_ids"])
+    ids = list(tokenizer(text, verbose=False, split_special_tokens=True)["input_ids"])
     while ids and ids[-1] in tokenizer.all_special_ids:
         ids.pop()
     return ids

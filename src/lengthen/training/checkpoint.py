@@ -12,7 +12,6 @@ dropped. A folder with the final name is therefore always whole, whatever stoppe
 | state.json | the step, the steps of the run, the number of processes |
 """
 
-import json
 import random
 import shutil
 from pathlib import Path
@@ -30,7 +29,7 @@ from lengthen.files import sync_folder, write_json
 from lengthen.training.optim import page_states, trained_parameters
 from lengthen.training.parallel import is_sharded, shard_like, whole_states, whole_tensors
 
-__all__ = ["is_last", "last_checkpoint", "load_checkpoint", "load_trained", "save_checkpoint", "step_of"]
+__all__ = ["last_checkpoint", "load_checkpoint", "load_trained", "save_checkpoint", "step_of"]
 
 KEEP = 2
 TRAINABLE, OPTIMIZER, SCALER, STATE = "trainable.safetensors", "optimizer.pt", "scaler.pt", "state.json"
@@ -44,12 +43,6 @@ def last_checkpoint(run: Path) -> Path | None:
 def step_of(checkpoint: Path) -> int:
     """The optimizer step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def is_last(checkpoint: Path) -> bool:
-    """Whether no step is left to do after this checkpoint."""
-    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    return state["step"] >= state["steps"]
 
 
 def save_checkpoint(

@@ -52,7 +52,8 @@ from lengthen.models import (
 from lengthen.provenance import command_line, versions
 from lengthen.quantization import check_nf4, count_quantized
 from lengthen.recipe import Recipe, load_recipe
-from lengthen.training.checkpoint import is_last, last_checkpoint, load_trained, step_of
+from lengthen.training.batches import Batches
+from lengthen.training.checkpoint import last_checkpoint, load_trained, step_of
 from lengthen.training.fused import check_fused, fuse_elementwise
 from lengthen.training.loggers import check_loggers
 from lengthen.training.loop import Loop
@@ -61,6 +62,7 @@ from lengthen.training.metrics import METRICS, Utilization, keep_metrics_until
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import check_optimizer
 from lengthen.training.parallel import check_parallel, gather_trained, shard
+from lengthen.training.resume import check_recipe
 
 __all__ = ["Interrupted", "read_metrics", "train"]
 
@@ -273,6 +275,7 @@ def fit(setup: Setup, model: Any, base: dict[str, Any], blocks: Sequence[Block])
     count = count_trainable(model)
     setup.say(f"training {count}")
     if setup.process.is_main_process:
+        _set_aside(run, checkpoint)
         _begin_folder(setup, base, asdict(count), blocks)
         keep_metrics_until(run / METRICS, step_of(checkpoint) if checkpoint else 0)
     objective = CausalLMObjective(model, recipe.memory.offload_activations)
@@ -280,7 +283,7 @@ def fit(setup: Setup, model: Any, base: dict[str, Any], blocks: Sequence[Block])
         shard(objective, model, setup.process.device)
     if checkpoint:
         setup.say(f"resuming from {checkpoint}")
-        if is_last(checkpoint):
+        if step_of(checkpoint) >= Batches(blocks, recipe.training, recipe.seed, 0, setup.process.num_processes).steps:
             load_trained(checkpoint, objective)  # stopped between the last step and the adapter
             return
     utilization = Utilization(recipe, setup.config, setup.dtype)
@@ -317,6 +320,15 @@ def _say_if_devices_idle(device: torch.device, say: Callable[[str], None]) -> No
         )
 
 
+def _set_aside(run: Path, checkpoint: Path | None) -> None:
+    """Keep what a run had come to that is now to be longer, under the number of its last step."""
+    for folder in (run / "adapter", run / "model"):
+        if folder.is_dir():
+            step = step_of(checkpoint) if checkpoint else 0
+            with writing(run):
+                folder.rename(run / f"{folder.name}-{step}")
+
+
 def _begin_folder(setup: Setup, base: dict[str, Any], trainable: dict[str, int], blocks: Sequence[Block]) -> None:
     run, tokenizer = setup.run, setup.tokenizer
     write_text(run / RECIPE, setup.recipe.to_yaml())  # first: it tells that the folder is a run's
@@ -347,15 +359,9 @@ def _prepare_folder(run: Path, recipe: Recipe, resume: bool) -> str:
         raise OutputError(f"{run} has other content; choose another out or empty it")
     if not resume:
         raise OutputError(f"{run} holds a run already; go on with --resume, or choose another out")
-    earlier = load_recipe(run / RECIPE)
-    ours, theirs = (each.model_dump(exclude={"out"}) for each in (recipe, earlier))
-    different = [key for key in ours if ours[key] != theirs[key]]
-    if different:
-        raise RecipeError(
-            f"{run} was started with another recipe (different: {', '.join(different)}); choose another out"
-        )
+    is_longer = check_recipe(run, recipe, load_recipe(run / RECIPE))
     finished = (run / "adapter").is_dir() or (run / "model").is_dir()
-    return "finished" if finished else "begun"
+    return "finished" if finished and not is_longer else "begun"
 
 
 def _write_about(path: Path, facts: dict[str, Any]) -> None:

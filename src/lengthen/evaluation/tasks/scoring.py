@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lengthen.data.control_tokens import ControlTokens
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.evaluation.answers import answers
 from lengthen.evaluation.prompts import encode
@@ -79,13 +80,13 @@ def answer_samples(
         check_metric(each)
     if metric == "classification" and not all(sample.classes for sample in samples):
         raise LengthenError("--metric classification is for files with all_classes; choose another, or auto")
-    scored = []
+    scored, control = [], ControlTokens(tokenizer)
     model.eval()
     with progress_bar("answers", len(samples), "questions", quiet) as advance:
         for sample, chosen in zip(samples, metrics, strict=True):
             layout = sample.layout
             limit = max_new_tokens or layout.max_new_tokens
-            ids, truncated = _prompt_ids(tokenizer, sample, context - limit, chat and not layout.bare)
+            ids, truncated = _prompt_ids(tokenizer, sample, context - limit, chat and not layout.bare, control)
             (prediction,) = answers(model, tokenizer, [ids], limit)
             counted = prediction.lstrip("\n").split("\n")[0] if layout.first_line else prediction
             result = score(chosen, counted, sample.answers, sample.classes)
@@ -113,7 +114,9 @@ def summarize(scored: Sequence[Scored]) -> list[dict[str, Any]]:
     ]
 
 
-def _prompt_ids(tokenizer: Any, sample: Sample, room: int, chat: bool) -> tuple[list[int], bool]:
+def _prompt_ids(
+    tokenizer: Any, sample: Sample, room: int, chat: bool, control: ControlTokens
+) -> tuple[list[int], bool]:
     """The ids of a prompt of at most `room` tokens, and whether its document had to be cut."""
 
     def ids_with(document: str) -> list[int]:
@@ -122,8 +125,8 @@ def _prompt_ids(tokenizer: Any, sample: Sample, room: int, chat: bool) -> tuple[
         if not chat:
             return encode(tokenizer, prompt)
         messages = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        text = tokenizer.apply_chat_template(control.shield(messages), add_generation_prompt=True, tokenize=False)
+        return control.ids(text)
 
     ids = ids_with(sample.document)
     if len(ids) <= room:
@@ -134,7 +137,8 @@ def _prompt_ids(tokenizer: Any, sample: Sample, room: int, chat: bool) -> tuple[
             f"{sample.task}: a question takes {least} tokens without its document, but with room for the answer the "
             f"context leaves {max(room, 0)}; raise --context, or lower --max-new-tokens"
         )
-    document = tokenizer(sample.document, add_special_tokens=False, verbose=False)["input_ids"]
+    plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    document = tokenizer(sample.document, **plain)["input_ids"]
     keep = room - least
     # Tokens at the seams join differently in the whole prompt: what is too long by a few tokens is cut again.
     while len(ids := ids_with(_without_middle(tokenizer, document, keep))) > room:
