@@ -12,7 +12,8 @@ from retrieval_solver import answers
 from lengthen import evaluation
 from lengthen.data.documents import Document
 from lengthen.data.retrieval import vocabulary
-from lengthen.data.retrieval.source import LEAST_TOKENS, Documents, Retrieval, Settings
+from lengthen.data.retrieval.documents import Documents
+from lengthen.data.retrieval.source import LEAST_TOKENS, Retrieval, Settings
 from lengthen.data.retrieval.tasks import SHARES, TASKS
 from lengthen.data.retrieval.vocabulary import VALUES, Draw
 from lengthen.data.tokens import tokenize

@@ -9,7 +9,8 @@ from lengthen.data.instruct.dataset import load_instructions, pack_instructions
 from lengthen.data.mixture import FiniteSource, GeneratedSource, Mixture, Source
 from lengthen.data.packing import Block, choose_documents, pack, pack_windows
 from lengthen.data.repositories import read_repositories
-from lengthen.data.retrieval.source import Documents, Retrieval, Settings
+from lengthen.data.retrieval.documents import Documents
+from lengthen.data.retrieval.source import Retrieval, Settings
 from lengthen.data.retrieval.tasks import SHARES
 from lengthen.data.skip_wise import skip_wise
 from lengthen.data.tokens import TokenStore, default_cache, load_tokens, tokenize

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lengthen.data.packing import Block
+from lengthen.data.retrieval.documents import Documents
 from lengthen.data.retrieval.episode import Episode
 from lengthen.data.retrieval.example import INTRODUCTIONS, Example, Placement, Role, assemble
 from lengthen.data.retrieval.lookups import single
 from lengthen.data.retrieval.tasks import ONCE, SHARES, TASKS
 from lengthen.data.retrieval.vocabulary import Draw
 from lengthen.data.skip_wise import skip_positions
-from lengthen.data.tokens import TokenStore
 from lengthen.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LEAST_TOKENS", "Documents", "Encoded", "Retrieval", "Settings"]
+__all__ = ["LEAST_TOKENS", "Encoded", "Retrieval", "Settings"]
 
 LEAST_TOKENS = 256
 """A sequence of fewer tokens has hardly room for facts and text around them."""
@@ -61,48 +61,6 @@ class Settings:
     early: float = 0.2
     middle: float = 0.25
     lengths: tuple[int, int] | None = None
-
-
-class Documents:
-    """The run's own documents as text around facts, and as passages to be quoted.
-
-    Args:
-        stores: tokenised documents, at least one token in all.
-        tokenizer: that they were tokenised by.
-    """
-
-    def __init__(self, stores: Sequence[TokenStore], tokenizer: "PreTrainedTokenizerBase"):
-        self._tokenizer = tokenizer
-        self._documents = [store[index] for store in stores for index in range(len(store))]
-        self._ends = np.cumsum([len(ids) for ids in self._documents])
-        assert len(self) > 0
-
-    def __len__(self) -> int:
-        """Tokens of all."""
-        return int(self._ends[-1])
-
-    def window(self, start: int, tokens: int) -> str:
-        """The text of so many tokens from a place in the ring of all documents on, with blank lines between these."""
-        parts: list[str] = []
-        while tokens > 0:
-            start %= len(self)
-            which = int(np.searchsorted(self._ends, start, side="right"))
-            stop = min(start + tokens, int(self._ends[which]))
-            ids, end = self._documents[which], int(self._ends[which])
-            parts.append(self._decode(ids[len(ids) - (end - start) : len(ids) - (end - stop)]))
-            tokens, start = tokens - (stop - start), stop
-        return "\n\n".join(part for part in parts if part)
-
-    def passage(self, rng: random.Random, least: int, most: int) -> str | None:
-        """Whole words in one line, from a random place; None where there are too few."""
-        start, words = rng.randrange(len(self)), rng.randrange(least, most + 1)
-        # The first word and the last may be cut.
-        found = self.window(start, 4 * words).split()[1 : words + 1]
-        return " ".join(found) if len(found) >= least else None
-
-    def _decode(self, ids: np.ndarray) -> str:
-        text = self._tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text).strip("\ufffd")  # letters whose bytes were cut
 
 
 @dataclass(frozen=True, eq=False)
