@@ -66,7 +66,7 @@ import lengthen
 from lengthen._compat import without_cudnn_attention
 from lengthen.adapters.load import load_apart
 from lengthen.attention.backends import pick_backend
-from lengthen.attention.pattern import Groups, groups_mask, s2_first_shifted_head
+from lengthen.attention_pattern import Groups, groups_mask, s2_first_shifted_head
 from lengthen.context import extend
 from lengthen.errors import LengthenError
 from lengthen.evaluation import perplexity

@@ -9,20 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from lengthen._compat import bf16_is_fast, gguf_dequantized
@@ -31,6 +22,9 @@ from lengthen.errors import ModelError, require
 from lengthen.gguf import add_positions
 from lengthen.quantization import check_nf4, is_packed, is_quantized, nf4_config, prepare_for_training, quantize
 from lengthen.upstream import reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "Device",
@@ -261,6 +255,8 @@ def _stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int,
     text = config.get_text_config(decoder=True)
     stated = [(getattr(text, name, None), name) for name in ("max_sequence_length", "model_max_length", "seq_length")]
     if not source.gguf:
+        from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
         with reading(source.id), quiet_transformers():
             stated.append(
                 (get_tokenizer_config(source.location).get("model_max_length"), "the tokenizer's model_max_length")
@@ -268,8 +264,10 @@ def _stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int,
     return [(length, name) for length, name in stated if isinstance(length, int)]
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of anything MODEL can name."""
+    from transformers import AutoTokenizer
+
     source = find(model)
     return from_pretrained(AutoTokenizer, source, **source.arguments)
 
@@ -281,7 +279,7 @@ def load_base(
     attention: str = "sdpa",
     device: torch.device | None = None,
     nf4: bool = False,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """Build a model from `config` and fill in the weights of `source`.
 
     Args:
@@ -295,6 +293,8 @@ def load_base(
     Raises:
         ModelError: the weights are missing, or don't fit the config, or can't be quantised.
     """
+    from transformers import AutoModelForCausalLM  # seconds, which a plan has no use for
+
     device = device or default_device()
     # Where rounding must wait (float16 has another range than bfloat16; 4 bits should come from what is stored),
     # weights are loaded as they are.
@@ -347,11 +347,13 @@ def load_base(
 
 
 def _nf4_config(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"), quiet_transformers():
         return nf4_config(AutoModelForCausalLM.from_config(config), dtype)
 
 
-def _round_unquantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
+def _round_unquantized(model: "PreTrainedModel", dtype: torch.dtype) -> None:
     for tensor in model.parameters():
         if tensor.is_floating_point():
             # A copy: what is left of a mapped file would keep all of it in memory, 16-bit weights included.

@@ -5,13 +5,15 @@ layers whose sizes bitsandbytes' kernels don't take. A quantised base is frozen;
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from lengthen.errors import ModelError, require
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 __all__ = [
     "check_nf4",
@@ -70,7 +72,7 @@ def check_not_quantized(config: Any) -> None:
         raise ModelError(f"the base is quantised already ({name}); leave quantize out, or give the 16-bit base")
 
 
-def quantizable(model: PreTrainedModel) -> tuple[list[str], list[str]]:
+def quantizable(model: "PreTrainedModel") -> tuple[list[str], list[str]]:
     """Names of the linear layers that NF4 takes, and of those that it leaves in 16 bits.
 
     Args:
@@ -86,13 +88,15 @@ def quantizable(model: PreTrainedModel) -> tuple[list[str], list[str]]:
     return taken, left
 
 
-def nf4_config(model: PreTrainedModel, dtype: torch.dtype) -> BitsAndBytesConfig:
+def nf4_config(model: "PreTrainedModel", dtype: torch.dtype) -> "BitsAndBytesConfig":
     """What `from_pretrained` takes to load the weights of a model in 4 bits.
 
     Args:
         model: the same model without weights (on the meta device).
         dtype: of the matrix products.
     """
+    from transformers import BitsAndBytesConfig
+
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -163,7 +167,7 @@ def prepare_for_training(model: nn.Module) -> None:
         packed.support_avx512bf16_for_cpu = False
 
 
-def count_quantized(model: PreTrainedModel) -> str:
+def count_quantized(model: "PreTrainedModel") -> str:
     """How many linear layers and weights are in 4 bits, for people."""
     packed = [module for _, module in _packed_layers(model)]
     linear = sum(isinstance(module, nn.Linear) for module in model.modules())

@@ -36,6 +36,7 @@ __all__ = [
     "Recipe",
     "SourceRecipe",
     "TrainingRecipe",
+    "check_shardable",
     "load_recipe",
     "shipped_recipes",
 ]
@@ -467,6 +468,34 @@ def shipped_recipes() -> dict[str, Path]:
     """Name and file of every recipe in the package."""
     folder = Path(str(resources.files("lengthen") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def check_shardable(recipe: Recipe) -> None:
+    """Refuse a recipe whose `parallel` can't be had, wherever and however it is started.
+
+    Args:
+        recipe: of the run.
+
+    Raises:
+        RecipeError: an optimiser, adapter or 4-bit base that can't be sharded.
+    """
+    kind = recipe.parallel
+    if kind == "ddp":
+        return
+    if recipe.quantize and kind not in ("zero2", "zero2_offload"):
+        raise RecipeError(
+            f"parallel={kind} shards the base's weights, and packed 4-bit weights can't be sharded; set parallel=zero2 "
+            "or ddp, or quantize=null"
+        )
+    if recipe.training.optimizer != "adamw":
+        raise RecipeError(
+            f"training.optimizer={recipe.training.optimizer} keeps states that parallel={kind} can't shard; set "
+            "training.optimizer=adamw or parallel=ddp"
+        )
+    if recipe.adapter.kind not in ("lora", "full"):
+        raise RecipeError(
+            f"parallel={kind} is for adapter.kind lora and full, not {recipe.adapter.kind}; set parallel=ddp"
+        )
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:

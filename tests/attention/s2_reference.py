@@ -2,7 +2,7 @@
 
 import torch
 
-from lengthen.attention.pattern import groups_mask, s2_first_shifted_head
+from lengthen.attention_pattern import groups_mask, s2_first_shifted_head
 
 HEAD_COUNTS = [(9, 3), (4, 4), (5, 1), (4, 2), (1, 1), (3, 3), (6, 1)]
 

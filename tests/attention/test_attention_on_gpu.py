@@ -6,7 +6,7 @@ from s2_reference import reference
 
 from lengthen.attention import sdpa
 from lengthen.attention.backends import pick_backend
-from lengthen.attention.pattern import Groups
+from lengthen.attention_pattern import Groups
 
 pytestmark = pytest.mark.gpu
 

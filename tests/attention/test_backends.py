@@ -16,8 +16,8 @@ from lengthen.attention.backends import pick_backend
 from lengthen.attention.flash import s2_flash
 from lengthen.attention.flex import s2_flex
 from lengthen.attention.layout import is_regular
-from lengthen.attention.pattern import Groups, head_parts, layer_patterns
 from lengthen.attention.sdpa import s2_sdpa
+from lengthen.attention_pattern import Groups, head_parts, layer_patterns
 from lengthen.errors import ModelError
 from lengthen.training.memory import enable_checkpointing
 

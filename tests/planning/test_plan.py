@@ -1,6 +1,7 @@
 """Plans: what must hold whatever the numbers, and the published fits."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen3Config, Qwen3MoeConfig
 
 from lengthen.adapters.build import add_adapter, count_trainable
-from lengthen.attention.pattern import Groups, groups_mask, layer_patterns
+from lengthen.attention_pattern import Groups, groups_mask, layer_patterns
 from lengthen.errors import ContextError, LengthenError, ModelError, RecipeError
 from lengthen.planning import DEVICES, find_device, plan
 from lengthen.planning.devices import of_driver
 from lengthen.planning.flops import visible_pairs
 from lengthen.planning.memory import KINDS
+from lengthen.planning.plan import config_of
 from lengthen.planning.shape import model_shape
 from lengthen.quantization import quantizable
 from lengthen.recipe import AdapterRecipe, load_recipe, parse_recipe, shipped_recipes
@@ -424,3 +426,18 @@ def test_json_is_whole():
     content = json.loads(json.dumps(found.to_json()))
     assert content["advice"]
     assert content.keys() >= {"fits", "peak_bytes", "max_context", "seconds_per_step", "breakdown"}
+
+
+def test_what_was_measured_once_is_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("LENGTHEN_CACHE", str(tmp_path))
+    recipe = shipped("llama2-7b-8k")
+    measured = model_shape(config_of(recipe), recipe.adapter)
+    monkeypatch.setitem(sys.modules, "lengthen.planning.measure", None)
+    assert model_shape(config_of(recipe), recipe.adapter) == measured
+    with pytest.raises(ImportError):
+        model_shape(config_of(recipe), recipe.adapter.model_copy(update={"rank": 3}))
+    (file,) = (tmp_path / "lengthen" / "shapes").iterdir()
+    file.write_text("{}", encoding="utf-8")  # measured again
+    monkeypatch.undo()
+    monkeypatch.setenv("LENGTHEN_CACHE", str(tmp_path))
+    assert model_shape(config_of(recipe), recipe.adapter) == measured

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import pad
 
 from lengthen.attention.layout import Documents, Spans
-from lengthen.attention.pattern import Groups, head_parts
+from lengthen.attention_pattern import Groups, head_parts
 
 __all__ = ["Varlen", "s2_flash"]
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from lengthen.attention.layout import Documents
-from lengthen.attention.pattern import Groups, head_halves
+from lengthen.attention_pattern import Groups, head_halves
 from lengthen.errors import ModelError
 
 __all__ = ["s2_flex"]

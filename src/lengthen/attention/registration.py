@@ -9,7 +9,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lengthen.attention.backends import pick_backend
 from lengthen.attention.layout import Layout, documents_of_mask, layout_mask
-from lengthen.attention.pattern import Groups, layer_patterns
+from lengthen.attention_pattern import Groups, layer_patterns
 from lengthen.errors import ModelError
 from lengthen.recipe import BackendName
 

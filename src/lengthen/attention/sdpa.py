@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lengthen._compat import without_cudnn_attention
 from lengthen.attention.layout import Documents, Spans, is_regular
-from lengthen.attention.pattern import Groups, head_parts
+from lengthen.attention_pattern import Groups, head_parts
 
 __all__ = ["s2_sdpa"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lengthen.attention.pattern import Groups, layer_patterns, s2_first_shifted_head
+from lengthen.attention_pattern import Groups, layer_patterns, s2_first_shifted_head
 from lengthen.planning.shape import LayerShape, ModelShape
 from lengthen.recipe import Recipe
 

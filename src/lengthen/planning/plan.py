@@ -16,8 +16,7 @@ from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
 from lengthen.planning.shape import ModelShape, model_shape
 from lengthen.quantization import check_not_quantized
-from lengthen.recipe import Recipe, parse_recipe
-from lengthen.training.parallel import check_shardable
+from lengthen.recipe import Recipe, check_shardable, parse_recipe
 from lengthen.upstream import reading
 
 __all__ = ["Advice", "Plan", "config_of", "plan"]

@@ -18,11 +18,10 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from lengthen.errors import ModelError, RecipeError, require
 from lengthen.head import causal_lm
-from lengthen.recipe import Recipe
+from lengthen.recipe import Recipe, check_shardable
 
 __all__ = [
     "check_parallel",
-    "check_shardable",
     "gather_trained",
     "is_sharded",
     "shard",
@@ -70,34 +69,6 @@ def check_parallel(recipe: Recipe, device: torch.device) -> None:
     if "LOCAL_RANK" not in os.environ:
         raise RecipeError(f"parallel={kind} needs a launcher, for one process too: {start.replace('N', '1')}")
     check_shardable(recipe)
-
-
-def check_shardable(recipe: Recipe) -> None:
-    """Refuse a recipe whose `parallel` can't be had, wherever and however it is started.
-
-    Args:
-        recipe: of the run.
-
-    Raises:
-        RecipeError: an optimiser, adapter or 4-bit base that can't be sharded.
-    """
-    kind = recipe.parallel
-    if kind == "ddp":
-        return
-    if recipe.quantize and kind not in ("zero2", "zero2_offload"):
-        raise RecipeError(
-            f"parallel={kind} shards the base's weights, and packed 4-bit weights can't be sharded; set parallel=zero2 "
-            "or ddp, or quantize=null"
-        )
-    if recipe.training.optimizer != "adamw":
-        raise RecipeError(
-            f"training.optimizer={recipe.training.optimizer} keeps states that parallel={kind} can't shard; set "
-            "training.optimizer=adamw or parallel=ddp"
-        )
-    if recipe.adapter.kind not in ("lora", "full"):
-        raise RecipeError(
-            f"parallel={kind} is for adapter.kind lora and full, not {recipe.adapter.kind}; set parallel=ddp"
-        )
 
 
 def zero_config(

@@ -26,7 +26,7 @@ from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.adapters.load import load
 from lengthen.adapters.save import save_adapter, save_full
 from lengthen.attention.backends import pick_backend
-from lengthen.attention.pattern import layer_patterns
+from lengthen.attention_pattern import layer_patterns
 from lengthen.context import base_context, extend
 from lengthen.data.instruct.dataset import load_instructions, mix, pack_instructions
 from lengthen.data.instruct.templates import use_template
