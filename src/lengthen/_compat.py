@@ -11,6 +11,7 @@ import transformers
 
 __all__ = [
     "bf16_is_fast",
+    "enable_activation_checkpointing",
     "flash_varlen",
     "float32_product",
     "forget_accelerator",
@@ -19,6 +20,15 @@ __all__ = [
     "with_cache",
     "without_cudnn_attention",
 ]
+
+
+def enable_activation_checkpointing(model: Any, arguments: dict[str, Any]) -> None:
+    """Recompute a model's layers in the backward pass, with these arguments of torch's checkpoint.
+
+    transformers 5.23 renamed it from `gradient_checkpointing_enable`; goes together with `with_cache`'s condition.
+    """
+    name = "activation_checkpointing_enable"
+    getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")(arguments)
 
 
 def bf16_is_fast(device: torch.device) -> bool:

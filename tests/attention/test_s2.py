@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, reference
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from lengthen._compat import enable_activation_checkpointing
 from lengthen.attention import s2_first_shifted_head, s2_mask, s2_segments, set_group_size, use_full_by_layout
 from lengthen.attention.layout import Layout
 from lengthen.attention.sdpa import s2_sdpa
@@ -205,7 +206,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(reentrant):
     for checkpointing in (False, True):
         model = llama().train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            enable_activation_checkpointing(model, {"use_reentrant": reentrant})
             model.enable_input_require_grads()
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
         gradients.append(model.model.layers[0].self_attn.q_proj.weight.grad)

@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from lengthen._compat import enable_activation_checkpointing
 from lengthen.errors import ModelError
 
 __all__ = ["enable_checkpointing", "offload_saved", "release_freed", "tile_mlps"]
@@ -49,7 +50,7 @@ def enable_checkpointing(model: Any, keep_attention: bool) -> None:
     arguments: dict[str, Any] = {"use_reentrant": False}
     if keep_attention:
         arguments["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_attention)
-    model.activation_checkpointing_enable(arguments)
+    enable_activation_checkpointing(model, arguments)
 
 
 def _keep_attention(_context: Any, operator: Any, *_arguments: Any, **_options: Any) -> CheckpointPolicy:
