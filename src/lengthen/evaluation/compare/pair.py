@@ -87,16 +87,15 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
     """
     source, stated = find(name), options.get("base_context")
     adapter = options.get("adapter") or (source.run / "adapter" if source.run is not None else None)
-    if adapter is not None:
-        record = base_record(Path(adapter))
-        own = record["model"] if source.run is not None and record is not None else name
-        config = adapter_config(Path(adapter)) or load_config(source, stated)
-    else:
-        record, own = _full_run(Path(name)), None
-        own = record["model"] if record is not None else name if options.get("method") else None
-        config = load_config(source, stated)
-        if options.get("method"):
-            config = extend(config, options["target"], options["method"])
+    full = _full_run(Path(name))
+    record = base_record(Path(adapter)) if adapter is not None else full
+    # What the model says that it was made over.
+    own = record["model"] if record is not None and (source.run is not None or full is not None) else None
+    config = (adapter_config(Path(adapter)) if adapter is not None else None) or load_config(source, stated)
+    if options.get("method"):
+        config = extend(config, options["target"], options["method"])
+    if own is None and (adapter is not None or options.get("method")):
+        own = name
     if base is None and own is None:
         raise ModelError(
             f"{name} is a model by itself, so nothing says what its base was; name it with base, or give a run folder"
@@ -111,7 +110,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
     _check_together(name, config, tokenizer, base, base_config)
     if record is not None and own is not None and found != find(own) and found.id != record["id"]:
         raise ModelError(f"{name} was made over {record['id']}, not over {base}; leave base out")
-    is_one = own is not None and _full_run(Path(name)) is None and _only_positions_differ(config, base_config)
+    is_one = full is None and own is not None and find(own) == found and _only_positions_differ(config, base_config)
     return Pair(
         name=name,
         id=source.id,
@@ -123,7 +122,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
         config=config,
         base_config=base_config,
         options=options,
-        is_one=is_one and find(own or base) == found,
+        is_one=is_one,
     )
 
 
