@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
 from transformers import PreTrainedTokenizerBase
 
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
@@ -112,7 +111,7 @@ def _check_prompt(prompt: Any) -> Any:
         return prompt
     if isinstance(prompt, list) and (all(isinstance(each, str) for each in prompt) or all(map(_is_tokens, prompt))):
         return prompt
-    raise PydanticCustomError("prompt", "should be a text, a list of tokens, a list of texts or of lists of tokens")
+    raise ValueError("should be a text, a list of tokens, a list of texts or of lists of tokens")
 
 
 def _is_tokens(value: Any) -> bool:
@@ -133,7 +132,7 @@ class CompletionRequest(_Sampled):
     @classmethod
     def _only_all(cls, best_of: int | None, info: Any) -> int | None:
         if best_of is not None and best_of != (info.data.get("n") or 1):
-            raise PydanticCustomError("best_of", "should be n or left out, as all answers are returned")
+            raise ValueError("should be n or left out, as all answers are returned")
         return best_of
 
     def prompts(self, tokenizer: Any, _control: ControlTokens) -> list[list[int]]:
@@ -191,15 +190,11 @@ def _joined_parts(content: Any) -> Any:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise PydanticCustomError("content", "should be a text or a list of parts of type text")
+        raise ValueError("should be a text or a list of parts of type text")
     for number, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text" or not isinstance(part.get("text"), str) or len(part) > 2:
-            raise PydanticCustomError(
-                "content",
-                "part {number} should be of type text, with its text, and is of type {kind}",
-                {"number": number, "kind": repr(kind)},
-            )
+            raise ValueError(f"part {number} should be of type text, with its text, and is of type {kind!r}")
     return "".join(part["text"] for part in content)
 
 
@@ -257,21 +252,21 @@ class ChatRequest(_Sampled):
     def _have_content(cls, messages: list[_Message]) -> list[_Message]:
         for number, message in enumerate(messages):
             if message.is_empty:
-                raise PydanticCustomError("messages", "{number}.content is missing", {"number": number})
+                raise ValueError(f"{number}.content is missing")
         return messages
 
     @field_validator("top_logprobs")
     @classmethod
     def _with_logprobs(cls, top: int | None, info: Any) -> int | None:
         if top is not None and not info.data.get("logprobs"):
-            raise PydanticCustomError("top_logprobs", "needs logprobs to be true")
+            raise ValueError("needs logprobs to be true")
         return top
 
     @field_validator("continue_final_message")
     @classmethod
     def _one_of_both(cls, continues: bool | None, info: Any) -> bool | None:
         if continues and info.data.get("add_generation_prompt"):
-            raise PydanticCustomError("continues", "can't be true with add_generation_prompt")
+            raise ValueError("can't be true with add_generation_prompt")
         return continues
 
     @field_validator("chat_template_kwargs")
@@ -279,7 +274,7 @@ class ChatRequest(_Sampled):
     def _only_variables(cls, variables: dict[str, Any] | None) -> dict[str, Any] | None:
         taken = sorted(_TEMPLATE_ARGUMENTS & set(variables or ()))
         if taken:
-            raise PydanticCustomError("variables", "{name} is no variable of a template", {"name": taken[0]})
+            raise ValueError(f"{taken[0]} is no variable of a template")
         return variables
 
     def prompts(self, tokenizer: Any, control: ControlTokens) -> list[list[int]]:
@@ -384,7 +379,7 @@ def explained(errors: Sequence[Any]) -> str:
         elif each["type"] == "json_invalid":
             field, message = "the body", "is no JSON"
         else:
-            message = each["msg"]
+            message = each["msg"].removeprefix("Value error, ")
         said.setdefault(field, f"{field}: {message}")
     return "; ".join(said.values())
 
