@@ -277,7 +277,7 @@ def test_the_adapter_of_another_base_is_refused(run, make_base):
 def test_what_can_not_be_quantised_is_refused(base, monkeypatch, tmp_path):
     config = load_config(find(str(base)))
     config.quantization_config = {"quant_method": "gptq"}
-    with pytest.raises(ModelError, match=r"quantised already \(gptq\)"):
+    with pytest.raises(ModelError, match=r"quantised weights \(gptq\)"):
         quantization.check_nf4(config, CPU)
     with pytest.raises(ModelError, match="no 4-bit kernels for meta"):
         quantization.check_nf4(load_config(find(str(base))), torch.device("meta"))

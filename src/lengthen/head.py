@@ -1,5 +1,6 @@
 """From a decoder's hidden states to logits, for training and evaluation, which both avoid a full (T, V) tensor."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ __all__ = [
     "LogitTransform",
     "causal_lm",
     "check_head",
+    "decoder_modules",
     "decoder_of",
     "embedding_parameters",
     "hidden_states",
@@ -39,6 +41,17 @@ def decoder_of(model: Any) -> Any:
             "language model, such as AutoModelForCausalLM loads"
         )
     return decoder
+
+
+def decoder_modules(model: Any) -> Iterator[tuple[str, Any]]:
+    """The modules of the text decoder by their names in the model, without those of a vision or audio tower beside it.
+
+    Where the decoder is not apart from the model, these are all.
+    """
+    base = causal_lm(model)
+    decoder = base.get_decoder() if hasattr(base, "get_decoder") else None
+    inside = {id(module) for module in (decoder or base).modules()}
+    return ((name, module) for name, module in model.named_modules() if id(module) in inside)
 
 
 def embedding_parameters(model: Any) -> set[int]:

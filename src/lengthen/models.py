@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from lengthen._compat import bf16_is_fast, gguf_dequantized
-from lengthen.context import settle_context
+from lengthen.context import LENGTH_FIELDS, settle_context
 from lengthen.errors import ModelError, require
 from lengthen.gguf import add_positions
 from lengthen.quantization import check_nf4, is_packed, is_quantized, nf4_config, prepare_for_training, quantize
@@ -40,6 +40,7 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "quiet_transformers",
+    "stated_lengths",
     "weight_hashes",
 ]
 
@@ -231,7 +232,7 @@ def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
             del config.quantization_config
     else:
         config = _read_config(source)
-    return settle_context(config, context, _stated_lengths(source, config))
+    return settle_context(config, context, stated_lengths(source, config))
 
 
 def _read_config(source: Source) -> PreTrainedConfig:
@@ -250,10 +251,10 @@ def _read_config(source: Source) -> PreTrainedConfig:
         return AutoConfig.for_model(**{**content, "rope_parameters": scaling, "rope_scaling": None})
 
 
-def _stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, str]]:
+def stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, str]]:
     """Lengths that other fields and files of a base state beside max_position_embeddings."""
     text = config.get_text_config(decoder=True)
-    stated = [(getattr(text, name, None), name) for name in ("max_sequence_length", "model_max_length", "seq_length")]
+    stated = [(getattr(text, name, None), name) for name in LENGTH_FIELDS]
     if not source.gguf:
         from transformers.models.auto.tokenization_auto import get_tokenizer_config
 

@@ -57,19 +57,25 @@ def check_nf4(config: Any, device: torch.device) -> None:
 
 
 def check_not_quantized(config: Any) -> None:
-    """Refuse a base whose weights are quantised already.
+    """Refuse a base that is published in quantised weights, for all that has to write weights in the end.
+
+    What is trained over such weights could not be merged into them without changing them once more, and the 16-bit
+    weights they were made from are not in them.
 
     Args:
         config: the base's.
 
     Raises:
-        ModelError: they are.
+        ModelError: its weights are quantised.
     """
     method = getattr(config, "quantization_config", None)
     if method is not None:
         name = method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", None)
         name = getattr(name, "value", name)
-        raise ModelError(f"the base is quantised already ({name}); leave quantize out, or give the 16-bit base")
+        raise ModelError(
+            f"the base is published in quantised weights ({name}), over which nothing can be trained and exported; "
+            "give the 16-bit base that they were made from, with quantize=nf4 for 4 bits"
+        )
 
 
 def quantizable(model: "PreTrainedModel") -> tuple[list[str], list[str]]:

@@ -7,21 +7,25 @@ What transformers, tokenizers, safetensors, torch, peft and jinja2 raise differs
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
+from typing import Any
 
 from safetensors import SafetensorError
 
-from lengthen.errors import LengthenError, ModelError, one_line
+from lengthen.errors import DataError, LengthenError, ModelError, one_line
 
-__all__ = ["reading"]
+__all__ = ["chat_prompt", "check_chat_template", "reading"]
 
 
 @contextmanager
-def reading(name: str, problem: str = "can't load {name}: {error}") -> Iterator[None]:
+def reading(
+    name: str, problem: str = "can't load {name}: {error}", kind: type[LengthenError] = ModelError
+) -> Iterator[None]:
     """Turn any exception inside into a `ModelError` of one line.
 
     Args:
         name: of what is read, for the message.
         problem: the message, with {name} and {error}, where none of the known causes is met.
+        kind: of the error then.
 
     Raises:
         ModelError: whatever went wrong there. Errors of ours pass as they are.
@@ -45,4 +49,36 @@ def reading(name: str, problem: str = "can't load {name}: {error}") -> Iterator[
                 f"{name} needs program code from its own folder (auto_map), which lengthen does not run; take a model "
                 "whose architecture transformers has built in, or a conversion of this one to such"
             ) from error
-        raise ModelError(problem.format(name=name, error=one_line(error))) from error
+        raise kind(problem.format(name=name, error=one_line(error))) from error
+
+
+def check_chat_template(tokenizer: Any) -> None:
+    """Refuse a tokenizer without a chat template, or with several of which none is the default.
+
+    Raises:
+        DataError: there is none to take.
+    """
+    template = tokenizer.chat_template
+    if not template:
+        raise DataError("this model's tokenizer has no chat template; choose one with --template or data.template")
+    if isinstance(template, dict) and "default" not in template:
+        raise DataError(
+            f"this model's tokenizer has chat templates by name ({', '.join(template)}) and none that is the default; "
+            "choose one with --template or data.template"
+        )
+
+
+def chat_prompt(tokenizer: Any, messages: list[Any], **options: Any) -> Any:
+    """What `apply_chat_template` gives for these messages.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: of a conversation.
+        options: of `apply_chat_template`.
+
+    Raises:
+        DataError: there is no template, or it does not take such a conversation, whatever it raises.
+    """
+    check_chat_template(tokenizer)
+    with reading("the chat template", "{name} refuses these messages: {error}", DataError):
+        return tokenizer.apply_chat_template(messages, **options)

@@ -16,10 +16,10 @@ from lengthen.data.tokens import (
     load_tokens,
     read_token_file,
     tokenize,
-    vocabulary_size,
     write_token_file,
 )
 from lengthen.errors import DataError, OutputError
+from lengthen.vocabulary import vocabulary_size
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 BOS = len(BYTES)

@@ -1,15 +1,19 @@
 """From a run to one ordinary Hugging Face folder: adapter merged into the base, extended config, tokenizer."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 
-from lengthen.adapters.load import load, load_dequantized, trained_over_nf4
+from lengthen.adapters.finite import check_weights
+from lengthen.adapters.load import base_of, load, load_dequantized, trained_over_nf4
+from lengthen.context import base_context, state_lengths
 from lengthen.errors import ModelError, OutputError
 from lengthen.files import atomic_folder
-from lengthen.models import Dtype, pick_dtype, quiet_transformers
+from lengthen.models import Dtype, load_config, pick_dtype, quiet_transformers
+from lengthen.quantization import check_not_quantized
 
 __all__ = ["MERGE_INTO", "check_is_new", "export", "load_for_export", "merge", "save_model"]
 
@@ -65,7 +69,15 @@ def export(
     loaded, tokenizer = load_for_export(model, adapter, merge_into, base_context, adapter_scale)
     with atomic_folder(out) as temporary:
         save_model(merge(loaded), tokenizer, temporary, written)
+        _copy_processor(Path(base_of(model).location), temporary)
     return out
+
+
+def _copy_processor(base: Path, folder: Path) -> None:
+    """A multimodal base keeps its towers; what prepares images or sound for them is in files of its own."""
+    for name in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"):
+        if (base / name).is_file():
+            shutil.copy(base / name, folder / name)
 
 
 def check_is_new(out: Path) -> None:
@@ -93,6 +105,7 @@ def load_for_export(
     if merge_into not in MERGE_INTO:
         raise ModelError(f"unknown merge_into={merge_into}; choose {' or '.join(MERGE_INTO)}")
     cpu = torch.device("cpu")
+    check_not_quantized(load_config(base_of(model)))
     if merge_into == "original":
         options: dict[str, Any] = {"base_context": base_context, "adapter_scale": adapter_scale, "device": cpu}
         return load(model, "float32", adapter, quantize="none", **options)
@@ -113,9 +126,12 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> 
         folder: there already.
         dtype: of the written weights.
     """
+    check_weights(model.state_dict().items(), dtype)
     model.to(dtype)
     model.config.dtype = dtype
-    tokenizer.model_max_length = model.config.get_text_config().max_position_embeddings
+    context = base_context(model.config)
+    tokenizer.model_max_length = context
+    state_lengths(model, context)
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

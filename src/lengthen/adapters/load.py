@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import safe_open
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthen.adapters.scale import check_scale, scale_adapter
 from lengthen.context import extend
+from lengthen.context.layers import text_config
 from lengthen.errors import ModelError
 from lengthen.models import (
     Device,
@@ -25,23 +27,32 @@ from lengthen.models import (
     load_tokenizer,
     pick_device,
     pick_dtype,
+    quiet_transformers,
     weight_hashes,
 )
 from lengthen.quantization import dequantize
 from lengthen.upstream import reading
+from lengthen.vocabulary import embedding_rows, guard_embeddings
 
 __all__ = [
     "BaseApart",
     "adapter_config",
     "attaching",
+    "base_of",
     "base_record",
     "check_base",
     "check_folder",
+    "has_tokenizer",
     "load",
     "load_apart",
     "load_dequantized",
+    "resize_like",
+    "tokenizer_beside",
     "trained_over_nf4",
 ]
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,16 @@ def load_dequantized(
     return _load(str(model), dtype, adapter, "nf4", _Scaling(base_context), device, adapter_scale, dequantized=True)
 
 
+def base_of(model: str | Path) -> Source:
+    """Where the weights of MODEL are: its own, or those of the base that a run's adapter was trained over.
+
+    Raises:
+        ModelError: there are none.
+    """
+    source = find(str(model))
+    return source if source.run is None else _base_of(source.run)
+
+
 def _load(
     model: str,
     dtype: Dtype | None,
@@ -170,10 +191,10 @@ def _load_apart(
         if adapter is not None:
             raise ModelError(f"{model} is a run folder and has its adapter already; leave --adapter out")
         adapter, source = source.run / "adapter", _base_of(source.run)
-    tokenizer = load_tokenizer(model)
     folder = Path(adapter) if adapter is not None else None
     if folder is not None:
         check_folder(folder)
+    tokenizer = tokenizer_beside(model, folder)
     record = base_record(folder) if folder is not None else None
     nf4 = (quantize or (record or {}).get("quantize")) == "nf4"
     loaded: Any = load_base(
@@ -185,7 +206,71 @@ def _load_apart(
     )
     if folder is not None and record is not None:
         check_base(weight_hashes(loaded), folder, record, source)
+    if folder is not None:
+        resize_like(loaded, folder)
+    guard_embeddings(loaded, tokenizer)
     return BaseApart(loaded.eval(), tokenizer, source, folder)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer is in a folder."""
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def tokenizer_beside(model: str, adapter: Path | None) -> PreTrainedTokenizerBase:
+    """The tokenizer beside an adapter, with which it was trained, or else MODEL's.
+
+    axolotl, TRL, LLaMA-Factory and unsloth write theirs, with its chat template and added tokens, into the adapter's
+    folder. A chat template alone is put over MODEL's tokenizer.
+    """
+    if adapter is None:
+        return load_tokenizer(model)
+    if has_tokenizer(adapter):
+        return from_pretrained(AutoTokenizer, Source(str(adapter), str(adapter)))
+    tokenizer = load_tokenizer(model)
+    template = adapter / "chat_template.jinja"
+    if template.is_file():
+        with reading(str(template)):
+            tokenizer.chat_template = template.read_text(encoding="utf-8")
+    return tokenizer
+
+
+def resize_like(model: Any, adapter: Path) -> int:
+    """Give a base the embedding rows that an adapter was trained with, where tokens were added to it.
+
+    Args:
+        model: the base; the rows it gets are filled by the adapter's.
+        adapter: a PEFT folder.
+
+    Returns:
+        How many rows were added.
+
+    Raises:
+        ModelError: the adapter has fewer rows than the base.
+    """
+    rows, wanted = embedding_rows(model), _embedding_rows_of(model, adapter)
+    if wanted is None or wanted == rows:
+        return 0
+    if wanted < rows:
+        raise ModelError(f"the adapter {adapter} has {wanted} embedding rows, and its base {rows}; give its own base")
+    with quiet_transformers():
+        model.resize_token_embeddings(wanted, mean_resizing=False)
+    return wanted - rows
+
+
+def _embedding_rows_of(model: Any, adapter: Path) -> int | None:
+    """Rows of the embeddings or head that an adapter's file holds, None where it holds neither."""
+    path = adapter / "adapter_model.safetensors"
+    if not path.is_file():
+        return None
+    ends = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
+    names = {f"{name}.weight" for name, module in model.named_modules() if any(module is end for end in ends)}
+    with reading(f"the adapter {adapter}"), safe_open(path, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118  (safe_open is no dict)
+            plain = key.removeprefix("base_model.model.").replace(".modules_to_save.", ".").replace(".base_layer.", ".")
+            if plain in names:
+                return int(file.get_slice(key).get_shape()[0])
+    return None
 
 
 def _scaled_config(
@@ -194,6 +279,7 @@ def _scaled_config(
     """The base's config, with the positions that its adapter was trained with, or scaled anew."""
     plain = load_config(source, scaling.base_context)
     config = plain if adapter is None else adapter_config(adapter) or plain
+    text_config(config).vocab_size = text_config(plain).vocab_size  # rows that an adapter added come after the weights
     # Adapters for bases of another shape would only fail somewhere inside the weights.
     if record is not None and (plain.model_type, _shape(plain)) != (config.model_type, _shape(config)):
         raise ModelError(f"the adapter {adapter} was made for {record['id']}; {source.id} has another shape")
@@ -204,7 +290,7 @@ def _scaled_config(
 
 def _shape(config: PreTrainedConfig) -> list[Any]:
     text = config.get_text_config()
-    return [getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
+    return [getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers")]
 
 
 def check_folder(adapter: Path) -> None:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from lengthen.adapters.build import TrainableCount, count_trainable, has_tied_embeddings, quiet_peft_model
 from lengthen.adapters.export import check_is_new
+from lengthen.adapters.load import has_tokenizer, tokenizer_beside
 from lengthen.adapters.save import save_adapter
 from lengthen.adapters.targets import shortest_suffixes
 from lengthen.context import base_context, extend
@@ -34,12 +35,12 @@ from lengthen.models import (
     lasting_name,
     load_base,
     load_config,
-    load_tokenizer,
     quiet_transformers,
     weight_hashes,
 )
 from lengthen.provenance import command_line, versions
 from lengthen.recipe import Recipe, parse_recipe
+from lengthen.vocabulary import embedding_rows
 
 __all__ = ["Imported", "import_published"]
 
@@ -73,7 +74,8 @@ def import_published(folder: Path, out: Path, context: int, base: str | None = N
     Positions are scaled as both do: linear interpolation by ceil(context / context of the base).
 
     LongLoRA adds a [PAD] token to the base before it trains. Its row is left out, so that the adapter fits the base as
-    it is published; logits of all other tokens stay what they are.
+    it is published; logits of all other tokens stay what they are. Other tokens that were added, or that one where the
+    folder has a tokenizer that knows it, keep their rows: the base is resized when the run is loaded or exported.
 
     Args:
         folder: adapter_config.json, adapter_model.bin (or .safetensors), and trainable_params.bin where there is one.
@@ -107,11 +109,13 @@ def import_published(folder: Path, out: Path, context: int, base: str | None = N
         "quantize": None,
         "context": base_context(base_config),
     }
-    dropped = _drop_added_rows(tensors, model)
+    tokenizer = tokenizer_beside(name, folder)
+    # Without a tokenizer that knows it, the one added token is LongLoRA's [PAD].
+    dropped = 0 if has_tokenizer(folder) else _drop_added_rows(tensors, model)
+    _add_rows(tensors, model)
     peft_model = _fill(model, settings, tensors, folder, source)
     trainable = count_trainable(peft_model)
     recipe = _recipe(settings, trainable, lasting_name(name), context, out)
-    tokenizer = load_tokenizer(name)
     tokenizer.model_max_length = context
     with atomic_folder(out) as temporary, quiet_transformers():
         write_text(temporary / "recipe.yaml", _RECIPE_HEAD + recipe.to_yaml())
@@ -186,6 +190,8 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     extra = folder / "trainable_params.bin"
     for path in [adapter, extra] if extra.is_file() else [adapter]:
         for key, tensor in _load_tensors(path).items():
+            if ".original_module." in key:  # the base's own, which peft writes beside resized embeddings
+                continue
             name = key.removeprefix(_PREFIX).replace(".default.", ".").replace(".modules_to_save.", ".")
             if name in tensors and not torch.equal(tensors[name], tensor):
                 raise ModelError(f"{name} is in {adapter.name} and in {extra.name} of {folder}, with other values")
@@ -243,6 +249,14 @@ def _drop_added_rows(tensors: dict[str, torch.Tensor], model: Any) -> int:
     for name in longer:
         tensors[name] = tensors[name][:rows]
     return 1 if longer else 0
+
+
+def _add_rows(tensors: dict[str, torch.Tensor], model: Any) -> None:
+    """Resize a base whose vocabulary was extended before the adapter was trained."""
+    rows = max((tensors[name].shape[0] for name in _ends(model) if name in tensors), default=0)
+    if rows > embedding_rows(model):
+        with quiet_transformers():
+            model.resize_token_embeddings(rows, mean_resizing=False)
 
 
 def _fill(

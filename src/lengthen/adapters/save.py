@@ -7,6 +7,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedConfig
 
+from lengthen.adapters.finite import check_weights
+from lengthen.context import base_context, state_lengths
 from lengthen.files import atomic_folder, write_json, write_text
 from lengthen.models import quiet_transformers
 from lengthen.quantization import compute_dtype, is_quantized
@@ -61,6 +63,7 @@ def save_adapter(model: PeftModel, folder: Path, config: PreTrainedConfig, base:
     Raises:
         OutputError: the folder can't be written.
     """
+    check_weights((name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad)
     gguf = Path(base["model"]).name if base["model"].endswith(".gguf") else None
     text = config.get_text_config()
     over, imports, more = "", "", ""
@@ -103,6 +106,8 @@ def save_full(model: Any, folder: Path, dtype: torch.dtype, tokenizer: Any) -> N
     Raises:
         OutputError: the folder can't be written.
     """
+    check_weights(model.state_dict().items(), dtype)
+    state_lengths(model, base_context(model.config))
     with atomic_folder(folder) as temporary, quiet_transformers():
         model.to(dtype).save_pretrained(str(temporary))
         tokenizer.save_pretrained(temporary)

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from lengthen.errors import ModelError
+from lengthen.head import decoder_modules
 
 __all__ = ["expert_parameters", "is_norm", "linear_targets", "norm_modules", "shortest_suffixes"]
 
 
 def _attention_layers(model: nn.Module) -> list[str]:
     # Every attention layer that goes through transformers' attention registry says whether it is causal.
-    return [name for name, module in model.named_modules() if hasattr(module, "is_causal")]
+    return [name for name, module in decoder_modules(model) if hasattr(module, "is_causal")]
 
 
 def _inside(name: str, parents: Sequence[str]) -> bool:
@@ -20,7 +21,7 @@ def _inside(name: str, parents: Sequence[str]) -> bool:
 
 def _linear_layers(model: nn.Module) -> Iterator[str]:
     head = model.get_output_embeddings()  # type: ignore[operator]
-    for name, module in model.named_modules():
+    for name, module in decoder_modules(model):
         # transformers' Conv1D (GPT-2 kind) has no RoPE models; packed 4-bit layers are subclasses of Linear.
         if isinstance(module, nn.Linear) and module is not head:
             yield name
@@ -57,7 +58,8 @@ def linear_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
         chosen = [name for name in linear if any(name == given or name.endswith("." + given) for given in names)]
     if not chosen:
         raise ModelError(f"{type(model).__name__} has no linear layers for adapter.targets={targets}")
-    return shortest_suffixes(chosen, linear)
+    everywhere = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return shortest_suffixes(chosen, everywhere)
 
 
 def expert_parameters(model: nn.Module) -> list[str]:
@@ -68,8 +70,9 @@ def expert_parameters(model: nn.Module) -> list[str]:
     return sorted(
         {
             ".".join(name.split(".")[-2:])
-            for name, parameter in model.named_parameters()
-            if parameter.ndim == 3 and "expert" in name.rsplit(".", 1)[0].lower()
+            for module_name, module in decoder_modules(model)
+            for own, parameter in module.named_parameters(recurse=False)
+            if (name := f"{module_name}.{own}") and parameter.ndim == 3 and "expert" in name.rsplit(".", 1)[0].lower()
         }
     )
 
@@ -85,7 +88,7 @@ def norm_modules(model: nn.Module, with_qk: bool = False) -> list[str]:
     q/k norms lie inside an attention layer, the others beside it: that tells them apart in every architecture.
     """
     attention = _attention_layers(model)
-    norms = [name for name, module in model.named_modules() if is_norm(module)]
+    norms = [name for name, module in decoder_modules(model) if is_norm(module)]
     return [name for name in norms if with_qk or not _inside(name, attention)]
 
 

@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from lengthen.adapters.export import check_is_new, load_for_export, save_model
+from lengthen.adapters.finite import check_weights
 from lengthen.errors import ModelError
 from lengthen.files import atomic_folder, write_json
 from lengthen.models import Dtype, pick_dtype
@@ -84,6 +85,7 @@ def export_for_vllm(
     lora = {name: tensor.float().contiguous() for name, tensor in tensors.items() if ".lora_" in name}
     context = loaded.config.get_text_config().max_position_embeddings
     base = loaded.unload()  # the base's linear layers, the adapter's embeddings and norms
+    check_weights(lora.items())
     with atomic_folder(out) as temporary:
         for name in ("base", "adapter"):
             (temporary / name).mkdir()

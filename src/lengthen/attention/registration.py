@@ -11,6 +11,7 @@ from lengthen.attention.backends import pick_backend
 from lengthen.attention.layout import Layout, documents_of_mask, layout_mask
 from lengthen.attention_pattern import Groups, layer_patterns
 from lengthen.errors import ModelError
+from lengthen.head import decoder_modules
 from lengthen.recipe import BackendName
 
 __all__ = ["register", "s2_attention", "set_group_size"]
@@ -36,7 +37,7 @@ def set_group_size(
         ModelError: no attention layer was found, or the backend is not there or not for this device.
     """
     cycle = [Groups(tokens, sinks, each) for each in layer_patterns(pattern)]
-    layers = [module for module in model.modules() if hasattr(module, "is_causal")]
+    layers = [module for _, module in decoder_modules(model) if hasattr(module, "is_causal")]
     if not layers:
         raise ModelError(
             f"{type(model).__name__} has no attention layer that S2 could be used in; set attention.kind=full"
@@ -44,8 +45,8 @@ def set_group_size(
     parameter = next(model.parameters())
     function = pick_backend(backend, parameter.device, parameter.dtype)
     for index, layer in enumerate(layers):
-        layer.s2_groups = cycle[index % len(cycle)]  # type: ignore[assignment]
-        layer.s2_backend = function  # type: ignore[assignment]
+        layer.s2_groups = cycle[index % len(cycle)]
+        layer.s2_backend = function
 
 
 def s2_attention(

@@ -31,6 +31,7 @@ for _name in (
     "quickstart",
     "train",
     "plan",
+    "doctor",
     "export",
     "import_",
     "generate",

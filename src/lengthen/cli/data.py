@@ -47,10 +47,11 @@ def tokenize_command(
     quiet: Quiet = False,
 ) -> None:
     """Write documents, one after another, as one token file (flat uint16 or uint32 ids)."""
-    from lengthen.data.tokens import default_cache, load_tokens, vocabulary_size, write_token_file
+    from lengthen.data.tokens import default_cache, load_tokens, write_token_file
     from lengthen.errors import OutputError
     from lengthen.files import write_json
     from lengthen.models import load_tokenizer
+    from lengthen.vocabulary import vocabulary_size
 
     if out.exists() and not force:
         raise OutputError(f"{out} exists; choose another name, or overwrite it with --force")
@@ -133,9 +134,10 @@ def inspect_command(
     from rich.console import Console
 
     from lengthen.data.packing import choose_documents, describe_blocks, describe_lengths, pack
-    from lengthen.data.tokens import default_cache, load_tokens, vocabulary_size
+    from lengthen.data.tokens import default_cache, load_tokens
     from lengthen.files import write_json
     from lengthen.models import load_tokenizer
+    from lengthen.vocabulary import vocabulary_size
 
     if context is not None and sequence_length is None:
         raise typer.BadParameter("--context needs --sequence-length, as it counts positions in blocks")

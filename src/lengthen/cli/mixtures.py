@@ -50,11 +50,11 @@ def inspect_mixture(
     from lengthen.cli.data import print_warnings
     from lengthen.data.instruct.templates import use_template
     from lengthen.data.sources import open_mixture
-    from lengthen.data.tokens import vocabulary_size
     from lengthen.errors import RecipeError
     from lengthen.files import write_json
     from lengthen.models import load_tokenizer
     from lengthen.recipe import load_recipe
+    from lengthen.vocabulary import vocabulary_size
 
     recipe = load_recipe(name, overrides)
     if not recipe.data.is_mixture:

@@ -2,9 +2,17 @@
 
 from lengthen.context.layers import AttentionLayer, attention_layers, is_length_dependent, positions
 from lengthen.context.scaling import METHODS, extend, scaled_layers
-from lengthen.context.stated import StatedContext, base_context, settle_context, stated_context
+from lengthen.context.stated import (
+    LENGTH_FIELDS,
+    StatedContext,
+    base_context,
+    settle_context,
+    state_lengths,
+    stated_context,
+)
 
 __all__ = [
+    "LENGTH_FIELDS",
     "METHODS",
     "AttentionLayer",
     "StatedContext",
@@ -15,5 +23,6 @@ __all__ = [
     "positions",
     "scaled_layers",
     "settle_context",
+    "state_lengths",
     "stated_context",
 ]

@@ -96,7 +96,7 @@ def attention_layers(config: PreTrainedConfig) -> list[AttentionLayer]:
     layers = []
     for index, kind in enumerate(_layer_types(text)):
         if kind in _WINDOWS:
-            window = getattr(text, _WINDOWS[kind], None)
+            window = _window(text, _WINDOWS[kind])
         elif kind in _WHOLE:
             window = None
         elif "attention" in kind and kind != "linear_attention":
@@ -106,7 +106,7 @@ def attention_layers(config: PreTrainedConfig) -> list[AttentionLayer]:
         rope = parameters.get(kind) if nested else parameters or None
         if has_no_positions(text) or (rotates and not rotates[index]):
             rope = None
-        if text.model_type in _ROPE_IN_WINDOWS_ONLY and window is None and text.sliding_window is not None:
+        if text.model_type in _ROPE_IN_WINDOWS_ONLY and kind in _WHOLE and text.sliding_window is not None:
             rope = None
         layers.append(AttentionLayer(kind, window, rope))
     return layers
@@ -127,6 +127,13 @@ def is_length_dependent(config: PreTrainedConfig) -> bool:
         or (rope["rope_type"] == "longrope" and rope["short_factor"] != rope["long_factor"])
         for rope in rope_by_type(config)
     )
+
+
+def _window(text: PreTrainedConfig, field: str) -> int | None:
+    """A window of at least the context is none (Phi-3's of 262,144 tokens)."""
+    window = getattr(text, field, None)
+    maximum = getattr(text, "max_position_embeddings", None)
+    return None if window is None or (isinstance(maximum, int) and window >= maximum) else int(window)
 
 
 def _layer_types(text: PreTrainedConfig) -> list[str]:

@@ -9,8 +9,10 @@ from transformers import PreTrainedConfig
 from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import ContextError
 
-__all__ = ["StatedContext", "base_context", "settle_context", "stated_context"]
+__all__ = ["LENGTH_FIELDS", "StatedContext", "base_context", "settle_context", "state_lengths", "stated_context"]
 
+# What configs call their context beside max_position_embeddings, which alone decides what a model computes.
+LENGTH_FIELDS = ("max_sequence_length", "model_max_length", "seq_length", "max_seq_length")
 # Context lengths that models are pretrained at, before any linear interpolation.
 _PRETRAINED = range(2048, 32768 + 1)
 
@@ -127,13 +129,18 @@ def _readings(text: PreTrainedConfig) -> list[StatedContext]:
     before = getattr(text, "original_max_position_embeddings", None)
     if before and before < maximum:  # both maxima stand there, so the later one is the scaled one
         return [as_written]
+    # Command R keeps a shorter maximum beside the context that it was trained for.
+    longer = getattr(text, "model_max_length", None)
+    if kind == "default" and isinstance(longer, int) and longer > maximum:
+        return [StatedContext(longer, "model_max_length")]
     if factor == 1 or kind not in ("linear", "yarn", "llama3", "longrope"):
         return [as_written]
     original = rope.get("original_max_position_embeddings") or before
     if original is None:
         if kind != "linear":
             return [as_written]
-        return [as_written, StatedContext(int(maximum * factor), f"that times the {kind} factor {factor:g}")]
+        product = f"max_position_embeddings times the {kind} factor {factor:g}"
+        return [as_written, StatedContext(int(maximum * factor), product)]
     scaled = StatedContext(int(original * factor), f"original maximum {original} times the {kind} factor {factor:g}")
     if scaled.tokens <= maximum:
         return [as_written]
@@ -142,3 +149,22 @@ def _readings(text: PreTrainedConfig) -> list[StatedContext]:
         return [scaled] if original == maximum else [as_written, scaled]
     # llama3's factor is none of the context (32 in Llama 3.2, which is 16 times as long as its original maximum).
     return [as_written] if original < maximum else [as_written, scaled]
+
+
+def state_lengths(model: Any, context: int) -> None:
+    """Have every file of a model folder state the same context, before it is written.
+
+    Beside `max_position_embeddings`, older configs keep a length under other names, and a generation config may limit
+    prompt and answer together (vicuna's `max_length`), so that plain `generate` would refuse what the context allows.
+
+    Args:
+        model: a transformers model; its config and generation config are changed.
+        context: tokens.
+    """
+    text = text_config(model.config)
+    for name in LENGTH_FIELDS:
+        if isinstance(getattr(text, name, None), int):
+            setattr(text, name, context)
+    generation = getattr(model, "generation_config", None)
+    if generation is not None and generation.max_length is not None and generation.max_length < context:
+        generation.max_length = None

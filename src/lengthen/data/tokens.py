@@ -37,7 +37,6 @@ __all__ = [
     "load_tokens",
     "read_token_file",
     "tokenize",
-    "vocabulary_size",
     "write_token_file",
 ]
 
@@ -234,11 +233,6 @@ def default_cache() -> Path:
     """The folder for tokenised documents: below $LENGTHEN_CACHE, else $XDG_CACHE_HOME, else ~/.cache."""
     root = os.environ.get("LENGTHEN_CACHE") or os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "lengthen" / "tokens"
-
-
-def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """One more than the largest id a tokenizer can give; `len(tokenizer)` is less where its ids have gaps."""
-    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
 
 
 def read_token_file(path: str | Path, vocab_size: int, dtype: str | None = None) -> TokenStore:

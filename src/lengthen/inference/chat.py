@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.data.instruct.templates import TEMPLATES, use_template
 from lengthen.errors import DataError
 from lengthen.inference.generation import Reader, TextStream, check_sampling, end_tokens
 from lengthen.inference.streaming import Streaming
+from lengthen.upstream import chat_prompt
 
 __all__ = ["Answer", "ChatSession", "DoesNotFitError", "Loaded"]
 
@@ -338,11 +337,7 @@ class ChatSession:
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]], prompt: bool = True) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
-    except TemplateError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"the chat template refuses this conversation: {reason}; choose another template") from error
+    return str(chat_prompt(tokenizer, messages, tokenize=False, add_generation_prompt=prompt))
 
 
 def _end_of_answers(tokenizer: Any) -> tuple[str, int | None]:

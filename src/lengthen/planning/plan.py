@@ -157,8 +157,7 @@ def plan(
         )
     check_shardable(recipe)
     config = config_of(recipe)
-    if recipe.quantize:
-        check_not_quantized(config)
+    check_not_quantized(config)
     extend(config, **recipe.context.scaling)
     if efficiency is not None:
         device = replace(device, efficiency=efficiency, attention_efficiency=None)

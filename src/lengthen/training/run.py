@@ -50,7 +50,7 @@ from lengthen.models import (
     weight_hashes,
 )
 from lengthen.provenance import command_line, versions
-from lengthen.quantization import check_nf4, count_quantized
+from lengthen.quantization import check_nf4, check_not_quantized, count_quantized
 from lengthen.recipe import Recipe, load_recipe
 from lengthen.training.batches import Batches
 from lengthen.training.checkpoint import last_checkpoint, load_trained, step_of
@@ -63,6 +63,7 @@ from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import check_optimizer
 from lengthen.training.parallel import check_parallel, gather_trained, shard
 from lengthen.training.resume import check_recipe
+from lengthen.vocabulary import check_ids, embedding_rows, guard_embeddings
 
 __all__ = ["Interrupted", "read_metrics", "train"]
 
@@ -182,6 +183,7 @@ def resolve(recipe: Recipe, resume: bool, quiet: bool) -> Setup | None:
     if source.run is not None:
         raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
     base_config = load_config(source, recipe.context.base)
+    check_not_quantized(base_config)
     if nf4:
         check_nf4(base_config, device)
     check_optimizer(recipe.training.optimizer, device)
@@ -230,6 +232,9 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[Any, dict[str, A
     model = load_base(setup.source, setup.config, setup.dtype, "s2" if is_s2 else "sdpa", place, setup.is_nf4)
     if setup.is_nf4:
         say(f"quantised {count_quantized(model)}")
+    if guard_embeddings(model, setup.tokenizer):  # it would be refused in some later step
+        largest = max(int(block.input_ids.max()) for block in blocks)
+        check_ids(largest, embedding_rows(model), setup.tokenizer)
     check_head(model, torch.from_numpy(blocks[0].input_ids)[None])
     if _is_packed(blocks) and not attention.keeps_documents_apart(model):
         raise ModelError(

@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jinja2 import TemplateError
-
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.data.instruct.formats import Example, Turn
 from lengthen.data.records import BrokenRecordError
-from lengthen.errors import DataError
+from lengthen.errors import DataError, one_line
+from lengthen.upstream import chat_prompt, check_chat_template
 
 __all__ = ["INPUT_JOINTS", "TEMPLATES", "Layout", "Template", "use_template"]
 
@@ -102,6 +101,7 @@ def use_template(tokenizer: Any, name: str) -> None:
             raise DataError(
                 f"this tokenizer has no chat template of its own; choose a template: {', '.join(TEMPLATES)}"
             )
+        check_chat_template(tokenizer)
         return
     if name not in TEMPLATES:
         raise DataError(f"template {name!r} is not one of tokenizer, {', '.join(TEMPLATES)}")
@@ -257,15 +257,11 @@ class Template:
 
     def _render(self, turns: Sequence[Turn], tools: list[Any], add_generation_prompt: bool = False) -> str:
         messages = [{"role": turn.role, "content": turn.text, **turn.fields} for turn in turns]
+        options = {"tools": tools or None, "tokenize": False, "add_generation_prompt": add_generation_prompt}
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages, tools=tools or None, tokenize=False, add_generation_prompt=add_generation_prompt
-                )
-            )
-        # Templates index, add and compare what they are given; a TypeError is one that was not made for it.
-        except (TemplateError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+            return str(chat_prompt(self._tokenizer, messages, **options))
+        except DataError as error:
+            reason = one_line(error.__cause__ or error)
             raise BrokenRecordError(f"has messages that the chat template refuses: {reason}") from error
 
 

@@ -11,6 +11,7 @@ from lengthen.evaluation.prompts import encode
 from lengthen.evaluation.tasks.files import Sample
 from lengthen.evaluation.tasks.metrics import check_metric, score
 from lengthen.progress import progress_bar
+from lengthen.upstream import chat_prompt
 
 __all__ = ["Scored", "answer_samples", "summarize"]
 
@@ -125,7 +126,7 @@ def _prompt_ids(
         if not chat:
             return encode(tokenizer, prompt)
         messages = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(control.shield(messages), add_generation_prompt=True, tokenize=False)
+        text = chat_prompt(tokenizer, control.shield(messages), add_generation_prompt=True, tokenize=False)
         return control.ids(text)
 
     ids = ids_with(sample.document)

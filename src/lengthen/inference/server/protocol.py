@@ -5,13 +5,13 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from transformers import PreTrainedTokenizerBase
 
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.errors import DataError
 from lengthen.inference.engine import GenerationRequest
+from lengthen.upstream import chat_prompt
 
 __all__ = ["ChatRequest", "CompletionRequest", "LoadRequest", "TrainingRequest", "UnloadRequest", "explained"]
 
@@ -290,20 +290,16 @@ class ChatRequest(_Sampled):
         prompt = True if self.add_generation_prompt is None else self.add_generation_prompt
         try:
             messages = control.shield([message.for_template() for message in self.messages])
-            rendered = tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=prompt and not self.continue_final_message,
-                continue_final_message=bool(self.continue_final_message),
-                **(self.chat_template_kwargs or {}),
-            )
         except ControlTokenError as error:
             raise DataError(f"a message {error}; take it out") from error
-        # Templates index, add and compare what they are given; a TypeError is one that was not made for it.
-        except (TemplateError, TypeError, ValueError) as error:
-            raise DataError(
-                f"the chat template refuses these messages: {' '.join(str(error).split())[:200]}"
-            ) from error
+        rendered = chat_prompt(
+            tokenizer,
+            messages,
+            tokenize=False,
+            add_generation_prompt=prompt and not self.continue_final_message,
+            continue_final_message=bool(self.continue_final_message),
+            **(self.chat_template_kwargs or {}),
+        )
         for number, message in enumerate(messages):
             called = [call["function"]["name"] for call in message.get("tool_calls", ())]
             told = [message["content"].strip()] if message["role"] == "tool" else []

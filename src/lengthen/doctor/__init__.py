@@ -1,0 +1,5 @@
+"""What a base, an adapter and data are, as the other commands would read them."""
+
+from lengthen.doctor.model import Finding, examine_model
+
+__all__ = ["Finding", "examine_model"]

@@ -1,0 +1,242 @@
+"""What a base and an adapter are: context, RoPE by layer, windows, S2, vocabulary, template, what an export holds.
+
+Only configs, tokenizers and the headers of weight files are read.
+"""
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from lengthen import attention
+from lengthen.adapters.load import adapter_config, base_of, base_record, check_folder, tokenizer_beside
+from lengthen.context import METHODS, attention_layers, extend, stated_context
+from lengthen.context.layers import rope_by_type, text_config
+from lengthen.errors import LengthenError, one_line
+from lengthen.models import find, load_config, quiet_transformers, stated_lengths
+from lengthen.quantization import check_not_quantized
+from lengthen.upstream import check_chat_template, reading
+from lengthen.vocabulary import vocabulary_size
+
+__all__ = ["Finding", "examine_model", "s2_of", "scaling_of"]
+
+
+# Sizes of the models in which S2 is tried; those of mamba layers have to fit the hidden size.
+_SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "head_dim": 16,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 32,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        subject: what it is about, such as "context".
+        text: what was found, one line.
+        is_problem: whether some command would refuse it, or does something else than one may think.
+    """
+
+    subject: str
+    text: str
+    is_problem: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+def examine_model(model: str, adapter: Path | None = None, context: int | None = None) -> list[Finding]:
+    """Say what MODEL is, and the adapter over it, if there is one.
+
+    Args:
+        model: hub id, model folder, .gguf file, run folder or alias.
+        adapter: a PEFT folder.
+        context: of the base, tokens, where its files leave that open.
+
+    Raises:
+        ModelError: there is no such model, or its config can't be read.
+    """
+    source = find(model)
+    if source.run is not None and adapter is None:
+        adapter = source.run / "adapter"
+    base = base_of(model)
+    kind = "run folder" if source.run is not None else "GGUF file" if source.gguf else "base"
+    config = load_config(base, context)
+    text = text_config(config)
+    findings = [Finding("model", f"{source.id}: {kind}, {config.model_type}{_of(base.id, source.id)}")]
+    findings += _positions(config, context, stated_lengths(base, config))
+    findings += _weights(config)
+    if adapter is not None:
+        findings += _adapter(adapter, config)
+    findings += _tokenizer(model, adapter, _rows(adapter) or text.vocab_size)
+    return findings
+
+
+def _of(base: str, model: str) -> str:
+    return "" if base == model else f", over {base}"
+
+
+def _positions(config: PreTrainedConfig, given: int | None, statements: list[tuple[int, str]]) -> Iterator[Finding]:
+    try:
+        stated = stated_context(config, given, statements)
+        yield Finding("context", f"{stated.tokens:,} tokens, from {stated.source}")
+    except LengthenError as error:
+        yield Finding("context", str(error), is_problem=True)
+    text = text_config(config)
+    original = getattr(text, "original_max_position_embeddings", None)
+    if original and original < (getattr(text, "max_position_embeddings", None) or 0):
+        yield Finding("context", f"{original:,} tokens before its positions were scaled")
+    try:
+        layers = attention_layers(config)
+    except LengthenError as error:
+        yield Finding("layers", str(error), is_problem=True)
+        return
+    for (window, rope), count in Counter((layer.window, _shown(layer.rope)) for layer in layers).items():
+        reach = "the whole context" if window is None else f"the last {window:,} tokens"
+        yield Finding("layers", f"{count} attend to {reach}, {rope}")
+    others = text.num_hidden_layers - len(layers)
+    if others > 0:
+        yield Finding("layers", f"{others} without attention (recurrent or convolutional)")
+    methods, reason = scaling_of(config)
+    yield Finding("scaling", f"takes {', '.join(methods)}" if methods else reason, is_problem=not methods)
+    s2 = s2_of(config)
+    yield Finding("S2", s2, is_problem=s2.startswith("no"))
+
+
+def _shown(rope: dict[str, Any] | None) -> str:
+    if rope is None:
+        return "no positions (NoPE)"
+    values = {key: value for key, value in rope.items() if key != "rope_type" and not isinstance(value, list)}
+    return f"RoPE {rope['rope_type']}: " + ", ".join(f"{key} {value:g}" for key, value in values.items())
+
+
+def scaling_of(config: PreTrainedConfig) -> tuple[list[str], str]:
+    """The methods that scale this base's positions to twice its context, and why the others don't."""
+    found, reasons = [], []
+    for method in METHODS:
+        try:
+            context = stated_context(config).tokens
+            options = {"theta": 1e7} if method == "theta" else {}
+            with warnings.catch_warnings(action="ignore"), quiet_transformers():
+                extend(config, 2 * context, method, **options)  # type: ignore[arg-type]
+            found.append(method)
+        except LengthenError as error:
+            reasons.append(str(error))
+    return found, reasons[0] if reasons else ""
+
+
+def s2_of(config: PreTrainedConfig) -> str:
+    """Whether S2 works in a model of this config, in how many layers, and whether documents can be packed.
+
+    Found as a run would find it, in a small model with a layer of each type.
+    """
+    try:
+        with reading(config.model_type, "{name}: {error}"), quiet_transformers():
+            model = _small(config)
+            attention.set_group_size(model, 4, backend="sdpa")
+            used, tried = attention.check_s2(model)
+            packing = "documents can be packed" if attention.keeps_documents_apart(model) else "no packing"
+    except LengthenError as error:
+        return f"no: {one_line(error)}"
+    layers = attention_layers(config)
+    whole = sum(layer.window is None for layer in layers)
+    return f"yes, in {'all' if used == tried else f'{whole} of {len(layers)}'} attention layers; {packing}"
+
+
+def _small(config: PreTrainedConfig) -> Any:
+    """A model of the same architecture with few and narrow layers, one at least of each type."""
+    small = copy.deepcopy(config)
+    text = text_config(small)
+    types = getattr(text, "layer_types", None)
+    if not isinstance(getattr(type(text), "layer_types", None), property):  # which follows from other fields
+        kinds = list(dict.fromkeys(types)) if types else [None]
+        text.num_hidden_layers = len(kinds)
+        if types:
+            text.layer_types = kinds
+    is_multi_head = getattr(text, "num_key_value_heads", None) == text.num_attention_heads
+    for name, value in _SMALL.items():
+        if getattr(text, name, None) is not None and not (name == "head_dim" and hasattr(text, "qk_rope_head_dim")):
+            setattr(text, name, value)
+    if getattr(text, "num_key_value_heads", None) is not None:
+        text.num_key_value_heads = 4 if is_multi_head else 2
+    for rope in rope_by_type(text):
+        for name in ("short_factor", "long_factor"):
+            if name in rope:
+                rope[name] = rope[name][: int(_SMALL["head_dim"] * rope.get("partial_rotary_factor", 1.0)) // 2]
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(text, name, 0)
+    return AutoModelForCausalLM.from_config(text, attn_implementation="s2", dtype=torch.float32)
+
+
+def _weights(config: PreTrainedConfig) -> Iterator[Finding]:
+    tied = getattr(config, "tie_word_embeddings", False)
+    yield Finding("embeddings", "tied to the head" if tied else "apart from the head")
+    try:
+        check_not_quantized(config)
+    except LengthenError as error:
+        yield Finding("quantisation", str(error), is_problem=True)
+    towers = [name for name in ("vision_config", "audio_config") if getattr(config, name, None) is not None]
+    if towers:
+        yield Finding(
+            "towers",
+            f"{' and '.join(name.removesuffix('_config') for name in towers)} beside the text decoder: not trained, "
+            "kept in exports as they are",
+        )
+
+
+def _rows(adapter: Path | None) -> int | None:
+    """The embedding rows that an adapter brings, where it trained or resized them."""
+    file = adapter / "adapter_model.safetensors" if adapter else None
+    if file is None or not file.is_file():
+        return None
+    with reading(f"the adapter {adapter}"), safe_open(file, framework="pt") as tensors:
+        names = [name for name in tensors.keys() if "embed" in name and name.endswith("weight") and "lora" not in name]  # noqa: SIM118
+        return int(tensors.get_slice(names[0]).get_shape()[0]) if names else None
+
+
+def _adapter(adapter: Path, config: PreTrainedConfig) -> Iterator[Finding]:
+    check_folder(adapter)
+    record, own = base_record(adapter), adapter_config(adapter)
+    by = f"made by lengthen over {record['id']}" if record else "made elsewhere, without a note of its base's weights"
+    yield Finding("adapter", f"{adapter}: {by}")
+    if own is not None:
+        yield Finding("adapter", f"brings positions for {stated_context(own).tokens:,} tokens")
+    rows = _rows(adapter)
+    if rows is not None and rows != text_config(config).vocab_size:
+        yield Finding("adapter", f"brings {rows:,} embedding rows; its base has {text_config(config).vocab_size:,}")
+    yield Finding("export", "adapter merged, positions in config.json, the tokenizer with their length")
+
+
+def _tokenizer(model: str, adapter: Path | None, rows: int) -> Iterator[Finding]:
+    try:
+        tokenizer = tokenizer_beside(model, adapter)
+    except LengthenError as error:
+        yield Finding("tokenizer", str(error), is_problem=True)
+        return
+    ids = vocabulary_size(tokenizer)
+    lacking = ids > rows
+    said = "; some ids have no row" if lacking else ""
+    yield Finding("tokenizer", f"{ids:,} ids, {rows:,} embedding rows{said}", is_problem=lacking)
+    names = {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token, "pad": tokenizer.pad_token}
+    first = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    begins = "begins texts with bos" if first and tokenizer.bos_token else "puts nothing before texts"
+    yield Finding("tokens", ", ".join(f"{name} {token!r}" for name, token in names.items()) + f"; {begins}")
+    try:
+        check_chat_template(tokenizer)
+        yield Finding("template", "has a chat template")
+    except LengthenError as error:
+        yield Finding("template", str(error))

@@ -1,0 +1,64 @@
+"""Weights that are infinite or NaN, or would be in the dtype they are written in, are never written."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import lengthen
+from lengthen.adapters.finite import check_weights
+from lengthen.errors import ModelError
+
+
+def changed(folder, name, value):
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_names_what_is_wrong():
+    good = {"a": torch.ones(3), "ids": torch.ones(2, dtype=torch.int64), "empty": torch.empty(0)}
+    check_weights(good.items())
+    check_weights([("a", torch.tensor([65504.0]))], torch.float16)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ModelError, match="1 tensors can't be written, b: infinite or NaN"):
+            check_weights([*good.items(), ("b", torch.tensor([1.0, value]))])
+    with pytest.raises(ModelError, match=r"b \(7e\+04\): beyond the range of float16"):
+        check_weights([*good.items(), ("b", torch.tensor([-7e4]))], torch.float16)
+    with pytest.raises(ModelError, match="and 2 more"):
+        check_weights([(str(index), torch.tensor([float("nan")])) for index in range(5)])
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.down_proj.weight", "lm_head.weight"])
+def test_an_export_beyond_a_dtype_is_refused_and_leaves_nothing(name, make_base, tmp_path):
+    folder = changed(make_base("large"), name, 1e5)
+    with pytest.raises(ModelError, match=name):
+        lengthen.export(folder, tmp_path / "out", "float16")
+    assert not (tmp_path / "out").exists()
+    lengthen.export(folder, tmp_path / "out", "bfloat16")
+
+
+def test_an_adapter_with_nan_is_not_exported(run, tmp_path, make_base):
+    folder = changed(make_base("nan"), "model.norm.weight", float("nan"))
+    with pytest.raises(ModelError, match=r"model\.norm\.weight: infinite or NaN"):
+        lengthen.export(folder, tmp_path / "out")
+
+
+def test_no_file_of_an_export_keeps_the_old_length(make_base, tmp_path, make_run):
+    from transformers import AutoModelForCausalLM
+
+    folder = make_base("lengths", max_sequence_length=32)
+    (folder / "generation_config.json").write_text(json.dumps({"max_length": 32, "eos_token_id": 0}))
+    out = lengthen.export(make_run(folder, name="lengths"), tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["max_sequence_length"] == 128
+    assert json.loads((out / "tokenizer_config.json").read_text())["model_max_length"] == 128
+    assert "max_length" not in json.loads((out / "generation_config.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(out)
+    grown = model.generate(torch.randint(1, 257, (1, 60)), max_new_tokens=4, do_sample=False)
+    assert grown.shape[1] > 60
+    shorter = make_base("limits")
+    (shorter / "generation_config.json").write_text(json.dumps({"max_new_tokens": 7, "eos_token_id": 0}))
+    out = lengthen.export(make_run(shorter, name="limits"), tmp_path / "kept")
+    assert json.loads((out / "generation_config.json").read_text())["max_new_tokens"] == 7

@@ -1,0 +1,52 @@
+"""Token ids without an embedding row: one line, in every way that a model can be used."""
+
+import json
+import shutil
+
+import pytest
+from transformers import AutoTokenizer
+
+import lengthen
+from lengthen.errors import LengthenError, ModelError
+from lengthen.inference.chat import ChatSession
+from lengthen.inference.generation import generate
+from lengthen.recipe import parse_recipe
+
+
+@pytest.fixture
+def added(base, tmp_path):
+    """The test base with two tokens more than rows."""
+    folder = shutil.copytree(base, tmp_path / "added")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_ordinary_text_is_read_as_ever(added):
+    model, tokenizer = lengthen.load(str(added))
+    assert generate(model, tokenizer, "abc", 2, 0.0, 0, lambda _text: None).new_tokens > 0
+
+
+def test_generate_and_chat(added):
+    model, tokenizer = lengthen.load(str(added))
+    with pytest.raises(ModelError, match=r"'<\|im_start\|>' has id 257.* 257 tokens only"):
+        generate(model, tokenizer, "a <|im_start|> b", 2, 0.0, 0, lambda _text: None)
+    session = ChatSession(model, tokenizer, 512, "chatml")
+    with pytest.raises(LengthenError, match=r"has id 25[78]"):
+        session.ask("hi", 2)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_training_stops_before_the_first_step(kind, added, tmp_path):
+    lines = [{"instruction": f"question {index} " * 3, "output": "answer"} for index in range(4)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    adapter = {"rank": 2} if kind == "lora" else {"kind": "full"}
+    recipe = {
+        "model": str(added), "out": str(tmp_path / "run"), "context": {"target": 256},
+        "attention": {"kind": "full"}, "adapter": adapter, "training": {"steps": 1},
+        "data": {"kind": "instruct", "template": "chatml", "train": [str(tmp_path / "data.jsonl")]},
+    }  # fmt: skip
+    with pytest.raises(ModelError, match=r"'<\|im_end\|>' has id 258"):
+        lengthen.train(parse_recipe(recipe, "run"))
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
