@@ -5,7 +5,7 @@ A recipe is a YAML file, the name of a shipped one (`lengthen recipes`), or buil
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +34,7 @@ __all__ = [
     "DataRecipe",
     "MemoryRecipe",
     "Recipe",
+    "RestorationRecipe",
     "SourceRecipe",
     "TrainingRecipe",
     "check_shardable",
@@ -247,6 +248,17 @@ class DataRecipe(_Section):
         return self.skip_wise if source.skip_wise is None else source.skip_wise
 
 
+class RestorationRecipe(_Section):
+    """Short windows on which a run is held to its own base, by KL(base || run)."""
+
+    share: float = Field(0.0, ge=0, lt=1, description="of all forward passes, those on windows; 0: no restoration")
+    length: int = Field(1024, ge=2, description="tokens of a window, within the base's context")
+    weight: float = Field(1.0, gt=0, description="of the divergence, nats per token, beside the loss")
+    data: Paths = Field(
+        [], description="as data.train; default its sources of kind short, else the run's own documents"
+    )
+
+
 class TrainingRecipe(_Section):
     """The optimisation."""
 
@@ -267,6 +279,10 @@ class TrainingRecipe(_Section):
     )
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] = Field(
         "adamw", description="torch's AdamW; or bitsandbytes': 8-bit states, pages that move to CPU memory (CUDA only)"
+    )
+    restoration: RestorationRecipe = Field(
+        RestorationRecipe(),  # type: ignore[call-arg]
+        description="short windows on which the run is held to its own base",
     )
     report_to: Names = Field([], description="beside metrics.jsonl: tensorboard, wandb, trackio")
     save_every: int = Field(100, ge=1, description="optimiser steps between checkpoints")
@@ -342,6 +358,8 @@ class Recipe(_Section):
         if any(map(self.data.is_skip_wise, self.data.sources)) or self.data.skip_wise:
             self._check_skip_wise()
         self._check_data_kind()
+        if self.training.restoration.share:
+            self._check_restoration()
         if self.adapter.kind != "lora":
             defaults = AdapterRecipe()  # type: ignore[call-arg]
             for key in AdapterRecipe.model_fields:
@@ -360,6 +378,35 @@ class Recipe(_Section):
         if self.adapter.kind in ("lora", "full") and self.adapter.options:
             raise ValueError(f"adapter.options is for other PEFT methods; the kind is {self.adapter.kind}")
         return self
+
+    def _check_restoration(self) -> None:
+        adapter, wanted = self.adapter, self.training.restoration
+        if adapter.kind == "full":
+            raise ValueError(
+                "training.restoration needs the base beside the run, and full fine-tuning has no adapter to turn off: "
+                "it would take a second copy of all weights; set adapter.kind=lora or training.restoration.share=0"
+            )
+        if adapter.kind != "lora" or adapter.variant == "pissa":
+            what = "variant=pissa" if adapter.kind == "lora" else f"kind={adapter.kind}"
+            raise ValueError(
+                f"training.restoration needs the base beside the run, which adapter.{what} does not leave as it is; "
+                "take another, or set training.restoration.share=0"
+            )
+        if self.parallel.startswith("zero"):
+            raise ValueError(f"training.restoration is for parallel ddp and fsdp2, not {self.parallel}")
+        if wanted.length > self.context.target:
+            raise ValueError(
+                f"training.restoration.length {wanted.length} is above context.target {self.context.target}"
+            )
+        if not self.restoration_paths:
+            raise ValueError("training.restoration has no documents here; name some in training.restoration.data")
+
+    @property
+    def restoration_paths(self) -> list[str]:
+        """Documents of the windows that restoration reads; empty where there are none that can be."""
+        wanted, data = self.training.restoration.data, self.data
+        short = [path for source in data.sources if source.kind == "short" for path in source.path]
+        return wanted or short or (data.paths if data.kind == "text" else [])
 
     def _check_mixture(self) -> None:
         data = self.data
@@ -589,18 +636,23 @@ def _follow(location: Sequence[Any]) -> tuple[list[str], FieldInfo | None]:
     return path, field
 
 
+def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """The sections of the recipe by their dotted names, those inside of others too."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield prefix + name, kind
+            yield from _sections(kind, f"{prefix}{name}.")
+
+
 def _nearest(path: list[str]) -> str:
     """The valid key that an unknown one was meant to be: in its section, or of the same name in another."""
-    keys = {
-        name: list(field.annotation.model_fields)
-        for name, field in Recipe.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    }
+    keys = {name: list(model.model_fields) for name, model in _sections(Recipe)}
     *section, unknown = path
     if section[:2] == _TRAIN:
         valid = list(SourceRecipe.model_fields)
     else:
-        valid = keys[section[0]] if section else list(Recipe.model_fields)
+        valid = keys[".".join(section)] if section else list(Recipe.model_fields)
     near = [".".join([*section, key]) for key in difflib.get_close_matches(unknown, valid, n=1, cutoff=0.6)]
     near += [f"{other}.{unknown}" for other, inside in keys.items() if unknown in inside]
     near += [unknown] if unknown in Recipe.model_fields else []

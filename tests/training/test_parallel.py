@@ -31,6 +31,12 @@ ZERO = ("zero2", "zero3", "zero2_offload", "zero3_offload")
             id="dora in bfloat16, tied",
         ),
         pytest.param(
+            {"training": {"restoration": {"share": 0.5, "length": 32}}, "attention": {"group_size": 16}, "adapter": {}},
+            True,
+            id="restoration, tied",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             {"adapter": {"kind": "full"}, "memory": {"activation_checkpointing": False}},
             False,
             id="full",

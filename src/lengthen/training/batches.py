@@ -46,13 +46,17 @@ class Batches:
 
     def of_step(self, step: int) -> list[list[Block]]:
         """This process's batches in a step, counted from 1: `accumulation` of them, or what the epoch has left."""
+        return [[self._blocks[index] for index in batch] for batch in self.indices_of_step(step)]
+
+    def indices_of_step(self, step: int) -> list[list[int]]:
+        """Which of the blocks these are."""
         epoch, within = divmod(step - 1, self._per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._order_of(epoch)
         width = self._batch_size * self._processes
         first = within * self._accumulation * width + self._process * self._batch_size
         starts = range(first, min(first + self._accumulation * width, len(self._order)), width)
-        return [[self._blocks[index] for index in self._order[start : start + self._batch_size]] for start in starts]
+        return [self._order[start : start + self._batch_size] for start in starts]
 
     def _order_of(self, epoch: int) -> list[int]:
         if getattr(self._blocks, "in_order", False):

@@ -5,6 +5,7 @@
         for each of its batches:
             loss = sum(w * nll) / sum(w), the lower sum over all batches of the step and all processes
             backward: gradients add up, and in the last batch the processes' too
+        for each of its windows for restoration: the same with KL(base || run)
         clip the gradients; stop if they or the loss are not finite
         step
         metrics, checkpoint; a signal stops the run after both
@@ -25,6 +26,7 @@ from accelerate.utils import DeepSpeedPlugin, set_seed
 
 from lengthen._compat import forget_accelerator
 from lengthen.attention import set_group_size
+from lengthen.data.mixture import FiniteSource
 from lengthen.data.packing import Block, collate
 from lengthen.errors import DivergedError
 from lengthen.recipe import Recipe
@@ -32,15 +34,27 @@ from lengthen.training.batches import Batches
 from lengthen.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from lengthen.training.loggers import start_loggers
 from lengthen.training.loss import IGNORED
-from lengthen.training.metrics import METRICS, Metrics, TrainingProgress, Utilization, append_record
+from lengthen.training.metrics import (
+    METRICS,
+    BySource,
+    Metrics,
+    StepSums,
+    TrainingProgress,
+    Utilization,
+    append_record,
+    flat,
+)
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import build_optimizer, lr_multiplier
 from lengthen.training.parallel import is_sharded, share_head_weight, zero_config
+from lengthen.training.restoration import Windows
 from lengthen.training.signals import StopOnSignal
 
 __all__ = ["Loop"]
 
 _PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}
+_BASE_SHARE = 1 / 3
+"""Of a window's operations, those of the base's forward pass beside the run's forward and backward pass."""
 _LEAST_SCALE = 1.0
 """Of float16's losses: where gradients overflow below it too, the scale is not why."""
 
@@ -56,6 +70,7 @@ class Loop:
         dtype: of the arithmetic.
         pad_id: what stands in a batch's padding.
         utilization: counts operations for the MFU.
+        windows: for restoration; None for none.
     """
 
     def __init__(
@@ -67,14 +82,15 @@ class Loop:
         dtype: torch.dtype,
         pad_id: int,
         utilization: Utilization,
+        windows: FiniteSource | None = None,
     ):
         self.recipe, self.training, self.folder, self.pad_id = recipe, recipe.training, run, pad_id
-        self.objective, self.utilization = objective, utilization
+        self.objective, self.blocks, self.utilization = objective, blocks, utilization
         self.accelerator = _accelerator(recipe, dtype)
         self.is_zero, self.dtype = recipe.parallel.startswith("zero"), dtype
-        self.batches = Batches(
-            blocks, self.training, recipe.seed, self.accelerator.process_index, self.accelerator.num_processes
-        )
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.batches = Batches(blocks, self.training, recipe.seed, process, processes)
+        self.windows = Windows(windows, self.training, process, processes) if windows else None
         optimizer = build_optimizer(objective, self.training, self.accelerator.device)
         self.peak_rates = [group["lr"] for group in optimizer.param_groups]
         if is_sharded(objective):  # for autocast only: accelerate must not wrap shards in DDP
@@ -101,20 +117,19 @@ class Loop:
             self.done = load_checkpoint(checkpoint, self.accelerator, self.objective, self.model, self.optimizer)
         is_main = self.accelerator.is_main_process
         loggers = start_loggers(self.training.report_to, self.folder) if is_main else []
-        metrics = Metrics(self.done, self.utilization.peak)
+        metrics = Metrics(self.utilization.peak)
         self.model.train()
         with (
             StopOnSignal(self.accelerator) as stop,
             TrainingProgress(self.done, self.steps, quiet or not is_main) as progress,
         ):
             for step in range(self.done + 1, self.steps + 1):
-                self._set_attention(step)
                 rate = self._set_learning_rates(step)
-                loss, tokens, flops = self._forward_backward(step)
-                norm = self._update(step, loss)
+                sums = self._forward_backward(step)
+                norm = self._update(step, sums.loss + (sums.divergence or 0.0))
                 self.done = step
 
-                metrics.add(loss, tokens, flops)
+                metrics.add(sums)
                 signal = stop.received()
                 is_last = step == self.steps or signal is not None
                 if step == 1 or step % self.training.log_every == 0 or is_last:
@@ -123,7 +138,7 @@ class Loop:
                     if is_main:
                         append_record(self.folder / METRICS, record)
                     for logger in loggers:
-                        logger.log({f"train/{key}": value for key, value in record.items() if key != "step"}, step)
+                        logger.log(flat(record), step)
                 if step % self.training.save_every == 0 or is_last:
                     save_checkpoint(
                         self.folder, step, self.steps, self.accelerator, self.objective, self.model, self.optimizer
@@ -134,17 +149,18 @@ class Loop:
             logger.finish()
         return signal if self.done < self.steps else None
 
-    def _set_attention(self, step: int) -> None:
-        """Change S2 to full attention in the first of the last steps that the recipe wants so.
-
-        Which ones they are follows from the step alone. The groups become whole documents, so that packed ones stay
-        apart without a mask.
-        """
+    def _set_attention(self, full: bool) -> None:
+        """Change between S2 and full attention; its groups become whole documents, so that packed ones stay apart."""
         wanted = self.recipe.attention
-        count = max(1, round(wanted.full_last * self.steps)) if wanted.full_last else 0
-        if step > self.steps - count and not self.is_full:
-            set_group_size(self.objective.model, self.recipe.group_size, pattern="full", backend=wanted.backend)
-            self.is_full = True
+        if wanted.kind == "s2" and full != self.is_full:
+            pattern, sinks = ("full", 0) if full else (wanted.pattern, wanted.sinks)
+            set_group_size(self.objective.model, self.recipe.group_size, sinks, pattern, wanted.backend)
+            self.is_full = full
+
+    def _is_full(self, step: int) -> bool:
+        """Whether a step is among the last ones, which the recipe wants at full attention."""
+        share = self.recipe.attention.full_last
+        return share > 0 and step > self.steps - max(1, round(share * self.steps))
 
     def _set_learning_rates(self, step: int) -> float:
         """Set each group's rate, and return the first one's."""
@@ -153,27 +169,47 @@ class Loop:
             group["lr"] = peak * share
         return self.optimizer.param_groups[0]["lr"]
 
-    def _forward_backward(self, step: int) -> tuple[float, float, float]:
-        """The gradients of a step.
+    def _forward_backward(self, step: int) -> StepSums:
+        """The gradients of a step: of its batches, and of its windows for restoration.
 
         Returns:
-            Its loss and tokens, of all processes together; this process's operations.
+            Its losses and tokens, of all processes together; this process's operations.
         """
+        indices = self.batches.indices_of_step(step)
         blocks = self.batches.of_step(step)
-        batches = [collate(each, self.pad_id) for each in blocks]
-        weight, tokens = self._sum_of_processes(
-            sum(map(_target_weight, batches)), sum(batch["input_ids"].numel() for batch in batches)
+        windows = self.windows.of_step(step) if self.windows else []
+        batches = [collate(each, self.pad_id) for each in (*blocks, *windows)]
+        weights = [_target_weights(batch) for batch in batches[: len(blocks)]]
+        weight, tokens, window_tokens = self._sum_of_processes(
+            sum(sum(each) for each in weights),
+            sum(batch["input_ids"].numel() for batch in batches),
+            sum(batch["input_ids"].numel() for batch in batches[len(blocks) :]),
         )
-        loss = torch.zeros((), device=self.accelerator.device)
-        for number, batch in enumerate(batches, start=1):
+        loss, divergence = torch.zeros(2, device=self.accelerator.device)
+        by_source = BySource(self.blocks)
+        for number, batch in enumerate(batches):
+            restore = number >= len(blocks)
+            self._set_attention(full=restore or self._is_full(step))
+            is_last = number == len(batches) - 1
             inputs = {key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()}
-            with self._gradients_shared(number == len(batches)):
+            with self._gradients_shared(is_last):
                 # Gradients are averaged over processes, where we want their sum.
-                part = self.model(**inputs) * self.accelerator.num_processes / (weight or 1.0)
-                self._backward(part, number == len(batches))
-            loss += part.detach()
-        flops = self.utilization.flops([block for each in blocks for block in each], self.is_full)
-        return self.accelerator.reduce(loss, "mean").item(), tokens, flops
+                total = window_tokens if restore else weight or 1.0
+                part = self.model(**inputs, restore=restore) * self.accelerator.num_processes / total
+                self._backward(part * self.training.restoration.weight if restore else part, is_last)
+            if restore:
+                divergence += part.detach()
+            else:
+                loss += part.detach()
+                by_source.add(indices[number], self.objective.sequence_losses, weights[number])
+        return StepSums(
+            loss=self.accelerator.reduce(loss, "mean").item(),
+            divergence=self.accelerator.reduce(divergence, "mean").item() if windows else None,
+            by_source=by_source.sums(self._sum_of_processes),
+            tokens=tokens,
+            flops=self.utilization.flops([block for each in blocks for block in each], self._is_full(step))
+            + self.utilization.flops([block for each in windows for block in each], True) * (1 + _BASE_SHARE),
+        )
 
     def _sum_of_processes(self, *values: float) -> list[float]:
         if self.accelerator.num_processes == 1:
@@ -244,9 +280,9 @@ def _accelerator(recipe: Recipe, dtype: torch.dtype) -> Accelerator:
     )
 
 
-def _target_weight(batch: dict[str, torch.Tensor]) -> float:
-    """Sum of the weights of what a batch predicts."""
+def _target_weights(batch: dict[str, torch.Tensor]) -> list[float]:
+    """Of each sequence, the sum of the weights of what is predicted."""
     is_target = batch["labels"] != IGNORED
-    if "loss_weights" not in batch:
-        return int(is_target.sum())
-    return float(batch["loss_weights"][is_target].double().sum())
+    if "loss_weights" in batch:
+        return (is_target * batch["loss_weights"].double()).sum(1).tolist()
+    return is_target.sum(1).tolist()

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from lengthen._compat import float32_product
 
-__all__ = ["IGNORED", "linear_cross_entropy", "rows_of_chunk"]
+__all__ = ["IGNORED", "linear_cross_entropy", "linear_kl", "rows_of_chunk"]
 
 IGNORED = -100
 LOGITS, LOGITS_ON_GPU = 2**24, 2**26
@@ -39,16 +39,18 @@ def rows_of_chunk(vocabulary: int, on_gpu: bool = False) -> int:
     return min(1024, max(64, LOGITS // vocabulary))
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
+"""From the float32 logits of a chunk of tokens, (C, V), and which ones they are, to the chunk's loss."""
+
+
+class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         hidden_TE: torch.Tensor,
         weight_VE: torch.Tensor,
         bias_V: torch.Tensor | None,
-        targets_T: torch.Tensor,
-        transform: Transform,
-        loss_weights_T: torch.Tensor | None,
+        loss_of_chunk: ChunkLoss,
     ) -> torch.Tensor:
         weight = weight_VE.to(hidden_TE.dtype)
         loss = torch.zeros((), dtype=torch.float32, device=hidden_TE.device)
@@ -68,7 +70,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if bias_V is not None:
                     raw_CV = raw_CV + bias_V.detach().float()
                 raw_CV.requires_grad_()
-                chunk_loss = _weighted_sum(transform(raw_CV), targets_T[span], _part(loss_weights_T, span))
+                chunk_loss = loss_of_chunk(raw_CV, span)
             loss += chunk_loss.detach()
             if not any(ctx.needs_input_grad[:3]):
                 continue
@@ -95,20 +97,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_weight = (grad_weight * scale).to(ctx.dtypes[0])
         if grad_bias is not None:
             grad_bias = (grad_bias * scale).to(ctx.dtypes[1])
-        return grad_hidden, grad_weight, grad_bias, None, None, None
-
-
-def _part(values_T: torch.Tensor | None, span: slice) -> torch.Tensor | None:
-    return None if values_T is None else values_T[span]
-
-
-def _weighted_sum(
-    logits_CV: torch.Tensor, targets_C: torch.Tensor, loss_weights_C: torch.Tensor | None
-) -> torch.Tensor:
-    if loss_weights_C is None:
-        return cross_entropy(logits_CV, targets_C, ignore_index=IGNORED, reduction="sum")
-    losses_C = cross_entropy(logits_CV, targets_C, ignore_index=IGNORED, reduction="none")
-    return (losses_C * loss_weights_C).sum()
+        return grad_hidden, grad_weight, grad_bias, None
 
 
 def linear_cross_entropy(
@@ -118,6 +107,7 @@ def linear_cross_entropy(
     bias_V: torch.Tensor | None = None,
     transform: Transform | None = None,
     loss_weights_T: torch.Tensor | None = None,
+    losses_T: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), `rows_of_chunk` tokens at a time.
 
@@ -128,9 +118,54 @@ def linear_cross_entropy(
         bias_V: the head's bias, (V,).
         transform: applied to each chunk's logits, in float32.
         loss_weights_T: of each target's loss in the sum, float32, (T,); default 1.
+        losses_T: filled with each target's weighted loss, float32, (T,).
 
     Returns:
         A float32 scalar; its gradient reaches hidden, weight and bias.
     """
-    same: Transform = lambda logits: logits  # noqa: E731
-    return _LinearCrossEntropy.apply(hidden_TE, weight_VE, bias_V, targets_T, transform or same, loss_weights_T)
+
+    def loss_of_chunk(logits_CV: torch.Tensor, span: slice) -> torch.Tensor:
+        logits_CV = transform(logits_CV) if transform else logits_CV
+        losses_C = cross_entropy(logits_CV, targets_T[span], ignore_index=IGNORED, reduction="none")
+        if loss_weights_T is not None:
+            losses_C = losses_C * loss_weights_T[span]
+        if losses_T is not None:
+            losses_T[span] = losses_C.detach()
+        return losses_C.sum()
+
+    return _LinearLoss.apply(hidden_TE, weight_VE, bias_V, loss_of_chunk)
+
+
+def linear_kl(
+    hidden_TE: torch.Tensor,
+    weight_VE: torch.Tensor,
+    base_hidden_TE: torch.Tensor,
+    base_weight_VE: torch.Tensor,
+    bias_V: torch.Tensor | None = None,
+    transform: Transform | None = None,
+) -> torch.Tensor:
+    """Summed KL(base || run) of what two models predict after each token, `rows_of_chunk` tokens at a time.
+
+    Args:
+        hidden_TE: the run's last hidden states, (T, E).
+        weight_VE: the weight of its head, (V, E).
+        base_hidden_TE: the base's, (T, E).
+        base_weight_VE: the weight of its head, (V, E).
+        bias_V: of both heads, (V,).
+        transform: applied to each chunk's logits, in float32, of both.
+
+    Returns:
+        A float32 scalar; its gradient reaches the run's hidden states, weight and bias.
+    """
+    base_weight_EV = base_weight_VE.detach().to(base_hidden_TE.dtype).t()
+
+    def log_probabilities(logits_CV: torch.Tensor) -> torch.Tensor:
+        return log_softmax(transform(logits_CV) if transform else logits_CV, dim=-1)
+
+    def loss_of_chunk(logits_CV: torch.Tensor, span: slice) -> torch.Tensor:
+        with torch.no_grad():
+            base_CV = float32_product(base_hidden_TE[span], base_weight_EV)
+            base_CV = log_probabilities(base_CV if bias_V is None else base_CV + bias_V.float())
+        return kl_div(log_probabilities(logits_CV), base_CV, reduction="sum", log_target=True)
+
+    return _LinearLoss.apply(hidden_TE, weight_VE, bias_V, loss_of_chunk)

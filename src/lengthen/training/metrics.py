@@ -4,7 +4,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedConfig
 
+from lengthen.data.mixture import Mixture
 from lengthen.data.packing import Block
 from lengthen.errors import LengthenError, OutputError
 from lengthen.files import write_text
@@ -21,7 +23,17 @@ from lengthen.planning.flops import model_flops
 from lengthen.planning.shape import model_shape
 from lengthen.recipe import Recipe
 
-__all__ = ["METRICS", "Metrics", "TrainingProgress", "Utilization", "append_record", "keep_metrics_until"]
+__all__ = [
+    "METRICS",
+    "BySource",
+    "Metrics",
+    "StepSums",
+    "TrainingProgress",
+    "Utilization",
+    "append_record",
+    "flat",
+    "keep_metrics_until",
+]
 
 METRICS = "metrics.jsonl"
 
@@ -69,50 +81,117 @@ class Utilization:
         return model_flops(self._shape, self._recipe, documents, full_attention)
 
 
+@dataclass(frozen=True)
+class StepSums:
+    """What a step gives beside its gradients.
+
+    Attributes:
+        loss: mean of its targets, nats.
+        divergence: mean of its windows' tokens, nats; None where it had no windows.
+        by_source: sum of the losses and of the targets' weights, by source.
+        tokens: it trained on, all processes.
+        flops: that this process needed for it, recomputation left out.
+    """
+
+    loss: float
+    divergence: float | None
+    by_source: dict[str, tuple[float, float]]
+    tokens: float
+    flops: float
+
+
+class BySource:
+    """A step's losses by the sources of a mixture; nothing for other data.
+
+    Args:
+        blocks: of the run.
+    """
+
+    def __init__(self, blocks: Sequence[Block]):
+        self._mixture = blocks if isinstance(blocks, Mixture) else None
+        self._sums: list[torch.Tensor] = []
+        self._places: list[tuple[int, float]] = []
+
+    def add(self, indices: Sequence[int], losses: torch.Tensor | None, weights: Sequence[float]) -> None:
+        """Count a batch: which blocks it has, the loss of each and the weight of its targets."""
+        if self._mixture is not None and losses is not None:
+            self._sums.append(losses)
+            self._places += [(self._mixture.source_of(i), w) for i, w in zip(indices, weights, strict=True)]
+
+    def sums(self, of_processes: Callable[..., list[float]]) -> dict[str, tuple[float, float]]:
+        """Losses and weights of each source, of all processes together."""
+        if self._mixture is None:
+            return {}
+        names = [source.kind for source in self._mixture.sources]
+        totals = [0.0] * (2 * len(names))
+        for (source, weight), loss in zip(self._places, torch.cat(self._sums).tolist(), strict=True):
+            totals[2 * source] += loss
+            totals[2 * source + 1] += weight
+        totals = of_processes(*totals)
+        named = [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names)]
+        return {name: (totals[2 * source], totals[2 * source + 1]) for source, name in enumerate(named)}
+
+
 class Metrics:
     """Adds steps up, and makes one record of those since the last one.
 
     Args:
-        step: that was done before, of a resumed run.
         peak: FLOP/s of the device at best; None: not known, and no MFU.
     """
 
-    def __init__(self, step: int, peak: float | None):
-        self._step, self._peak = step, peak
+    def __init__(self, peak: float | None):
+        self._peak = peak
         self._time = time.perf_counter()
-        self._loss = self._tokens = self._flops = 0.0
+        self._sums: list[StepSums] = []
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # loading the base is not the run's
 
-    def add(self, loss: float, tokens: float, flops: float) -> None:
-        """Count one step.
-
-        Args:
-            loss: mean of its targets, nats.
-            tokens: it trained on, all processes.
-            flops: that this process needed for it, recomputation left out.
-        """
-        self._loss += loss
-        self._tokens += tokens
-        self._flops += flops
+    def add(self, sums: StepSums) -> None:
+        """Count one step."""
+        self._sums.append(sums)
 
     def record(self, step: int, learning_rate: float, grad_norm: float) -> dict[str, Any]:
-        """The line of metrics.jsonl after a step: loss and speed are means over the steps since the last line."""
-        now = time.perf_counter()
-        steps, seconds = step - self._step, now - self._time
+        """The line of metrics.jsonl after a step: losses and speed are means over the steps since the last line."""
+        now, sums = time.perf_counter(), self._sums
+        seconds = now - self._time
+        flops = sum(each.flops for each in sums)
+        divergences = [each.divergence for each in sums if each.divergence is not None]
         record = {
             "step": step,
-            "loss": self._loss / steps,
+            "loss": _mean([each.loss for each in sums]),
+            **({"losses": _mean_by_source(sums)} if sums[0].by_source else {}),
+            **({"kl": _mean(divergences)} if divergences else {}),
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
-            "tokens_per_second": round(self._tokens / seconds, 1),
-            "mfu": round(self._flops / seconds / self._peak, 4) if self._peak else None,
-            "seconds": round(seconds / steps, 3),
+            "tokens_per_second": round(sum(each.tokens for each in sums) / seconds, 1),
+            "mfu": round(flops / seconds / self._peak, 4) if self._peak else None,
+            "seconds": round(seconds / len(sums), 3),
             **_memory(),
         }
-        self._step, self._time = step, now
-        self._loss = self._tokens = self._flops = 0.0
+        self._time, self._sums = now, []
         return record
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_by_source(sums: Sequence[StepSums]) -> dict[str, float]:
+    """Of the sources that had targets in these steps."""
+    means = {}
+    for name in sums[0].by_source:
+        losses, weights = (sum(each.by_source[name][which] for each in sums) for which in (0, 1))
+        if weights:
+            means[name] = losses / weights
+    return means
+
+
+def flat(record: dict[str, Any]) -> dict[str, float]:
+    """A record as loggers take it: "train/loss", and "train/loss of retrieval" for a source's."""
+    values = {f"train/{key}": value for key, value in record.items() if key not in ("step", "losses", "mfu")}
+    if record["mfu"] is not None:
+        values["train/mfu"] = record["mfu"]
+    return values | {f"train/loss of {name}": loss for name, loss in record.get("losses", {}).items()}
 
 
 def _memory() -> dict[str, int]:

@@ -1,14 +1,16 @@
 """A causal language model and its loss as one module, so that wrappers such as DDP see a single forward."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from lengthen.head import LogitTransform, causal_lm, decoder_of
-from lengthen.training.loss import IGNORED, linear_cross_entropy
+from lengthen.training.loss import IGNORED, linear_cross_entropy, linear_kl
 from lengthen.training.memory import offload_saved
+from lengthen.training.restoration import BasePositions
 
 __all__ = ["CausalLMObjective"]
 
@@ -22,47 +24,88 @@ class CausalLMObjective(nn.Module):
     Args:
         model: a causal language model or a PeftModel around one.
         offload: keep what the forward pass saves in CPU memory.
+        base_positions: those that restoration asks of the base; None for no restoration.
+
+    Attributes:
+        sequence_losses: (B,): what each sequence has of the last forward pass's loss, without gradient.
 
     Raises:
         ModelError: the model has no decoder or head that can be told apart.
     """
 
-    def __init__(self, model: Any, offload: bool = False):
+    def __init__(self, model: Any, offload: bool = False, base_positions: BasePositions | None = None):
         super().__init__()
         self.model = model
-        self._offload = offload
+        self._offload, self._base_positions = offload, base_positions
         self._transform = LogitTransform(causal_lm(model).config)
         self._hidden: torch.Tensor | None = None
+        self.sequence_losses: torch.Tensor | None = None
         decoder_of(model).register_forward_hook(self._keep_hidden)
 
     def _keep_hidden(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._hidden = output[0]
 
     def forward(
-        self, input_ids: torch.Tensor, labels: torch.Tensor, loss_weights: torch.Tensor | None = None, **inputs: Any
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        loss_weights: torch.Tensor | None = None,
+        restore: bool = False,
+        **inputs: Any,
     ) -> torch.Tensor:
-        """Weighted sum of the cross entropies of all labels.
+        """Weighted sum of the cross entropies of all labels; or, to restore, of the divergences from the base.
 
         Args:
             input_ids: (B, T).
             labels: (B, T), aligned with `input_ids`: position t is predicted from t - 1; -100 is not predicted.
             loss_weights: float32, (B, T), aligned with `labels`; default 1.
+            restore: sum KL(base || run) over all tokens instead, without labels and weights.
             inputs: passed on, such as position_ids and attention_mask.
 
         Returns:
             A float32 scalar.
         """
+        if restore:
+            return self._divergence(input_ids, **inputs)
+        hidden_TE = self._hidden_states(input_ids, **inputs)
+        weight, bias = self._head()
+        targets = _shifted(labels, IGNORED).flatten()
+        weights = None if loss_weights is None else _shifted(loss_weights, 0).flatten()
+        losses_T = torch.empty(targets.shape, dtype=torch.float32, device=targets.device)
+        loss = linear_cross_entropy(hidden_TE, weight, targets, bias, self._transform, weights, losses_T)
+        self.sequence_losses = losses_T.view(labels.shape).sum(1)
+        return loss
+
+    def _divergence(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        with self._as_base():
+            base_hidden_TE = self._hidden_states(input_ids, **inputs)
+            base_weight, _ = self._head()
+        hidden_TE = self._hidden_states(input_ids, **inputs)
+        weight, bias = self._head()
+        return linear_kl(hidden_TE, weight, base_hidden_TE, base_weight, bias, self._transform)
+
+    @contextmanager
+    def _as_base(self) -> Iterator[None]:
+        """The base: no adapter, its own positions, no dropout, and so full attention."""
+        assert self._base_positions is not None
+        is_training = self.model.training
+        with torch.no_grad(), self._base_positions.used(), self.model.disable_adapter():
+            self.model.eval()
+            yield
+        self.model.train(is_training)
+
+    def _hidden_states(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        """The decoder's last ones, (B * T, E)."""
         with offload_saved(self.model) if self._offload else nullcontext():
             self.model(input_ids=input_ids, use_cache=False, logits_to_keep=1, **inputs)
         hidden_BTE, self._hidden = self._hidden, None
         assert hidden_BTE is not None
         # Prompt-learning adapters put virtual tokens before the text.
-        hidden_BTE = hidden_BTE[:, -input_ids.shape[1] :]
+        return hidden_BTE[:, -input_ids.shape[1] :].flatten(0, 1)
+
+    def _head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         head = causal_lm(self.model).get_output_embeddings()
-        weight, bias = head.weight, getattr(head, "bias", None)
-        targets = _shifted(labels, IGNORED).flatten()
-        weights = None if loss_weights is None else _shifted(loss_weights, 0).flatten()
-        return linear_cross_entropy(hidden_BTE.flatten(0, 1), weight, targets, bias, self._transform, weights)
+        return head.weight, getattr(head, "bias", None)
 
 
 def _shifted(values_BT: torch.Tensor, last: float) -> torch.Tensor:

@@ -30,7 +30,7 @@ from lengthen.attention_pattern import layer_patterns
 from lengthen.context import base_context, extend
 from lengthen.data.instruct.dataset import load_instructions, mix, pack_instructions
 from lengthen.data.instruct.templates import use_template
-from lengthen.data.mixture import Mixture
+from lengthen.data.mixture import FiniteSource, Mixture
 from lengthen.data.packing import Block, pack, positions_beyond
 from lengthen.data.skip_wise import skip_wise
 from lengthen.data.sources import open_mixture
@@ -62,6 +62,7 @@ from lengthen.training.metrics import METRICS, Utilization, keep_metrics_until
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import check_optimizer
 from lengthen.training.parallel import check_parallel, gather_trained, shard
+from lengthen.training.restoration import BasePositions, cut_windows
 from lengthen.training.resume import check_recipe
 from lengthen.vocabulary import check_ids, embedding_rows, guard_embeddings
 
@@ -149,10 +150,10 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     setup = resolve(recipe, resume, quiet)
     if setup is None:  # finished already
         return _folder(recipe)
-    blocks = build_data(setup)
-    model, base = build_model(setup, blocks)
-    fit(setup, model, base, blocks)
-    finish(setup, model, base)
+    blocks, windows = build_data(setup), build_windows(setup)
+    objective, base = build_model(setup, blocks)
+    fit(setup, objective, base, blocks, windows)
+    finish(setup, objective.model, base)
     return setup.run
 
 
@@ -189,6 +190,12 @@ def resolve(recipe: Recipe, resume: bool, quiet: bool) -> Setup | None:
     check_optimizer(recipe.training.optimizer, device)
     if recipe.memory.fused_kernels:
         check_fused(device)
+    restoration = recipe.training.restoration
+    if restoration.share and restoration.length > base_context(base_config):
+        raise RecipeError(
+            f"training.restoration.length {restoration.length} is beyond the base's context of "
+            f"{base_context(base_config)} tokens, where the base has nothing to teach; lower it"
+        )
     config = extend(base_config, **recipe.context.scaling)
     tokenizer = load_tokenizer(recipe.model)
     if recipe.data.kind == "instruct" or any(source.kind == "instruct" for source in recipe.data.sources):
@@ -209,15 +216,41 @@ def build_data(setup: Setup) -> Sequence[Block]:
         )
 
 
-def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[Any, dict[str, Any]]:
-    """The base with scaled positions, the recipe's attention, memory savers and adapter.
+def build_windows(setup: Setup) -> FiniteSource | None:
+    """The short windows of restoration; None without it.
+
+    Raises:
+        DataError: a document can't be used, or none is as long as a window.
+    """
+    recipe, wanted = setup.recipe, setup.recipe.training.restoration
+    if not wanted.share:
+        return None
+    vocabulary = setup.config.get_text_config().vocab_size
+    with setup.process.main_process_first():
+        store, warnings = load_tokens(
+            recipe.restoration_paths,
+            setup.tokenizer,
+            vocabulary,
+            default_cache(),
+            setup.quiet,
+            max_documents=recipe.data.max_documents,
+        )
+    for warning in warnings:
+        setup.say(f"warning: {warning}")
+    windows = cut_windows(store, wanted.length, recipe.seed)
+    setup.say(f"restoration: {wanted.share:.0%} of the forward passes, of {windows.about}")
+    return windows
+
+
+def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjective, dict[str, Any]]:
+    """The base with scaled positions, the recipe's attention, memory savers and adapter, and the loss over it.
 
     Args:
         setup: of the run.
         blocks: the training sequences, which the model must be able to keep apart.
 
     Returns:
-        The model, and what is written of its base.
+        Model and loss, and what is written of the base.
 
     Raises:
         ModelError: the base can't be loaded, or trained as the recipe says.
@@ -265,10 +298,18 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[Any, dict[str, A
         say(f"fused kernels in {norms} norms and {mlps} MLPs")
     if recipe.memory.mlp_tile:
         tile_mlps(model, recipe.memory.mlp_tile)
-    return add_adapter(model, recipe.adapter, recipe.uses_autocast(setup.dtype.itemsize)), base
+    positions = BasePositions(model, setup.base_config) if recipe.training.restoration.share else None
+    model = add_adapter(model, recipe.adapter, recipe.uses_autocast(setup.dtype.itemsize))
+    return CausalLMObjective(model, recipe.memory.offload_activations, positions), base
 
 
-def fit(setup: Setup, model: Any, base: dict[str, Any], blocks: Sequence[Block]) -> None:
+def fit(
+    setup: Setup,
+    objective: CausalLMObjective,
+    base: dict[str, Any],
+    blocks: Sequence[Block],
+    windows: FiniteSource | None,
+) -> None:
     """Begin the run folder, and take the steps that are left.
 
     Raises:
@@ -277,22 +318,21 @@ def fit(setup: Setup, model: Any, base: dict[str, Any], blocks: Sequence[Block])
     """
     recipe, run = setup.recipe, setup.run
     checkpoint = last_checkpoint(run) if setup.resume else None
-    count = count_trainable(model)
+    count = count_trainable(objective.model)
     setup.say(f"training {count}")
     if setup.process.is_main_process:
         _set_aside(run, checkpoint)
         _begin_folder(setup, base, asdict(count), blocks)
         keep_metrics_until(run / METRICS, step_of(checkpoint) if checkpoint else 0)
-    objective = CausalLMObjective(model, recipe.memory.offload_activations)
     if recipe.parallel == "fsdp2":
-        shard(objective, model, setup.process.device)
+        shard(objective, objective.model, setup.process.device)
     if checkpoint:
         setup.say(f"resuming from {checkpoint}")
         if step_of(checkpoint) >= Batches(blocks, recipe.training, recipe.seed, 0, setup.process.num_processes).steps:
             load_trained(checkpoint, objective)  # stopped between the last step and the adapter
             return
     utilization = Utilization(recipe, setup.config, setup.dtype)
-    loop = Loop(objective, blocks, recipe, run, setup.dtype, _pad_id(setup.tokenizer), utilization)
+    loop = Loop(objective, blocks, recipe, run, setup.dtype, _pad_id(setup.tokenizer), utilization, windows)
     signal = loop.run(checkpoint, setup.quiet)
     if signal is not None:
         raise Interrupted(f"stopped after step {loop.done}; go on with --resume", signal)
