@@ -275,6 +275,22 @@ def test_time_and_memory_on_an_h100_are_those_measured():
     assert not plan(shipped(), A100).is_measured
 
 
+def test_steps_by_the_benchmark_on_an_h100_are_those_planned():
+    """The same with LoRA inputs in their dtype, and with fused kernels."""
+    rows = json.loads((H100.parent / "benchmark-h100.json").read_text(encoding="utf-8"))["results"]
+    rows = [row for row in rows if row["part"] == "step"]
+    assert len(rows) == 4
+    for row in rows:
+        kind = row["name"].split(": ")[1]
+        size = int(kind.split()[2].strip(",").replace(",", "")) if kind.startswith("S2") else None
+        attention = f"attention.group_size={size}" if size else "attention.kind=full"
+        settings = [f"context.target={row['length']}", f"memory.preset={row['preset']}", "training.accumulation=1"]
+        fused = f"memory.fused_kernels={'fused' in kind}".lower()
+        found = plan(shipped("llama2-7b-8k", attention, *settings, fused), "h100-80gb")
+        assert found.seconds_per_step == pytest.approx(row["seconds"], rel=0.05), row["name"]
+        assert found.peak_bytes == pytest.approx(row["reserved"], rel=0.1), row["name"]
+
+
 # -- advice
 
 

@@ -30,6 +30,8 @@ _DATA_CENTRE, _CONSUMER, _BEFORE_AMPERE, _CPU = 0.40, 0.40, 0.30, 0.60
 # Fitted to 9 steps of LLaMA2-7B's shape from 16,384 to 102,400 tokens on one H100, which they explain within 2%
 # (docs/results/gpu.md): 0.36 with LoRA inputs cast to float32, 0.39 as they are now.
 _H100_WEIGHTS, _H100_ATTENTION = 0.39, 0.55
+# With norms and gated activations by liger-kernel (memory.fused_kernels): of one step of 32,768 tokens there.
+_H100_FUSED = 0.48
 
 # What one core of a machine with AVX512-BF16 does in matrix products, FLOP/s, as measured (docs/results/plan.md).
 _CORE_BF16, _CORE_FLOAT32 = 0.20 * _TERA, 0.075 * _TERA
@@ -47,6 +49,7 @@ class Device:
         bf16: whether bfloat16 has matrix units.
         efficiency: share of the peak that training reaches.
         attention_efficiency: the same of attention alone, where it was measured; None: as all else.
+        fused_efficiency: the same of all but attention with `memory.fused_kernels`; None: as without.
         kind: "cuda", "cpu" or another torch device type.
     """
 
@@ -58,6 +61,7 @@ class Device:
     efficiency: float = _DATA_CENTRE
     kind: str = "cuda"
     attention_efficiency: float | None = None
+    fused_efficiency: float | None = None
 
     @property
     def auto_dtype(self) -> torch.dtype:
@@ -83,10 +87,10 @@ def _gpu(
     peak_32: float,
     efficiency: float,
     bf16: bool = True,
-    attention: float | None = None,
+    **measured: float,
 ) -> Device:
     peaks = peak_16 * _TERA, peak_32 * _TERA
-    return Device(name, int(gib * _GIB), *peaks, bf16, efficiency, attention_efficiency=attention)
+    return Device(name, int(gib * _GIB), *peaks, bf16, efficiency, **measured)
 
 
 _GPUS = (
@@ -99,7 +103,7 @@ _GPUS = (
     _gpu("l4-24gb", 22.0, 121, 30.3, _CONSUMER),
     _gpu("a100-40gb", 39.4, 312, 19.5, _DATA_CENTRE),
     _gpu("a100-80gb", 79.1, 312, 19.5, _DATA_CENTRE),
-    _gpu("h100-80gb", 79.1, 989, 67, _H100_WEIGHTS, attention=_H100_ATTENTION),
+    _gpu("h100-80gb", 79.1, 989, 67, _H100_WEIGHTS, attention_efficiency=_H100_ATTENTION, fused_efficiency=_H100_FUSED),
     _gpu("h200-141gb", 139.8, 989, 67, _DATA_CENTRE),
     _gpu("b200", 178.3, 2250, 75, _DATA_CENTRE),
     _gpu("mi300x", 191.5, 1307, 163, _DATA_CENTRE),

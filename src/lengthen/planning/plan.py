@@ -160,7 +160,7 @@ def plan(
     check_not_quantized(config)
     extend(config, **recipe.context.scaling)
     if efficiency is not None:
-        device = replace(device, efficiency=efficiency, attention_efficiency=None)
+        device = replace(device, efficiency=efficiency, attention_efficiency=None, fused_efficiency=None)
     planner = _Planner(config, device, devices, unfused_loss)
     found = planner.plan(recipe)
     found = replace(found, max_context=planner.longest(recipe))
@@ -211,6 +211,8 @@ class _Planner:
         shape, dtype, memory = self._shape(recipe), self._dtype(recipe), self._memory(recipe)
         flops = flops_of(shape, recipe)
         peak, weights = self._device.peak(dtype), self._device.efficiency
+        if recipe.memory.fused_kernels:
+            weights = self._device.fused_efficiency or weights
         # What the device could compute at its peak in the time that the step takes.
         work = flops.linear / weights + flops.attention / (self._device.attention_efficiency or weights)
         return Plan(
