@@ -7,7 +7,6 @@ import openai
 import psutil
 import pytest
 from adapter_files import CPU
-from server_process import serving
 from starlette.testclient import TestClient
 
 from lengthen.adapters.load import load_apart
@@ -17,6 +16,7 @@ from lengthen.inference.server import ServerSettings, serve
 from lengthen.inference.server.app import make_app
 from lengthen.inference.server.service import Service
 from lengthen.recipe import load_recipe
+from server_process import serving
 
 BEGINNING = "The lighthouse keeper"
 SENTENCE = f"{BEGINNING} of Orrin counted nine grey ships before breakfast."

@@ -87,10 +87,13 @@ def _gpu(
     peak_32: float,
     efficiency: float,
     bf16: bool = True,
-    **measured: float,
+    attention: float | None = None,
+    fused: float | None = None,
 ) -> Device:
     peaks = peak_16 * _TERA, peak_32 * _TERA
-    return Device(name, int(gib * _GIB), *peaks, bf16, efficiency, **measured)
+    return Device(
+        name, int(gib * _GIB), *peaks, bf16, efficiency, attention_efficiency=attention, fused_efficiency=fused
+    )
 
 
 _GPUS = (
@@ -103,7 +106,7 @@ _GPUS = (
     _gpu("l4-24gb", 22.0, 121, 30.3, _CONSUMER),
     _gpu("a100-40gb", 39.4, 312, 19.5, _DATA_CENTRE),
     _gpu("a100-80gb", 79.1, 312, 19.5, _DATA_CENTRE),
-    _gpu("h100-80gb", 79.1, 989, 67, _H100_WEIGHTS, attention_efficiency=_H100_ATTENTION, fused_efficiency=_H100_FUSED),
+    _gpu("h100-80gb", 79.1, 989, 67, _H100_WEIGHTS, attention=_H100_ATTENTION, fused=_H100_FUSED),
     _gpu("h200-141gb", 139.8, 989, 67, _DATA_CENTRE),
     _gpu("b200", 178.3, 2250, 75, _DATA_CENTRE),
     _gpu("mi300x", 191.5, 1307, 163, _DATA_CENTRE),
