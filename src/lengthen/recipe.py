@@ -280,6 +280,10 @@ class TrainingRecipe(_Section):
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] = Field(
         "adamw", description="torch's AdamW; or bitsandbytes': 8-bit states, pages that move to CPU memory (CUDA only)"
     )
+    token_weights: Literal["none", "exact"] = Field(
+        "none",
+        description="exact: up to 5 times the weight for tokens behind a prefix that few documents reach",
+    )
     restoration: RestorationRecipe = Field(
         RestorationRecipe(),  # type: ignore[call-arg]
         description="short windows on which the run is held to its own base",

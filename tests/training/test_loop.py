@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
@@ -12,6 +13,7 @@ from torch.utils.data import BatchSampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from lengthen.adapters.build import add_adapter
+from lengthen.data.packing import Block
 from lengthen.errors import DivergedError
 from lengthen.models import find, load_base, load_config
 from lengthen.planning.flops import model_flops
@@ -23,6 +25,7 @@ from lengthen.training.loop import Loop
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import trained_parameters
 from lengthen.training.run import read_metrics, train
+from lengthen.training.token_weights import PrefixWeights
 
 
 @pytest.fixture(autouse=True)
@@ -136,9 +139,6 @@ def test_weights_that_are_not_finite_are_never_written(base, documents, tmp_path
 
 def test_the_loss_of_a_step_is_the_weighted_mean_over_its_batches(base, documents, tmp_path, monkeypatch):
     """Two sequences a step, by accumulation or in one batch; only the later half of each counts, three times."""
-    import numpy as np
-
-    from lengthen.data.packing import Block
     from lengthen.training import run as run_module
 
     generator = np.random.default_rng(0)
@@ -172,3 +172,26 @@ def test_one_of_several_devices_without_a_launcher(base, documents, tmp_path, mo
     assert len(said) == 1
     assert "one of 4 GPUs" in said[0]
     assert "torchrun --nproc-per-node 4" in said[0]
+
+
+def test_weights_are_the_inverse_frequency_of_prefixes():
+    blocks = [Block(np.arange(10), (2, 8)), Block(np.arange(6), (4, 2), loss_weights=np.full(6, 0.5, np.float32))]
+    weights = PrefixWeights(blocks)
+    # Of 4 documents all have a first and second token, 2 a third and fourth, one more.
+    document = [1, 1, 2, 2, 4, 4, 4, 4]
+    assert weights.apply(blocks[0]).loss_weights.tolist() == [1, 1, *document]
+    assert weights.apply(blocks[1]).loss_weights.tolist() == [0.5, 0.5, 1, 1, 0.5, 0.5]
+    assert blocks[0].loss_weights is None
+    assert PrefixWeights([Block(np.arange(3), (1,) * 3)] * 3 + [Block(np.arange(9), (9,))]).largest == 5
+    # A document longer than all that were counted has the weight of the longest.
+    assert weights.apply(Block(np.arange(20), (20,))).loss_weights[-1] == 4
+
+
+def test_token_weights_reach_the_loss(base, documents, tmp_path):
+    """With documents of several lengths the loss is another one, and the run learns it."""
+    plain, exact = (
+        [record["loss"] for record in read_metrics(train(recipe_of(base, documents, tmp_path / kind, learning_rate=1e-2,
+         token_weights=kind)))] for kind in ("none", "exact")
+    )  # fmt: skip
+    assert exact[0] != plain[0]
+    assert exact[-1] < exact[0]

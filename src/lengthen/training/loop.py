@@ -49,6 +49,7 @@ from lengthen.training.optim import build_optimizer, lr_multiplier
 from lengthen.training.parallel import is_sharded, share_head_weight, zero_config
 from lengthen.training.restoration import Windows
 from lengthen.training.signals import StopOnSignal
+from lengthen.training.token_weights import PrefixWeights
 
 __all__ = ["Loop"]
 
@@ -90,6 +91,7 @@ class Loop:
         self.is_zero, self.dtype = recipe.parallel.startswith("zero"), dtype
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = Batches(blocks, self.training, recipe.seed, process, processes)
+        self.weights = PrefixWeights(blocks) if self.training.token_weights == "exact" else None
         self.windows = Windows(windows, self.training, process, processes) if windows else None
         optimizer = build_optimizer(objective, self.training, self.accelerator.device)
         self.peak_rates = [group["lr"] for group in optimizer.param_groups]
@@ -178,7 +180,8 @@ class Loop:
         indices = self.batches.indices_of_step(step)
         blocks = self.batches.of_step(step)
         windows = self.windows.of_step(step) if self.windows else []
-        batches = [collate(each, self.pad_id) for each in (*blocks, *windows)]
+        weighted = [[self.weights.apply(block) for block in each] for each in blocks] if self.weights else blocks
+        batches = [collate(each, self.pad_id) for each in (*weighted, *windows)]
         weights = [_target_weights(batch) for batch in batches[: len(blocks)]]
         weight, tokens, window_tokens = self._sum_of_processes(
             sum(sum(each) for each in weights),
