@@ -21,7 +21,7 @@ from lengthen import cli
 from lengthen.files import write_json
 
 COMMANDS = [
-    "", "quickstart", "train", "plan", "export", "import", "report", "generate", "chat", "ui", "serve",
+    "", "quickstart", "train", "plan", "doctor", "export", "import", "report", "generate", "chat", "ui", "serve",
     "recipes", "eval", "eval compare", "eval perplexity", "eval passkey", "eval needle", "eval ruler", "eval tasks",
     "data", "data tokenize", "data inspect", "data qa"
 ]  # fmt: skip
