@@ -37,6 +37,7 @@ __all__ = [
     "RestorationRecipe",
     "SourceRecipe",
     "TrainingRecipe",
+    "check_documents",
     "check_shardable",
     "load_recipe",
     "shipped_recipes",
@@ -188,7 +189,7 @@ Sources = Annotated[
 ]
 
 
-_TRAIN = ["data", "train"]
+_SOURCE_LISTS = (["data", "train"], ["data", "beside"])
 
 
 class DataRecipe(_Section):
@@ -202,6 +203,11 @@ class DataRecipe(_Section):
         [],
         description="files, folders, token files, python-stdlib:train, datasets as hf:OWNER/NAME:SPLIT; or a mixture "
         "of sources, as in {path: books/, weight: 0.6} and {kind: retrieval, weight: 0.4}",
+    )
+    beside: Annotated[list[SourceRecipe], BeforeValidator(_as_list)] = Field(
+        [],
+        description="sources beside those of train, as in {kind: retrieval, weight: 0.8}; their weights are shares of "
+        "the whole, and train has the rest",
     )
     weights: list[Annotated[float, Field(gt=0)]] | None = Field(
         None, description="for kind instruct: how often a pass sees each source of train; default once"
@@ -224,15 +230,49 @@ class DataRecipe(_Section):
         "sequence_length and attention.kind=full; in a mixture for the sources long, code and retrieval",
     )
 
+    @model_validator(mode="after")
+    def _beside_leaves_a_rest(self) -> "DataRecipe":
+        given = [source.weight for source in self.beside if source.weight is not None]
+        if len(given) < len(self.beside) or sum(given) >= 1:
+            raise ValueError(
+                f"of {len(self.beside)} sources in beside {len(given)} have a weight, {sum(given):g} in all; give each "
+                "its share of the whole, less than 1 in all, so that train has the rest"
+            )
+        return self
+
     @property
     def is_mixture(self) -> bool:
         """Whether sources are mixed by weight."""
+        return bool(self.beside) or self._names_sources
+
+    @property
+    def _names_sources(self) -> bool:
         return any(not isinstance(source, str) for source in self.train)
 
     @property
-    def sources(self) -> list[SourceRecipe]:
-        """Each of `train` as a source; a plain path is one of kind long."""
+    def sources_of_train(self) -> list[SourceRecipe]:
+        """Each of `train` as a source: a plain path is one of kind long; plain paths alone are one, beside others."""
+        if self.beside and self.train and not self._names_sources:
+            return [SourceRecipe(path=list(self.train))]  # type: ignore[call-arg, arg-type]
         return [SourceRecipe(path=[each]) if isinstance(each, str) else each for each in self.train]  # type: ignore[call-arg]
+
+    @property
+    def sources(self) -> list[SourceRecipe]:
+        """Those of `train`, which have the rest of the weights, and those beside them."""
+        own = self.sources_of_train
+        if not self.beside:
+            return own
+        weights = [1.0 if source.weight is None else source.weight for source in own]
+        rest = 1 - sum(source.weight or 0 for source in self.beside)
+        shares = [rest * weight / (sum(weights) or 1) for weight in weights]
+        return [each.model_copy(update={"weight": w}) for each, w in zip(own, shares, strict=True)] + self.beside
+
+    def place_of(self, number: int) -> str:
+        """Where in the recipe one of `sources` stands, for messages."""
+        own = len(self.sources_of_train)
+        if number >= own:
+            return f"data.beside[{number - own}]"
+        return f"data.train[{number}]" if self._names_sources or not self.beside else "data.train"
 
     @property
     def paths(self) -> list[str]:
@@ -359,7 +399,7 @@ class Recipe(_Section):
             )
         if self.data.is_mixture:
             self._check_mixture()
-        if any(map(self.data.is_skip_wise, self.data.sources)) or self.data.skip_wise:
+        if self.is_skip_wise:
             self._check_skip_wise()
         self._check_data_kind()
         if self.training.restoration.share:
@@ -421,16 +461,19 @@ class Recipe(_Section):
             )
         if data.kind != "text" or data.weights is not None:
             raise ValueError(
-                "in a mixture sources have their own kind and weight; leave out data.kind and data.weights"
+                "in a mixture sources have their own kind and weight; leave out data.kind and data.weights, or what "
+                "makes it one: data.beside=[] and plain paths in data.train"
             )
         if self.adapter.kind in PROMPT_KINDS:
             raise ValueError(
-                f"adapter.kind={self.adapter.kind} does not train on mixtures; name plain paths in data.train"
+                f"adapter.kind={self.adapter.kind} does not train on mixtures; name plain paths in data.train, and set "
+                "data.beside=[]"
             )
-        given = [source.weight for source in data.sources if source.weight is not None]
-        if given and (len(given) < len(data.sources) or sum(given) == 0):
+        own = data.sources_of_train
+        given = [source.weight for source in own if source.weight is not None]
+        if given and (len(given) < len(own) or sum(given) == 0):
             raise ValueError(
-                f"of {len(data.sources)} sources in data.train {len(given)} have a weight, {sum(given):g} in all; give "
+                f"of {len(own)} sources in data.train {len(given)} have a weight, {sum(given):g} in all; give "
                 "each a weight, and one at least more than 0, or none for equal shares"
             )
         jumping = [data.is_skip_wise(source) for source in data.sources]
@@ -487,6 +530,11 @@ class Recipe(_Section):
             raise ValueError(f"adapter.kind={self.adapter.kind} sets positions itself; set data.skip_wise=false")
 
     @property
+    def is_skip_wise(self) -> bool:
+        """Whether positions jump in some sequences, whose length then does not follow the target."""
+        return self.data.skip_wise or any(map(self.data.is_skip_wise, self.data.sources))
+
+    @property
     def sequence_length(self) -> int:
         """Tokens per training sequence."""
         return self.data.sequence_length or self.context.target
@@ -519,6 +567,19 @@ def shipped_recipes() -> dict[str, Path]:
     """Name and file of every recipe in the package."""
     folder = Path(str(resources.files("lengthen") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def check_documents(recipe: Recipe) -> None:
+    """Refuse a recipe that leaves its documents to whoever trains, where none are given.
+
+    Args:
+        recipe: of the run.
+
+    Raises:
+        RecipeError: `data.train` is empty.
+    """
+    if not recipe.data.train:
+        raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
 
 
 def check_shardable(recipe: Recipe) -> None:
@@ -628,14 +689,14 @@ def _follow(location: Sequence[Any]) -> tuple[list[str], FieldInfo | None]:
     field = None
     for part in location:
         if part == _MAPPING:
-            model = SourceRecipe
             continue
         path.append(str(part))
-        if path[:-1] == _TRAIN:
+        if path[:-1] in _SOURCE_LISTS:
+            model = SourceRecipe
             continue
         field = model.model_fields.get(part)
         model = field.annotation if field is not None else None
-        if path != _TRAIN and not (isinstance(model, type) and issubclass(model, BaseModel)):
+        if path not in _SOURCE_LISTS and not (isinstance(model, type) and issubclass(model, BaseModel)):
             break
     return path, field
 
@@ -653,7 +714,7 @@ def _nearest(path: list[str]) -> str:
     """The valid key that an unknown one was meant to be: in its section, or of the same name in another."""
     keys = {name: list(model.model_fields) for name, model in _sections(Recipe)}
     *section, unknown = path
-    if section[:2] == _TRAIN:
+    if section[:2] in _SOURCE_LISTS:
         valid = list(SourceRecipe.model_fields)
     else:
         valid = keys[".".join(section)] if section else list(Recipe.model_fields)

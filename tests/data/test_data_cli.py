@@ -120,7 +120,7 @@ def test_inspect_of_a_recipe_with_a_mixture(tmp_path):
     assert shown.count("-- sequence ") == 2
     assert "[[" in shown
     assert [each["sequences"] for each in json.loads(report.read_text())["sources"]] == [10, 30]
-    with pytest.raises(RecipeError, match="is no mixture; name its documents themselves"):
+    with pytest.raises(RecipeError, match="are no mixture; name its documents themselves"):
         raise call("inspect", recipe, f"data.train={long}").exception
     for arguments in ((long,), (long, "--model", "tiny", "--show", 1)):
         assert call("inspect", *arguments).exit_code == 2

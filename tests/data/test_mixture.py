@@ -134,6 +134,41 @@ def test_skip_wise_for_all_or_for_one(sources, tokenizer):
     assert all(only[i].positions is None for i in range(12) if only.source_of(i) == 2)
 
 
+def test_what_stands_beside_documents_leaves_them_the_rest(sources, tokenizer):
+    beside = [{"kind": "retrieval", "weight": 0.5}, {"path": sources["short"], "kind": "short", "weight": 0.25}]
+    plain = [sources["long"], sources["code"]]
+    recipe = recipe_of(plain, data={"beside": beside})
+    assert [source.weight for source in recipe.data.sources] == [0.25, 0.5, 0.25]  # plain paths are one source
+    mixture = open_mixture(recipe, tokenizer, VOCABULARY, 40)
+    assert [each["kind"] for each in mixture.describe()] == ["long", "retrieval", "short"]
+    assert [each["source"].split(" ")[0] for each in mixture.describe()] == [
+        "data.train", "data.beside[0]", "data.beside[1]",
+    ]  # fmt: skip
+    for each, share in zip(mixture.describe(), (0.25, 0.5, 0.25), strict=True):
+        assert abs(each["tokens"] - share * mixture.tokens) <= 512
+    mixed = [{"path": sources["long"], "weight": 3}, {"path": sources["code"], "kind": "code", "weight": 1}]
+    shares = [source.weight for source in recipe_of(mixed, data={"beside": beside}).data.sources]
+    assert shares == pytest.approx([0.1875, 0.0625, 0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("beside", "problem"),
+    [
+        ([{"kind": "retrieval"}], "of 1 sources in beside 0 have a weight"),
+        (
+            [{"kind": "retrieval", "weight": 0.6}, {"kind": "short", "path": "x", "weight": 0.4}],
+            "1 in all.*has the rest",
+        ),
+        ([{"kind": "retrieval", "wieght": 0.6}], r"'data.beside.0.wieght'; did you mean 'data.beside.0.weight'"),
+        ([{"kind": "retrieval", "weight": "much"}], r"data.beside.0.weight: .*\(it is 'much'\)"),
+        (["books/"], "data.beside.0: .*it is 'books/'"),
+    ],
+)
+def test_what_can_not_stand_beside_is_refused(beside, problem):
+    with pytest.raises(RecipeError, match=problem):
+        recipe_of(["books/"], data={"beside": beside})
+
+
 def test_longer_documents_more_often(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setenv("LENGTHEN_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "texts"

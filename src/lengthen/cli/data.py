@@ -120,7 +120,7 @@ def inspect_command(
     """Show how many documents and tokens there are, how long they are, and what packing makes of them.
 
     With --kind instruct also what is cut to --sequence-length, what is trained, and the first example. Of a recipe
-    whose data.train is a mixture, the shares of its sources.
+    whose data are a mixture, the shares of its sources.
     """
     from lengthen.cli.mixtures import inspect_mixture, is_recipe
 

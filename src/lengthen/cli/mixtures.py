@@ -34,7 +34,7 @@ def inspect_mixture(
     """Print, and write as JSON, what a run of this recipe would train on in one process.
 
     Args:
-        name: of a recipe whose `data.train` is a mixture.
+        name: of a recipe whose data are a mixture.
         overrides: of the recipe.
         model: whose tokenizer; None for the recipe's.
         sequences: how many to count; None for those of the whole run.
@@ -43,7 +43,7 @@ def inspect_mixture(
         quiet: print only warnings.
 
     Raises:
-        RecipeError: the recipe has no mixture.
+        RecipeError: the recipe has no mixture, or no documents.
     """
     from rich.console import Console
 
@@ -53,15 +53,16 @@ def inspect_mixture(
     from lengthen.errors import RecipeError
     from lengthen.files import write_json
     from lengthen.models import load_tokenizer
-    from lengthen.recipe import load_recipe
+    from lengthen.recipe import check_documents, load_recipe
     from lengthen.vocabulary import vocabulary_size
 
     recipe = load_recipe(name, overrides)
     if not recipe.data.is_mixture:
         raise RecipeError(
-            f"data.train of {name} is no mixture; name its documents themselves: lengthen data inspect "
+            f"the data of {name} are no mixture; name its documents themselves: lengthen data inspect "
             f"{' '.join(recipe.data.paths) or 'DOCUMENTS'} --model {recipe.model}"
         )
+    check_documents(recipe)
     tokenizer = load_tokenizer(model or recipe.model)
     if any(source.kind == "instruct" for source in recipe.data.sources):
         use_template(tokenizer, recipe.data.template)

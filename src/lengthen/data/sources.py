@@ -36,7 +36,7 @@ def open_mixture(
     quiet: bool = True,
     say: _Say = lambda _line: None,
 ) -> Mixture:
-    """Read the sources of a recipe whose `data.train` is a mixture, and put them in order.
+    """Read the sources of a recipe whose data are a mixture, and put them in order.
 
     Args:
         recipe: what its data section says of sources, lengths and limits, and its seed and target context.
@@ -66,7 +66,8 @@ class _Opener:
 
     def open(self, number: int, source: SourceRecipe) -> Source:
         """A source of the recipe; its number there is a part of its seed."""
-        name = f"data.train[{number}] ({source.kind}{' ' + ', '.join(source.path) if source.path else ''})"
+        place = self._recipe.data.place_of(number)
+        name = f"{place} ({source.kind}{' ' + ', '.join(source.path) if source.path else ''})"
         seed = (self._recipe.seed, number)
         if source.kind == "retrieval":
             return self._open_retrieval(source, name, seed)

@@ -51,7 +51,7 @@ from lengthen.models import (
 )
 from lengthen.provenance import command_line, versions
 from lengthen.quantization import check_nf4, check_not_quantized, count_quantized
-from lengthen.recipe import Recipe, load_recipe
+from lengthen.recipe import Recipe, check_documents, load_recipe
 from lengthen.training.batches import Batches
 from lengthen.training.checkpoint import last_checkpoint, load_trained, step_of
 from lengthen.training.fused import check_fused, fuse_elementwise
@@ -178,8 +178,7 @@ def resolve(recipe: Recipe, resume: bool, quiet: bool) -> Setup | None:
     if recipe.attention.kind == "s2":
         layer_patterns(recipe.attention.pattern)
         pick_backend(recipe.attention.backend, device, dtype)
-    if not recipe.data.train:
-        raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
+    check_documents(recipe)
     source = find(recipe.model)
     if source.run is not None:
         raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
