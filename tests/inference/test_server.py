@@ -17,8 +17,10 @@ from adapter_files import CPU, greedy, make_adapter, with_adapter
 
 from lengthen import cli
 from lengthen.adapters.load import load_apart
+from lengthen.errors import DataError
 from lengthen.inference.engine import Engine, GenerationRequest, Limits, ServedBase
 from lengthen.inference.server.metrics import _escaped
+from lengthen.inference.server.protocol import ChatRequest
 from lengthen.inference.server.service import Refusal, Service
 from lengthen.models import load_tokenizer
 from server_process import TOKEN, Server, serving
@@ -499,3 +501,69 @@ def test_bad_options_are_refused_in_one_line(adapters, monkeypatch, capfd, tmp_p
 
 def test_names_in_metrics_are_escaped():
     assert _escaped('a"b\\c\nd') == r"a\"b\\c\nd"
+
+
+@pytest.fixture(scope="module")
+def with_own_texts(tmp_path_factory):
+    """Adapters with a tokenizer of their own, with a chat template alone, and a run with the one of its run folder."""
+    folder = tmp_path_factory.mktemp("texts")
+    plain = {"embeddings": False, "norms": False, "amount": 0.1}
+    own = make_adapter("tiny", folder / "own", 1, **plain)
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.chat_template = "own {% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(own)
+    template = make_adapter("tiny", folder / "template", 2, **plain)
+    (template / "chat_template.jinja").write_text("template {% for m in messages %}{{ m.content }}{% endfor %}")
+    run = folder / "run"
+    make_adapter("tiny", run / "adapter", 3, **plain)
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.chat_template = "run {% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(run)
+    same = make_adapter("tiny", folder / "same", 4, **plain)
+    load_tokenizer("tiny").save_pretrained(same)
+    return {"own": own, "template": template, "run": run, "same": same}
+
+
+def _with_engine(adapters, template=None):
+    apart = load_apart("tiny", "float32", None, CPU)
+    limits = Limits(cache_bytes=2**26, adapter_bytes=2**24)
+    engine = Engine(ServedBase.of(apart), apart.tokenizer, limits, template=template)
+    for name, path in adapters.items():
+        engine.load_adapter(name, path)
+    return engine, Service(engine, "tiny")
+
+
+def _prompt_of(service, name):
+    chat = ChatRequest(model=name, messages=[{"role": "user", "content": "hi"}], max_tokens=4)
+    (request,) = service.requests(chat)
+    return service.engine.tokenizer.decode(request.prompt)
+
+
+def test_an_adapter_is_asked_in_its_own_template(with_own_texts):
+    engine, service = _with_engine(with_own_texts)
+    for name in ("own", "template", "run"):
+        assert _prompt_of(service, name) == f"{name} hi"
+    with pytest.raises(DataError, match="no chat template"):
+        _prompt_of(service, "same")
+    assert engine.tokenizer_of("same") is engine.tokenizer_of(None) is engine.tokenizer
+
+
+def test_a_template_by_name_is_every_adapters(with_own_texts):
+    _, service = _with_engine(with_own_texts, "vicuna")
+    prompts = {_prompt_of(service, name) for name in ("tiny", *with_own_texts)}
+    assert len(prompts) == 1
+    assert "USER: hi ASSISTANT:" in prompts.pop()
+
+
+def test_an_adapter_ends_where_its_own_tokenizer_says(tmp_path):
+    """Peft's continuation, up to the token that the tokenizer beside the adapter ends texts with."""
+    folder = make_adapter("tiny", tmp_path / "own", 1, amount=0.1, embeddings=False, norms=False)
+    tokenizer = load_tokenizer("tiny")
+    prompt = tokenizer(PROMPTS[0])["input_ids"]
+    new = greedy(with_adapter("tiny", folder), prompt, 12)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(new[6])
+    tokenizer.save_pretrained(folder)
+    engine, _ = _with_engine({"own": folder})
+    (answer,) = engine.complete([GenerationRequest(tuple(prompt), adapter="own", max_new_tokens=12)])
+    assert answer.finish == "stop"
+    assert answer.tokens == new[: new.index(new[6]) + 1]

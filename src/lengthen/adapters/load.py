@@ -1,5 +1,6 @@
 """Load a model for use: a base, or a base and the adapter over it."""
 
+import copy
 import json
 import warnings
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ __all__ = [
     "load",
     "load_apart",
     "load_dequantized",
+    "own_tokenizer",
     "resize_like",
     "tokenizer_beside",
     "trained_over_nf4",
@@ -228,11 +230,45 @@ def tokenizer_beside(model: str, adapter: Path | None) -> PreTrainedTokenizerBas
     if has_tokenizer(adapter):
         return from_pretrained(AutoTokenizer, Source(str(adapter), str(adapter)))
     tokenizer = load_tokenizer(model)
-    template = adapter / "chat_template.jinja"
-    if template.is_file():
-        with reading(str(template)):
-            tokenizer.chat_template = template.read_text(encoding="utf-8")
+    tokenizer.chat_template = _template_beside(adapter) or tokenizer.chat_template
     return tokenizer
+
+
+def own_tokenizer(path: Path, base: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer beside an adapter that is served with others, or else its base's.
+
+    Args:
+        path: PEFT or run folder; a run keeps its tokenizer beside the adapter's folder.
+        base: the base's tokenizer, which comes back where the adapter's does the same.
+
+    Raises:
+        ModelError: the files can't be read.
+    """
+    folder = path if (path / "adapter_config.json").is_file() else path / "adapter"
+    place = next((each for each in (folder, path) if has_tokenizer(each)), None)
+    if place is not None:
+        own = from_pretrained(AutoTokenizer, Source(str(place), str(place)))
+    elif (template := _template_beside(folder)) is not None:
+        own = copy.deepcopy(base)
+        own.chat_template = template
+    else:
+        return base
+    return base if _reading_of(own) == _reading_of(base) else own
+
+
+def _template_beside(adapter: Path) -> str | None:
+    template = adapter / "chat_template.jinja"
+    if not template.is_file():
+        return None
+    with reading(str(template)):
+        return template.read_text(encoding="utf-8")
+
+
+def _reading_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
+    """What decides how a tokenizer reads and writes texts and chats."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = tokenizer.get_vocab() if backend is None else backend.to_str()
+    return rules, tokenizer.special_tokens_map, tokenizer.chat_template
 
 
 def resize_like(model: Any, adapter: Path) -> int:

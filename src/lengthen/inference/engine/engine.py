@@ -20,6 +20,8 @@ import psutil
 import torch
 
 from lengthen._compat import without_cudnn_attention
+from lengthen.adapters.load import own_tokenizer
+from lengthen.data.instruct.templates import use_template
 from lengthen.errors import BusyError, DataError, LengthenError, one_line
 from lengthen.head import logits_from
 from lengthen.inference.engine.base import ServedBase
@@ -103,13 +105,23 @@ class Engine:
         tokenizer: its tokenizer.
         limits: how much it takes on.
         adapter_scale: the share of every adapter that is applied, 0 to 1.
+        template: chat template by name, in place of the base's own and of every adapter's.
 
     Attributes:
         stats: what it did so far.
     """
 
-    def __init__(self, base: ServedBase, tokenizer: Any, limits: Limits | None = None, adapter_scale: float = 1.0):
-        self.base, self.tokenizer, self.limits = base, tokenizer, limits or Limits()
+    def __init__(
+        self,
+        base: ServedBase,
+        tokenizer: Any,
+        limits: Limits | None = None,
+        adapter_scale: float = 1.0,
+        template: str | None = None,
+    ):
+        self.base, self.tokenizer, self.limits, self._template = base, tokenizer, limits or Limits(), template
+        if template is not None:
+            use_template(tokenizer, template)
         free = _free_bytes(base.device)
         cache_bytes = free // 2 if self.limits.cache_bytes is None else self.limits.cache_bytes
         adapter_bytes = free // 4 if self.limits.adapter_bytes is None else self.limits.adapter_bytes
@@ -117,7 +129,6 @@ class Engine:
         self.stats = Stats()
         self._chunk = self.limits.chunk or (2048 if base.device.type == "cuda" else 512)
         self._max_tokens = cache_bytes // base.cache_bytes_per_token
-        self._ends = end_tokens(base.model, tokenizer)
         self._vocabulary = base.model.get_input_embeddings().weight.shape[0]
         self._queue: FairQueue[Generation] = FairQueue()
         self._commands: list[tuple[Callable[[], Any], Future[Any]]] = []
@@ -169,15 +180,27 @@ class Engine:
             if len(self._queue) >= self.limits.queue:
                 raise BusyError(f"{len(self._queue)} requests are waiting already; try again later")
             adapter = self.registry.get(request.adapter) if request.adapter is not None else None
-            generation = Generation(request, adapter, self.tokenizer, on_event, self._ends)
+            tokenizer = self.tokenizer_of(request.adapter)
+            generation = Generation(request, adapter, tokenizer, on_event, end_tokens(self.base.model, tokenizer))
             if adapter is not None:
                 adapter.users += 1
             self._queue.push(request.adapter, generation)
             self._wake.notify()
         return generation
 
+    def tokenizer_of(self, adapter: str | None) -> Any:
+        """The tokenizer for the texts of an adapter, which may have brought its own, or of the base (None).
+
+        Raises:
+            ModelError: there is no such adapter.
+        """
+        own = self.registry.get(adapter).tokenizer if adapter is not None else None
+        return self.tokenizer if own is None else own
+
     def load_adapter(self, name: str, path: Path) -> None:
         """Make an adapter known, between two tokens of what is generated meanwhile.
+
+        A tokenizer or chat template that was written beside it is used for its requests.
 
         Args:
             name: by which requests ask for it.
@@ -185,9 +208,15 @@ class Engine:
 
         Raises:
             ModelError: it can't be served over this base, or the name is taken.
+            DataError: its tokenizer lacks what the template needs.
         """
         self.registry.check_new(name)
         adapter, weights = self.registry.read(adapter_folder(path))
+        tokenizer = own_tokenizer(path, self.tokenizer)
+        if tokenizer is not self.tokenizer:
+            if self._template is not None:
+                use_template(tokenizer, self._template)
+            adapter.tokenizer = tokenizer
         self._between_tokens(lambda: self.registry.add(name, adapter, weights))
 
     def unload_adapter(self, name: str) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from lengthen.errors import ModelError
 from lengthen.inference.engine.bank import AdapterBank, Resident
@@ -20,6 +21,7 @@ class Adapter:
         name: by which it is asked for.
         folder: its PEFT folder.
         stamp: sizes and times of its files when it was loaded.
+        tokenizer: its own; None for the base's.
         resident: in memory; None while it is on disk only.
         users: requests for it that are not finished.
         running: those of them that are in the batch.
@@ -30,6 +32,7 @@ class Adapter:
     name: str
     folder: Path
     stamp: tuple[tuple[str, int, int], ...]
+    tokenizer: Any = None
     resident: Resident | None = None
     users: int = 0
     running: int = 0

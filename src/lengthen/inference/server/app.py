@@ -185,7 +185,7 @@ class _Answer:
 
     def __init__(self, service: Service, body: CompletionRequest | ChatRequest, prefix: str, kind: str):
         self._service, self.body, self._kind = service, body, kind
-        self._tokenizer = service.engine.tokenizer
+        self._tokenizer = service.engine.tokenizer_of(service.adapter_of(body.model))
         self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         self._until = time.monotonic() + service.timeout
         self._logprobs: list[CompletionLogprobs | ChatLogprobs] = []

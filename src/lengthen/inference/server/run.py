@@ -8,7 +8,6 @@ from pathlib import Path
 
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.scale import check_scale
-from lengthen.data.instruct.templates import use_template
 from lengthen.errors import LengthenError, require
 from lengthen.inference.engine import Engine, Limits, ServedBase
 from lengthen.models import Dtype, default_device, find
@@ -67,7 +66,7 @@ def serve(
         settings: where and how.
         dtype: of the base, see `lengthen.load`.
         quantize: "nf4" or "none"; default as a run was trained.
-        template: chat template by name, in place of the tokenizer's own.
+        template: chat template by name, in place of the tokenizer's own and of those beside adapters.
         base_context: of the base, tokens, where its files leave that open.
         adapter_scale: the share of every adapter that is applied, 0 to 1.
         on_ready: called with the URL and the names, just before requests are taken.
@@ -136,9 +135,7 @@ def _load(
 ) -> tuple[Engine, str | None]:
     """The engine with all adapters, and the name of the base where it is offered."""
     apart = load_apart(model, dtype, quantize, default_device(), stated)
-    if template is not None:
-        use_template(apart.tokenizer, template)
-    engine = Engine(ServedBase.of(apart), apart.tokenizer, limits, scale)
+    engine = Engine(ServedBase.of(apart), apart.tokenizer, limits, scale, template)
     named = dict(adapters)
     name = Path(model).resolve().name if Path(model).exists() else model
     if name in named:

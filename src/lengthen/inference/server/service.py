@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class Service:
     def __post_init__(self) -> None:
         self.created = int(time.time())
         self._tokenizer_lock = threading.Lock()
-        self._control = ControlTokens(self.engine.tokenizer)
+        self._control_tokens = lru_cache(maxsize=32)(ControlTokens)
 
     @property
     def names(self) -> list[str]:
@@ -121,8 +122,9 @@ class Service:
             DataError: it does not fit the model.
         """
         adapter, context = self.adapter_of(body.model), self.engine.base.context
+        tokenizer = self.engine.tokenizer_of(adapter)
         with self._tokenizer_lock:
-            prompts = body.prompts(self.engine.tokenizer, self._control)
+            prompts = body.prompts(tokenizer, self._control_tokens(tokenizer))
         found: list[GenerationRequest] = []
         for prompt in prompts:
             room = context - len(prompt)
