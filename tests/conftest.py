@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -12,6 +13,10 @@ import lengthen
 from lengthen.recipe import parse_recipe
 
 CONTEXT = 32
+
+# What a machine under load takes longer for is no failure, and a property that 50 examples keep is kept.
+hypothesis.settings.register_profile("lengthen", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("lengthen")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -4,8 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 import lengthen
@@ -23,6 +25,15 @@ def test_any_exception_is_one_line(kind):
         raise kind("first\nsecond")
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__, kind)
+
+
+def test_what_a_model_warns_of_through_torch_fails_a_test():
+    class Renamed(torch.nn.Module):
+        def forward(self):
+            warnings.warn("`old` is deprecated", FutureWarning, stacklevel=2)
+
+    with pytest.raises(FutureWarning):
+        Renamed()()
 
 
 def test_errors_of_ours_and_interrupts_pass():

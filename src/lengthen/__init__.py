@@ -27,6 +27,7 @@ __all__ = ["LengthenError", "Recipe", "__version__", "export", "extend", "load",
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'lengthen' has no attribute {name!r}")
+    import_module("lengthen._compat").silence_upstream()
     # "s2" must be known to transformers wherever models are loaded or trained.
     if name in ("load", "train"):
         import_module("lengthen.attention")

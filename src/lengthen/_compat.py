@@ -1,13 +1,15 @@
 """Everything that depends on upstream versions or private corners, each with the condition for its removal."""
 
 import inspect
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "bf16_is_fast",
@@ -16,6 +18,7 @@ __all__ = [
     "float32_product",
     "forget_accelerator",
     "gguf_dequantized",
+    "silence_upstream",
     "torch_varlen",
     "with_cache",
     "without_cudnn_attention",
@@ -31,11 +34,24 @@ def enable_activation_checkpointing(model: Any, arguments: dict[str, Any]) -> No
     getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")(arguments)
 
 
-def bf16_is_fast(device: torch.device) -> bool:
+def silence_upstream() -> None:
+    """Leave out two messages of other packages about what nobody who sees them can change; all others stay.
+
+    peft 0.21 reads a name that transformers 5.23 deprecated; goes with the first peft that doesn't. On CPUs with
+    AVX512-BF16, bitsandbytes 0.50 says at import that it has no kernels for a path that lengthen turns off
+    (`quantization.prepare_for_training`); goes when it says so only where that path is taken.
+    """
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def bf16_is_fast(device: "torch.device") -> bool:
     """Whether matrix products in bfloat16 beat float32 there.
 
     Uses torch.cpu's private probe; goes when a public one names AVX512-BF16 and AMX.
     """
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
@@ -43,11 +59,13 @@ def bf16_is_fast(device: torch.device) -> bool:
     return device.type == "mps"
 
 
-def float32_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def float32_product(a: "torch.Tensor", b: "torch.Tensor") -> "torch.Tensor":
     """a @ b as float32, of 16-bit matrices without rounding the sums to 16 bits where torch can.
 
     Only its CUDA products have `out_dtype`; goes when those of CPUs have it too.
     """
+    import torch
+
     if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16) and "dtype" in torch.ops.aten.mm.overloads():
         return torch.mm(a, b, out_dtype=torch.float32)
     return (a @ b).float()
@@ -69,30 +87,34 @@ def with_cache(cache: Any) -> dict[str, Any]:
     transformers 5.24 renamed `past_key_values` to `cache`. Goes when 5.24 is the oldest version that is taken, which
     is when Python 3.10 is no longer: its newest transformers is 5.20.
     """
+    import transformers
+
     major, minor = transformers.__version__.split(".")[:2]
     return {"cache" if (int(major), int(minor)) >= (5, 24) else "past_key_values": cache, "use_cache": True}
 
 
-def flash_varlen(module: str) -> Callable[..., torch.Tensor]:
+def flash_varlen(module: str) -> "Callable[..., torch.Tensor]":
     """flash-attention's function for sequences of different lengths, from the module of version 2 or 3.
 
     Some releases of version 3 return the log-sum-exp too; goes when only those are left that don't.
     """
     function = import_module(module).flash_attn_varlen_func
 
-    def varlen(*arguments: Any, **more: Any) -> torch.Tensor:
+    def varlen(*arguments: Any, **more: Any) -> "torch.Tensor":
         out = function(*arguments, **more)
         return out[0] if isinstance(out, tuple) else out
 
     return varlen
 
 
-def torch_varlen() -> Callable[..., torch.Tensor] | None:
+def torch_varlen() -> "Callable[..., torch.Tensor] | None":
     """`torch.nn.attention.varlen` under the arguments of flash-attention's function; None where torch lacks it.
 
     torch 2.10 has it without a scale, 2.11 takes fewer key/value heads without being told, 2.12 wants to be told;
     goes when torch 2.12 is the least that is supported.
     """
+    import torch
+
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -131,6 +153,8 @@ def without_cudnn_attention() -> Iterator[None]:
     torch prefers cuDNN on Hopper and Blackwell, and it builds a plan for each new shape: 0.7 s forward and 0.6 s
     backward on an H100, where a call takes a millisecond (docs/results/gpu.md). Goes when a plan serves other lengths.
     """
+    import torch
+
     cuda = torch.backends.cuda
     if not (cuda.cudnn_sdp_enabled() and (cuda.flash_sdp_enabled() or cuda.mem_efficient_sdp_enabled())):
         yield

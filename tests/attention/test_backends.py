@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cpu_varlen import CALLS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from layout_strategy import layouts
 from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, reference
@@ -28,7 +28,6 @@ SIZES = {
 PATTERNS = [*layer_patterns("s2"), *layer_patterns("alternate"), *layer_patterns("full")]
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     layouts(), st.integers(2, 17), st.sampled_from(HEAD_COUNTS), st.sampled_from([None, 0.3]), st.integers(0, 3),
     st.sampled_from(PATTERNS), st.sampled_from([6, 8]),

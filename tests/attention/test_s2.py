@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from layout_strategy import layouts
 from peft import LoraConfig, get_peft_model
@@ -107,7 +107,6 @@ def test_alternate_turns_with_the_layers_and_full_equals_evaluation():
     torch.testing.assert_close(hidden(model.train(), input_ids=ids), hidden(model.eval(), input_ids=ids))
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     layouts(),
     st.integers(2, 17),

@@ -21,7 +21,7 @@ VOCABULARY = 257
     sizes=st.lists(st.integers(1, 40), min_size=6, max_size=6),
     count=st.integers(0, 300),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_source_is_ever_a_block_ahead_or_behind(weights, sizes, count):
     order = interleave(weights, lambda source, _number: sizes[source], count)
     given, largest = np.zeros(len(weights)), max(sizes[: len(weights)])

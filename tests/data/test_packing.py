@@ -35,7 +35,7 @@ sequence_lengths = st.integers(2, 25)
 
 
 @given(lengths=lengths_lists, sequence_length=sequence_lengths)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_documents_packing_loses_nothing(lengths, sequence_length):
     store = store_of(*lengths)
     # What each document must become, in order; only a last piece of one token is dropped.
@@ -75,7 +75,7 @@ def test_best_fit():
 @given(
     lengths=lengths_lists, sequence_length=sequence_lengths, limits=st.tuples(st.integers(1, 20), st.integers(0, 20))
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_concatenate_is_the_stream(lengths, sequence_length, limits):
     least, most = limits[0], sum(limits)
     store = store_of(*lengths)
@@ -144,7 +144,7 @@ def test_positions_beyond():
     data=st.lists(st.lists(st.integers(2, 9), min_size=1, max_size=4), min_size=1, max_size=4),
     pad_id=st.integers(0, 300),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_collate(data, pad_id):
     blocks = [Block(1000 + np.arange(sum(segments)), tuple(segments)) for segments in data]
     batch = collate(blocks, pad_id)

@@ -23,7 +23,7 @@ def window(*segments):
     further=st.integers(1, 100),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_two_chunks_of_one_document_with_one_jump(segments, length, further, seed):
     target = length + further
     if max(segments) < length:

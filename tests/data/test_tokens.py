@@ -173,7 +173,7 @@ def test_cache_hit_and_miss(tokenizer, documents, tmp_path):
     assert counting.calls == 2
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_corrupt_cache_is_rewritten(tokenizer, documents, tmp_path, data):
     reference = tokenize(documents, tokenizer, tmp_path)
@@ -226,7 +226,7 @@ def test_vocabulary_size_counts_gaps():
 
 @pytest.mark.parametrize(("vocab_size", "item"), [(300, "<u2"), (65536, "<u2"), (65537, "<u4"), (200_000, "<u4")])
 @given(documents=st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=9), min_size=1, max_size=4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_token_file_round_trip(tmp_path_factory, vocab_size, item, documents):
     path = tmp_path_factory.mktemp("tokens") / "a.bin"
     documents[0][0] = min(vocab_size, 70_000) - 1

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, make
 from transformers import MistralConfig, MistralForCausalLM
@@ -32,7 +32,6 @@ def haystacks(tokenizers):
     return {kind: Haystack(tokenizer, PROSE) for kind, tokenizer in tokenizers.items()}
 
 
-@settings(deadline=None, max_examples=60)
 @given(kind=st.sampled_from(KINDS), start=st.integers(0, 300), first=st.integers(0, 300), second=st.integers(0, 300))
 def test_cutting_a_haystack_loses_nothing(haystacks, kind, start, first, second):
     haystack = haystacks[kind]
@@ -57,7 +56,6 @@ def test_sentences_begin_where_one_ended(haystacks, kind):
         assert before.rstrip()[-1] in ".!?\u3002" or before.endswith("\n"), before[-20:]
 
 
-@settings(deadline=None, max_examples=60)
 @given(place=st.integers(0, 400), reach=st.integers(0, 30))
 def test_a_place_moves_to_the_nearest_sentence_within_reach(haystacks, place, reach):
     haystack = haystacks["tiny"]
@@ -68,7 +66,6 @@ def test_a_place_moves_to_the_nearest_sentence_within_reach(haystacks, place, re
     assert moved in starts or moved == place
 
 
-@settings(deadline=None, max_examples=80)
 @given(kind=st.sampled_from(KINDS), tokens=st.integers(120, 700), start=st.integers(0, 200), room=st.integers(0, 20))
 def test_a_prompt_has_exactly_the_tokens_asked_for(tokenizers, haystacks, kind, tokens, start, room):
     """But where a character is several tokens and the last of them would be cut: then the nearest length is told."""
@@ -186,7 +183,6 @@ def test_one_prefill_answers_as_a_prefill_for_each_question(make_base, tokenizer
     assert len({answer.losses for found_here in found for answer in found_here}) > 2
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     kind=st.sampled_from(KINDS),
     text=st.text("ab 12.\n", max_size=30),

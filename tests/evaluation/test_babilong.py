@@ -60,7 +60,7 @@ def test_the_answer_follows_from_the_facts(task):
     assert len(set(answers)) == TASKS[task].choices
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     kind=st.sampled_from(KINDS), task=st.sampled_from(list(TASKS)), tokens=st.integers(1600, 2400),
     seed=st.integers(0, 10**6),

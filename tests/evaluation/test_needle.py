@@ -5,7 +5,7 @@ import random
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, make
 from typer.testing import CliRunner
@@ -40,7 +40,6 @@ def text_of(tokenizer, prompt, place=0):
     return tokenizer.decode(prompt.context + prompt.questions[place].ids, skip_special_tokens=True)
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     kind=st.sampled_from(KINDS),
     tokens=st.integers(1000, 2500),

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, make
 from typer.testing import CliRunner
@@ -37,7 +37,6 @@ def ids_of(prompt):
     return prompt.context + prompt.questions[0].ids
 
 
-@settings(deadline=None, max_examples=60)
 @given(kind=st.sampled_from(KINDS), tokens=st.integers(420, 1200), depth=st.floats(0, 1), seed=st.integers(0, 10**6))
 def test_prompts_are_the_published_text_of_exact_length_and_depth(tokenizers, fillers, kind, tokens, depth, seed):
     tokenizer = tokenizers[kind]

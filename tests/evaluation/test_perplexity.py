@@ -134,7 +134,7 @@ def test_strided_equals_whole_logits_for_every_head(name):
     assert abs(result.loss - math.log(VOCABULARY)) > 1e-3, "a head that gives nothing would prove nothing"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(length=st.integers(2, 40), context=st.integers(2, 24), data=st.data())
 def test_strided_equals_whole_logits_for_any_size(llama, length, context, data):
     stride = data.draw(st.integers(1, context))
@@ -168,7 +168,7 @@ def recorded_windows(tokens, context, *args, **kwargs):
     return seen
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(length=st.integers(2, 300), context=st.integers(2, 90), data=st.data())
 def test_strided_scores_each_token_once_with_the_promised_context(length, context, data):
     stride = data.draw(st.integers(1, context))
@@ -396,7 +396,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 51 <= covered <= 60
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(length=st.integers(3, 60), data=st.data())
 def test_the_gain_is_what_the_same_tokens_lose_in_a_short_context(llama, length, data):
     context = data.draw(st.integers(3, 40))
@@ -414,7 +414,7 @@ def test_the_gain_is_what_the_same_tokens_lose_in_a_short_context(llama, length,
         assert ours["gain"] == pytest.approx(math.log(before["perplexity"] / after["perplexity"]), abs=1e-6)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(length=st.integers(2, 40), context=st.integers(2, 24), data=st.data())
 def test_windows_of_documents_that_begin_with_bos_begin_with_it(llama, length, context, data):
     """In every protocol of ours and with every context alike; in none of the published ones."""

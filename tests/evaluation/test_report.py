@@ -358,7 +358,6 @@ class Parsed(HTMLParser):
         self.text += data
 
 
-@settings(deadline=None)
 @given(st.text(), st.text())
 @example(HOSTILE, HOSTILE)
 def test_an_element_holds_the_text_and_attribute_it_was_given(text, value):
@@ -368,7 +367,7 @@ def test_an_element_holds_the_text_and_attribute_it_was_given(text, value):
     assert Parsed(table("t", [text], [[value]])).text == text + value
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.text(alphabet=st.characters(codec="ascii", exclude_categories=["C"]), min_size=1, max_size=12))
 @example("$\\frac{$")
 @example("<&\"'")

@@ -107,7 +107,7 @@ def _count(tokenizer, text):
     return len(encode(tokenizer, text))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(kind=st.sampled_from(KINDS), task=st.sampled_from(list(TASKS)), tokens=st.integers(2400, 4000), seed=seeds)
 def test_prompts_are_exactly_as_long_as_asked_and_hold_their_answers(write, kind, task, tokens, seed):
     text, answers = write(task, tokens, seed, kind)
@@ -116,7 +116,7 @@ def test_prompts_are_exactly_as_long_as_asked_and_hold_their_answers(write, kind
     assert all(answer in context for answer in answers)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(task=st.sampled_from(list(TASKS)), extra=st.integers(60, 260), seed=seeds)
 def test_lengths_from_the_least_possible_one_on(tokenizers, sources, task, extra, seed):
     tokenizer, tokens = tokenizers["tiny"], 2000
@@ -130,7 +130,7 @@ def test_lengths_from_the_least_possible_one_on(tokenizers, sources, task, extra
         make_prompts(task, tokenizer, least // 2, 2, seed, sources)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(task=st.sampled_from(NIAH), tokens=st.integers(600, 3000), seed=seeds)
 def test_needles_are_the_ones_asked_for(write, task, tokens, seed):
     text, answers = write(task, tokens, seed)
@@ -174,7 +174,7 @@ def test_needles_stand_between_whole_sentences(write, sources):
     )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(tokens=st.integers(700, 5000), seed=seeds)
 def test_the_chain_leads_to_every_variable(write, tokens, seed):
     text, answers = write("vt", tokens, seed)
@@ -191,7 +191,7 @@ def test_the_chain_leads_to_every_variable(write, tokens, seed):
     assert {len(name) for name in answers} == {5}
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(tokens=st.one_of(st.integers(1000, 4095), st.integers(6000, 9000)), seed=seeds)
 def test_the_common_words_are_the_most_common_ones(write, tokens, seed):
     text, answers = write("cwe", tokens, seed)
@@ -215,7 +215,7 @@ def test_long_lists_have_pairs_of_words(write):
     assert all("-" not in answer for answer in write("cwe", 16384)[1])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(tokens=st.integers(400, 6000), seed=seeds)
 def test_the_frequent_words_follow_zipfs_law(write, tokens, seed):
     text, answers = write("fwe", tokens, seed)
@@ -232,7 +232,7 @@ def test_the_frequent_words_follow_zipfs_law(write, tokens, seed):
     assert len(counts) < max(6, tokens // 50)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(tokens=st.integers(1000, 5000), seed=seeds)
 def test_the_question_s_document_is_there_whole_among_others(write, sources, tokens, seed):
     text, answers = write("qa_1", tokens, seed)

@@ -174,7 +174,7 @@ def test_later_documents_stand_before_the_next_question(session):
     assert [each["question"] for each in content["results"]] == ["What?"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(repeats=st.integers(1, 200), room=st.integers(1, 900), extra=st.text(max_size=40))
 def test_a_cut_document_leaves_the_room_that_was_asked_for(loaded, repeats, room, extra):
     session = ChatSession(*loaded, CONTEXT, "llama2")

@@ -93,7 +93,7 @@ requests = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch=requests)
 def test_a_mix_gives_each_request_what_it_gets_alone(world, batch):
     _base, _folders, engine, models = world
@@ -126,7 +126,7 @@ def test_requests_join_and_leave_at_any_token(world):
         )
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     cases=st.lists(
         st.tuples(st.sampled_from([None, *ADAPTERS]), st.integers(1, 40), st.integers(0, 5), st.integers(0, 3)),

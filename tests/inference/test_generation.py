@@ -139,7 +139,7 @@ def tokens_fed(model):
     hook.remove()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(texts=st.lists(st.text("ab", min_size=1, max_size=12), min_size=2, max_size=4))
 def test_only_what_differs_from_the_last_text_is_read(loaded, texts):
     model, tokenizer = loaded

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer
@@ -36,7 +36,6 @@ def do(layer, what, count, states):
     return copy.deepcopy(layer) if what == "copy" else layer
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(add, add, change), max_size=12), st.integers(0, 1000))
 def test_as_transformers_own(actions, seed):
     generator = torch.Generator().manual_seed(seed)

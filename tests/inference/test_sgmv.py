@@ -41,7 +41,7 @@ def reference(outputs, x, slots, lengths, adapters):
 slot = st.one_of(st.none(), st.integers(0, SLOTS - 1))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     data=st.data(),
     dtype=st.sampled_from(sorted(TOLERANCE, key=str)),
@@ -74,7 +74,7 @@ def test_each_row_gets_its_own_adapter(data, dtype, is_decoding, seed):
         assert torch.equal(y[alone], old[alone]), "rows without an adapter are untouched, to the bit"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(slots=st.lists(slot, min_size=2, max_size=32), seed=st.integers(0, 1000))
 def test_a_row_s_result_does_not_depend_on_the_others(slots, seed):
     """To float64's precision: the ways of computing sum in different orders."""
@@ -92,7 +92,6 @@ def test_a_row_s_result_does_not_depend_on_the_others(slots, seed):
             torch.testing.assert_close(a[0], b[row], atol=1e-12, rtol=0)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     slots=st.lists(slot, min_size=1, max_size=40),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),

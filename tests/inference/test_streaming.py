@@ -60,7 +60,7 @@ def visible(position, streaming):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_each_token_sees_the_sinks_and_the_recent_tokens_side_by_side(one_layer, name, data):
     # In one layer, keys depend on their own tokens only, so the ordinary model over what is visible is the truth.

@@ -125,8 +125,8 @@ def _keep_input_dtype(model: PeftModel) -> None:
 def quiet_peft_model(model: Any, config: Any) -> PeftModel:
     """`get_peft_model` without the warnings that say nothing here."""
     with warnings.catch_warnings():
-        # peft warns about tied embeddings that it then ties, and reads a name that transformers deprecated.
-        warnings.filterwarnings("ignore", message=".*(tie|is_gradient_checkpointing).*")
+        # peft warns about tied embeddings that it then ties.
+        warnings.filterwarnings("ignore", message=".*tie.*")
         return get_peft_model(model, config)
 
 

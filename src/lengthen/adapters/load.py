@@ -429,8 +429,8 @@ def attaching(folder: Path, base: str) -> Iterator[None]:
         ModelError: the adapter's files are damaged, lack something, or do not fit.
     """
     with warnings.catch_warnings(), reading(f"the adapter {folder}", f"{{name}} does not fit {base}: {{error}}"):
-        # peft warns about tied embeddings that it then ties, and reads a name that transformers deprecated.
-        warnings.filterwarnings("ignore", message=".*(tie|is_gradient_checkpointing).*")
+        # peft warns about tied embeddings that it then ties.
+        warnings.filterwarnings("ignore", message=".*tie.*")
         # And it leaves what a file lacks as it was initialised.
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         yield

@@ -1,6 +1,5 @@
 """The command line: each command parses, calls and prints. Nothing heavy is imported before a command runs."""
 
-import logging
 import os
 import sys
 import warnings
@@ -10,6 +9,7 @@ from typing import Any
 
 import typer
 
+from lengthen._compat import silence_upstream
 from lengthen.errors import LengthenError
 
 __all__ = ["app", "main", "set_allocator"]
@@ -59,12 +59,19 @@ def set_allocator() -> None:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", _CUDA_ALLOCATOR)
 
 
+def set_no_bars() -> None:
+    """Have other packages show no progress bars; both variables are read when they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the reader of GGUF files, which asks nobody else
+
+
 def main() -> None:
     """Run the command line; input errors are one line on standard error and exit code 2."""
     set_allocator()
     warnings.showwarning = _show_warning
-    # It says at import that it has no kernels for a path that lengthen turns off.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    silence_upstream()
+    if "--quiet" in sys.argv or not sys.stderr.isatty():
+        set_no_bars()
     try:
         app()
     except LengthenError as error:

@@ -131,7 +131,8 @@ def scaling_of(config: PreTrainedConfig) -> tuple[list[str], str]:
         try:
             context = stated_context(config).tokens
             options = {"theta": 1e7} if method == "theta" else {}
-            with warnings.catch_warnings(action="ignore"), quiet_transformers():
+            with warnings.catch_warnings(), quiet_transformers():
+                warnings.simplefilter("ignore")
                 extend(config, 2 * context, method, **options)  # type: ignore[arg-type]
             found.append(method)
         except LengthenError as error:

@@ -149,7 +149,8 @@ def _refused(folder: Path, reason: str) -> ModelError:
 
 def _config(folder: Path) -> LoraConfig:
     try:
-        with warnings.catch_warnings(action="ignore"):  # unknown keys of newer versions, which are refused below
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # unknown keys of newer versions, which are refused below
             config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the adapter_config.json of {folder} can't be read: {one_line(error)}") from error
