@@ -265,7 +265,7 @@ def test_places_with_other_content(train, refused, documents, run, tmp_path):
 def test_resuming_with_another_recipe(refused, lengthen_cli, recipe, tmp_path):
     assert lengthen_cli("train", recipe, "--quiet")[0] == 0
     before = tree(tmp_path)
-    refused(["train", recipe, "training.steps=5", "--resume", "--quiet"], tmp_path / "run", "training")
+    refused(["train", recipe, "training.learning_rate=5e-4", "--resume", "--quiet"], tmp_path / "run", "training")
     assert tree(tmp_path) == before
 
 

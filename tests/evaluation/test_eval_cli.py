@@ -16,7 +16,7 @@ from lengthen.evaluation import perplexity
 
 RESULT_KEYS = [
     *("context", "stride", "perplexity", "loss", "tokens", "windows", "seconds", "tokens_per_second", "chunk"),
-    *("by_position", "per_document", "interval", "gain"),
+    *("by_position", "per_document", "interval", "gain", "bos_token_id"),
 ]
 
 

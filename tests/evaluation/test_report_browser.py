@@ -79,7 +79,7 @@ def test_nothing_is_wider_than_the_screen_and_tables_scroll_in_their_own_box(pag
 
 def test_every_picture_is_drawn_with_readable_text_inside_it(page):
     pictures = page.evaluate(PICTURES)
-    assert len(pictures) == 7
+    assert len(pictures) == 8
     for picture in pictures:
         left, top, right, bottom = picture["box"]
         assert right - left > 300

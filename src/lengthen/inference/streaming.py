@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from lengthen._compat import with_cache
 from lengthen.context import is_length_dependent
+from lengthen.context.layers import rope_by_type
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.head import causal_lm, decoder_of
 from lengthen.inference.growing_cache import GrowingLayer
@@ -88,9 +89,14 @@ class StreamingCache(DynamicCache):
 
     def __init__(self, model: Any, streaming: Streaming):
         super().__init__()
-        if is_length_dependent(causal_lm(model).config):
+        config = causal_lm(model).config
+        if not rope_by_type(config):
             raise ContextError(
-                f"this {causal_lm(model).config.model_type} has RoPE that changes with the length of its input, so the "
+                f"this {config.model_type} has no RoPE, so the keys in a cache can't be moved; use it without --streaming"
+            )
+        if is_length_dependent(config):
+            raise ContextError(
+                f"this {config.model_type} has RoPE that changes with the length of its input, so the "
                 "keys in a cache can't be moved; use it without --streaming"
             )
         layers = new_cache(model).layers
