@@ -92,7 +92,7 @@ class StreamingCache(DynamicCache):
         config = causal_lm(model).config
         if not rope_by_type(config):
             raise ContextError(
-                f"this {config.model_type} has no RoPE, so the keys in a cache can't be moved; use it without --streaming"
+                f"this {config.model_type} has no RoPE, so its cache can't be streamed; leave --streaming out"
             )
         if is_length_dependent(config):
             raise ContextError(
