@@ -46,11 +46,14 @@ def decoder_of(model: Any) -> Any:
 def decoder_modules(model: Any) -> Iterator[tuple[str, Any]]:
     """The modules of the text decoder by their names in the model, without those of a vision or audio tower beside it.
 
-    Where the decoder is not apart from the model, these are all.
+    Where the decoder is not apart from the model, or what the model calls its decoder has no attention in it
+    (ModernBERT's is the head), these are all.
     """
     base = causal_lm(model)
     decoder = base.get_decoder() if hasattr(base, "get_decoder") else None
-    inside = {id(module) for module in (decoder or base).modules()}
+    if decoder is None or not any(hasattr(module, "is_causal") for module in decoder.modules()):
+        decoder = base
+    inside = {id(module) for module in decoder.modules()}
     return ((name, module) for name, module in model.named_modules() if id(module) in inside)
 
 

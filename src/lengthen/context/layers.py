@@ -93,10 +93,11 @@ def attention_layers(config: PreTrainedConfig) -> list[AttentionLayer]:
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = text.nested_rope_parameter_keys(parameters) if parameters else []
     rotates = getattr(text, "no_rope_layers", None)  # 1 where there is RoPE, in spite of its name
-    layers = []
-    for index, kind in enumerate(_layer_types(text)):
+    layers, kinds = [], _layer_types(text)
+    is_uniform = not any(kind in _WHOLE for kind in kinds)
+    for index, kind in enumerate(kinds):
         if kind in _WINDOWS:
-            window = _window(text, _WINDOWS[kind])
+            window = _window(text, _WINDOWS[kind], is_uniform)
         elif kind in _WHOLE:
             window = None
         elif "attention" in kind and kind != "linear_attention":
@@ -129,11 +130,16 @@ def is_length_dependent(config: PreTrainedConfig) -> bool:
     )
 
 
-def _window(text: PreTrainedConfig, field: str) -> int | None:
-    """A window of at least the context is none (Phi-3's of 262,144 tokens)."""
+def _window(text: PreTrainedConfig, field: str, is_uniform: bool) -> int | None:
+    """The window of a layer in tokens.
+
+    One of at least the context is none where all layers have it (Phi-3's of 262,144 tokens). Beside layers that see the
+    whole context it stays one: a longer context makes it narrower than that.
+    """
     window = getattr(text, field, None)
     maximum = getattr(text, "max_position_embeddings", None)
-    return None if window is None or (isinstance(maximum, int) and window >= maximum) else int(window)
+    is_open = is_uniform and isinstance(maximum, int) and window is not None and window >= maximum
+    return None if window is None or is_open else int(window)
 
 
 def _layer_types(text: PreTrainedConfig) -> list[str]:
