@@ -99,6 +99,21 @@ def test_errors_name_extras_that_there_are():
     assert {extra for pair in named for extra in pair if extra} <= SHIPPED
 
 
+def test_the_page_of_the_architecture_names_what_there_is():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    source = ROOT / "src" / "lengthen"
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", page.partition("\n## How data flows")[0]))
+    assert len(named) > 80
+    assert [name for name in sorted(named) if not (source / name).exists()] == []
+    modules = {path.relative_to(source) for path in source.rglob("*.py") if path.name != "__init__.py"}
+    # A row of a package stands for its modules.
+    missing = [path for path in modules if not {str(path), *(f"{parent}/" for parent in path.parents)} & named]
+    assert missing == []
+    tests = set(re.findall(r"`(tests/[\w/.]+)`", page))
+    tests |= {f"tests/evaluation/{name}" for name in re.findall(r"`(test_\w+\.py)`", page)}
+    assert [name for name in sorted(tests) if not (ROOT / name).exists()] == []
+
+
 @pytest.mark.slow
 def test_the_wheel_runs_the_quickstart_outside_the_clone(tmp_path):
     def run(*command):
