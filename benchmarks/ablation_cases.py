@@ -36,7 +36,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "LoRA r=64": {"rank": 64, "alpha": 128, **BARE},
     "LoRA r=8, norms": {"rank": 8, "alpha": 16, **BARE, "norms": True},
     "LoRA r=8, embeddings": {"rank": 8, "alpha": 16, **BARE, "embeddings": True},
-    "LoRA r=8, norms, embeddings": {"rank": 8, "alpha": 16},
+    "LoRA r=8, norms, embeddings": {"rank": 8, "alpha": 16, "embeddings": True},
 }
 BOTH = "LoRA r=8, norms, embeddings"
 AT_YARN = ("full fine-tuning", "LoRA r=8", BOTH)
@@ -46,14 +46,14 @@ EMBEDDING_SHARE = 1 / 3
 
 ATTENTIONS: dict[str, dict[str, Any]] = {
     "full": {"kind": "full"},
-    "S2": {"kind": "s2"},
-    "groups, no shift": {"kind": "s2", "pattern": "plain"},
+    "S2": {"kind": "s2", "sinks": 0},
+    "groups, no shift": {"kind": "s2", "pattern": "plain", "sinks": 0},
 }
 SINK, POSE = "S2, 1 sink", "full, skip-wise (PoSE)"
 LAST_10, LAST_20 = "S2, last 10% full", "S2, last 20% full"
 BESIDE: dict[str, dict[str, Any]] = {
-    LAST_10: {"kind": "s2", "full_last": 0.1},
-    LAST_20: {"kind": "s2", "full_last": 0.2},
+    LAST_10: {"kind": "s2", "sinks": 0, "full_last": 0.1},
+    LAST_20: {"kind": "s2", "sinks": 0, "full_last": 0.2},
     SINK: {"kind": "s2", "sinks": 1},
     POSE: {"kind": "full"},
 }
@@ -75,7 +75,7 @@ class Case:
 
     def recipe(self, out: Path) -> Recipe:
         adapter = ADAPTERS[self.adapter]
-        trains_embeddings = adapter.get("kind") != "full" and adapter.get("embeddings", True)
+        trains_embeddings = adapter.get("embeddings", False)
         skips = {"skip_wise": True, "sequence_length": BASE_CONTEXT} if self.attention == POSE else {}
         content = {
             "model": MODEL,

@@ -417,9 +417,16 @@ def make_recipe(bench: Bench, base: str, length: int, steps: int, preset: str, l
         "model": str(base_folder(bench, base, config)),
         "out": str(bench.scratch / "run"),
         "context": {"target": length, "method": "linear"},
-        "adapter": {"rank": 8, "alpha": 16},
+        "attention": {"sinks": 0},
+        "adapter": {"rank": 8, "alpha": 16, "embeddings": True},
         "data": {"train": [str(token_file(bench, config["vocab_size"], steps * length))], "packing": "concatenate"},
-        "training": {"steps": steps, "learning_rate": learning_rate, "warmup_steps": 0, "dtype": "bfloat16"},
+        "training": {
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "schedule": "constant",
+            "warmup_steps": 0,
+            "dtype": "bfloat16",
+        },
         "memory": {"preset": preset},
     }
     return parse_recipe(content, "gpu")

@@ -78,7 +78,9 @@ def main() -> None:
     print(f"base {base:.4f}", flush=True)
     for setting in arguments.settings:
         lora_rate, embedding_rate, rank, *targets = setting.split(",")
-        adapter = AdapterRecipe(rank=int(rank), alpha=2 * int(rank), targets=(targets or ["attention"])[0])
+        adapter = AdapterRecipe(
+            rank=int(rank), alpha=2 * int(rank), targets=(targets or ["attention"])[0], embeddings=True
+        )
         torch.manual_seed(0)
         model = add_adapter(load_base(source, scaled, torch.bfloat16), adapter)
         objective = CausalLMObjective(model)

@@ -71,8 +71,9 @@ def ours(way: str, folder: Path, length: int, scratch: Path) -> dict[str, float]
     recipe = {
         "model": str(folder / "base"),
         "out": str(scratch / "run"),
-        "context": {"target": length},
-        "attention": {"group_size": GROUP},
+        "context": {"target": length, "method": "linear"},
+        "attention": {"group_size": GROUP, "sinks": 0},
+        "adapter": {"rank": 8, "alpha": 16, "embeddings": True},
         "data": {"train": [str(folder / f"{length}.bin")]},
         "training": {"steps": 1, "dtype": "bfloat16", "warmup_steps": 0},
         "memory": {"activation_checkpointing": True},

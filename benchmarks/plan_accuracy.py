@@ -68,6 +68,7 @@ def measure(case: str, base: Path) -> dict[str, Any]:
             "model": str(base),
             "out": f"{folder}/run",
             "context": {"target": tokens, "method": "yarn"},
+            "attention": {"sinks": 0},
             "data": {"train": [f"{folder}/tokens.bin"], "packing": "concatenate"},
             "training": {"steps": 2, "warmup_steps": 0, "dtype": "bfloat16"},
         }
@@ -78,6 +79,8 @@ def measure(case: str, base: Path) -> dict[str, Any]:
             for section in sections:
                 place = place.setdefault(section, {})
             place[last] = {"true": True, "false": False}.get(text, int(text) if text.isdigit() else text)
+        if content.get("adapter", {}).get("kind") != "full":
+            content["adapter"] = {"rank": 8, "alpha": 16, "embeddings": True, **content.get("adapter", {})}
         recipe = parse_recipe(content, case)
         os.environ["LENGTHEN_CACHE"] = f"{folder}/cache"
         memory = PeakMemory()

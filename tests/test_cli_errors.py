@@ -80,6 +80,7 @@ def recipe(tmp_path, base, documents):
         "model": str(base),
         "out": str(tmp_path / "run"),
         "context": {"target": 128, "method": "yarn"},
+        "adapter": {"embeddings": True},
         "data": {"train": [str(documents)]},
         "training": {"steps": 1, "warmup_steps": 0, "dtype": "float32"},
         "memory": {"activation_checkpointing": False},

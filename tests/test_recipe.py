@@ -156,6 +156,28 @@ def test_defaults_that_follow_the_target():
     assert recipe.group_size == 8
 
 
+def test_all_weights_learn_slower_than_an_adapter_unless_the_recipe_says_otherwise():
+    assert parse_recipe(LEAST, "least").training.learning_rate == 1e-3
+    full = LEAST | {"adapter": {"kind": "full"}}
+    assert parse_recipe(full, "full").training.learning_rate == 2e-5
+    told = full | {"training": {"steps": 1, "learning_rate": 3e-4}}
+    assert parse_recipe(told, "told").training.learning_rate == 3e-4
+
+
+PAPERS = [name for name in shipped_recipes() if name.startswith(("llama2", "vicuna", "longalpaca"))]
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_recipes_write_the_papers_settings_out(name):
+    content = yaml.safe_load(shipped_recipes()[name].read_text(encoding="utf-8"))
+    assert content["context"]["method"] == "linear"
+    assert content["attention"] == {"kind": "s2", "sinks": 0}
+    assert {"learning_rate", "schedule", "warmup_steps"} <= content["training"].keys()
+    settings = {"rank", "alpha", "targets", "embeddings", "norms"}
+    assert content["adapter"].get("kind") == "full" or settings <= content["adapter"].keys()
+    assert "settings; for a usable context take " in shipped_recipes()[name].read_text(encoding="utf-8")
+
+
 def test_a_recipe_is_frozen():
     recipe = parse_recipe(LEAST, "least")
     with pytest.raises(ValidationError):

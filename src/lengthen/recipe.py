@@ -72,7 +72,7 @@ class ContextRecipe(_Section):
     target: int = Field(gt=1, description="context after the run, tokens; the base's own only with method none")
     base: int | None = Field(None, gt=1, description="the base's own context, tokens, where its files leave that open")
     method: Literal["linear", "ntk", "yarn", "llama3", "theta", "longrope", "none"] = Field(
-        "linear", description="position scaling"
+        "yarn", description="position scaling; the papers have linear, which destroys retrieval"
     )
     factor: float | None = Field(None, ge=1, description="stretch over the base; default target / base context")
     theta: float | None = Field(None, description="new RoPE base, for method theta")
@@ -91,7 +91,7 @@ class AttentionRecipe(_Section):
     kind: Literal["s2", "full"] = Field("s2", description="shifted sparse attention, or the model's own")
     pattern: str = Field("s2", description="s2; for ablation plain, alternate, full; or a registered one")
     group_size: int | None = Field(None, ge=2, description="S2 group, tokens; default target / 4")
-    sinks: int = Field(0, ge=0, description="first tokens of each document that all its groups see; the papers have 0")
+    sinks: int = Field(1, ge=0, description="first tokens of each document that all its groups see; the papers have 0")
     full_last: float = Field(
         0.0, ge=0, lt=1, description="share of the optimiser steps, the last ones, that are taken at full attention"
     )
@@ -103,13 +103,17 @@ class AdapterRecipe(_Section):
 
     kind: str = Field("lora", description="lora, full, or a PEFT method by its name")
     variant: Literal["lora", "rslora", "dora", "pissa"] = Field("lora", description="kind of LoRA")
-    rank: int = Field(8, ge=1, description="LoRA r")
-    alpha: float = Field(16, gt=0, description="LoRA alpha; the update is scaled by alpha / r")
+    rank: int = Field(16, ge=1, description="LoRA r")
+    alpha: float = Field(32, gt=0, description="LoRA alpha; the update is scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the input of LoRA")
     targets: Literal["attention", "all"] | Names = Field(
         "attention", description="linear layers: attention, all (but the head), or module names"
     )
-    embeddings: bool = Field(True, description="train the input embeddings (and the head where tied)")
+    embeddings: bool = Field(
+        False,
+        description="train the input embeddings (and the head where tied), as the papers do; frozen they keep what "
+        "tells digits and rare words apart",
+    )
     norms: bool | Literal["with_qk"] = Field(True, description="train block and final norms; with_qk: q/k norms too")
     options: dict[str, Any] = Field({}, description="the PEFT method's own options, for its config")
 
@@ -306,11 +310,19 @@ class TrainingRecipe(_Section):
     epochs: float | None = Field(None, gt=0, description="passes over the data, where steps is not given")
     batch_size: int = Field(1, ge=1, description="sequences per device and forward pass")
     accumulation: int = Field(1, ge=1, description="forward passes per optimiser step")
-    learning_rate: float = Field(2e-5, gt=0, description="peak")
-    embedding_learning_rate: float | None = Field(
-        None, gt=0, description="peak for embeddings (and a tied head); default learning_rate"
+    learning_rate: float = Field(
+        1e-3,
+        gt=0,
+        description="peak; the default is for LoRA and tens of steps on a small base, which hardly learn at the "
+        "papers' 2e-5: bases of billions of parameters and long runs take less, as 1e-4; for adapter.kind=full it is "
+        "2e-5",
     )
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
+    embedding_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="peak for embeddings (and a tied head), which want less, as 1e-4 beside 4e-3; default as above",
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="after the warm-up")
     warmup_steps: int = Field(20, ge=0, description="optimiser steps of linear warm-up")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's")
@@ -384,6 +396,17 @@ class Recipe(_Section):
     parallel: Literal["ddp", "fsdp2", "zero2", "zero3", "zero2_offload", "zero3_offload"] = Field(
         "ddp", description="how the processes of torchrun or accelerate share the work; offload: optimiser on the CPU"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_learning_rate(cls, given: Any) -> Any:
+        """All weights stand less than an adapter beside them: 2e-5 is what LongLoRA tunes them at."""
+        if not isinstance(given, dict):
+            return given
+        adapter, training = given.get("adapter"), given.get("training")
+        if isinstance(adapter, dict) and adapter.get("kind") == "full" and isinstance(training, dict):
+            return {**given, "training": {"learning_rate": 2e-5, **training}}
+        return given
 
     @model_validator(mode="after")
     def _belongs_together(self) -> "Recipe":

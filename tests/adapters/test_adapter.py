@@ -36,7 +36,7 @@ IDS = torch.arange(20)[None]
 def build(name="llama", dtype=torch.float32, **recipe):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[name]).to(dtype)
-    return add_adapter(model, AdapterRecipe(**{"rank": 4, **recipe}))
+    return add_adapter(model, AdapterRecipe(**{"rank": 4, "alpha": 16, "embeddings": True, **recipe}))
 
 
 def trained(model):
@@ -213,7 +213,7 @@ def extended(base, **recipe):
     model = load_base(source, config, torch.float32, device=torch.device("cpu"))
     record = {"id": source.id, "model": str(base), **weight_hashes(model), "context": 32}
     torch.manual_seed(0)
-    model = add_adapter(model, AdapterRecipe(**{"rank": 4, **recipe}))
+    model = add_adapter(model, AdapterRecipe(**{"rank": 4, "alpha": 16, "embeddings": True, **recipe}))
 
     def save(folder):
         save_adapter(model, folder, config, record)
@@ -321,7 +321,7 @@ def test_inputs_that_are_not_cast_give_the_same_bits(recipe):
     for autocast in (False, True):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).to(torch.bfloat16)
-        model = add_adapter(model, AdapterRecipe(**{"rank": 4, **recipe}), autocast)
+        model = add_adapter(model, AdapterRecipe(**{"rank": 4, "alpha": 16, "embeddings": True, **recipe}), autocast)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zero at the start, which would hide lora_A's gradients
                 torch.nn.init.normal_(parameter, std=0.02)

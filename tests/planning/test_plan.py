@@ -34,7 +34,7 @@ CONFIGS = {
     "two kinds of layers": Qwen3MoeConfig(**SIZES, **EXPERTS, num_experts=8, mlp_only_layers=[0]),
 }
 ADAPTERS = {
-    "published": {},
+    "published": {"embeddings": True},
     "all linear": {"targets": "all", "rank": 4, "norms": "with_qk"},
     "LongQLoRA": {"targets": "all", "embeddings": False, "norms": False},
     "named": {"targets": ["layers.1.self_attn.q_proj"], "embeddings": False, "norms": False},

@@ -44,7 +44,9 @@ def loss_and_gradients(savers, nf4=False, kind=LlamaForCausalLM, config=LlamaCon
         enable_checkpointing(model, wanted.activation_checkpointing == "keep_attention")
     if wanted.mlp_tile:
         tile_mlps(model, wanted.mlp_tile)
-    model = add_adapter(model, AdapterRecipe(rank=4, targets="all" if config is LlamaConfig else "attention"))
+    model = add_adapter(
+        model, AdapterRecipe(rank=4, embeddings=True, targets="all" if config is LlamaConfig else "attention")
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start, which would hide lora_A's gradients
             torch.nn.init.normal_(parameter, std=0.02)

@@ -23,7 +23,7 @@ ZERO = ("zero2", "zero3", "zero2_offload", "zero3_offload")
     [
         pytest.param(
             {
-                "adapter": {"targets": "all", "variant": "dora"},
+                "adapter": {"targets": "all", "variant": "dora", "embeddings": True},
                 "training": {"dtype": "bfloat16"},
                 "memory": {"mlp_tile": 32, "offload_activations": True},
             },

@@ -46,7 +46,7 @@ def objective_over(base, method="yarn", attention="sdpa", moved=True, **adapter)
     if attention == "s2":
         set_group_size(model, 64)
     positions = BasePositions(model, base_config)
-    model = add_adapter(model, AdapterRecipe(rank=4, **adapter))
+    model = add_adapter(model, AdapterRecipe(rank=4, embeddings=True, **adapter))
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         if moved and parameter.requires_grad:
@@ -142,7 +142,7 @@ def recipe_of(base, documents, out, restoration, **sections):
         "model": str(base),
         "out": str(out),
         "context": {"target": 128, "method": "linear"},
-        "adapter": {"dropout": 0.1},
+        "adapter": {"dropout": 0.1, "embeddings": True},
         "attention": {"group_size": 16},
         "data": {"train": [str(documents)]},
         "training": {

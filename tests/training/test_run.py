@@ -38,11 +38,12 @@ def settings(base, documents, out, **training):
         "model": str(base),
         "out": str(out),
         "context": {"target": 128, "method": "yarn"},
-        "adapter": {"dropout": 0.1},
+        "adapter": {"dropout": 0.1, "embeddings": True},
         "data": {"train": [str(documents)]},
         "training": {
             "steps": 4,
             "learning_rate": 1e-3,
+            "schedule": "constant",
             "warmup_steps": 1,
             "dtype": "float32",
             "save_every": 2,

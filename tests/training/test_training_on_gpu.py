@@ -48,7 +48,7 @@ def step(packed, fused=False, **savers):
         enable_checkpointing(model, wanted.activation_checkpointing == "keep_attention")
     if wanted.mlp_tile:
         tile_mlps(model, 500)
-    model = add_adapter(model, AdapterRecipe(rank=4), autocast=True)
+    model = add_adapter(model, AdapterRecipe(rank=4, embeddings=True), autocast=True)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)

@@ -281,6 +281,7 @@ class Training:
             "training": {
                 "steps": wanted.n_steps,
                 "learning_rate": _LEARNING_RATE * wanted.learning_rate_multiplier,
+                "schedule": "constant",
                 "warmup_steps": wanted.n_steps // 10,
                 "dtype": self._dtype or "auto",
                 "save_every": wanted.n_steps,  # it is never resumed
