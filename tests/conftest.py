@@ -89,7 +89,7 @@ def make_run(documents, tmp_path_factory):
             "out": str(tmp_path_factory.mktemp("runs") / name),
             "context": context or {"target": 128, "method": "yarn"},
             "attention": {"kind": attention},
-            "adapter": {"rank": 4, "embeddings": True} if adapter is None else adapter,
+            "adapter": {"rank": 4, "alpha": 16, "embeddings": True} if adapter is None else adapter,
             "data": {"train": [str(documents)], **(data or {})},
             "training": {"steps": 2, "learning_rate": 0.02, "warmup_steps": 0, "dtype": "float32", **training},
             "memory": {"activation_checkpointing": False},

@@ -21,7 +21,7 @@ def make_adapter(base, folder, seed, amount=0.3, few_tokens=False, alone=False, 
     """
     apart = load_apart(base, "float32", quantize, CPU)
     hashes = weight_hashes(apart.model)
-    model = add_adapter(apart.model, AdapterRecipe(**recipe))
+    model = add_adapter(apart.model, AdapterRecipe(**{"rank": 8, "alpha": 16, "embeddings": True, **recipe}))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
