@@ -19,7 +19,7 @@ from lengthen.errors import ModelError, OutputError
 
 TEXT = "abc def " * 12
 RECIPES = {
-    "embeddings and norms": {"rank": 4},
+    "embeddings and norms": {"rank": 4, "embeddings": True},
     "only LoRA": {"rank": 3, "embeddings": False, "norms": False, "targets": "all"},
     "rslora": {"rank": 4, "variant": "rslora"},
     "pissa": {"rank": 4, "variant": "pissa"},
