@@ -78,7 +78,7 @@ types: $(VENV)/.installed-dev
 COMPILE = echo torch==$(TORCH) | $(BIN)/uv pip compile --quiet --no-config --no-python-downloads --no-annotate \
 	--custom-compile-command "make lock" --constraints /dev/stdin pyproject.toml --extra test
 lock: $(VENV)/.installed-dev
-	$(COMPILE) --extra dev --universal --python-version 3.10 --upgrade -o constraints.txt
+	$(COMPILE) --extra dev --extra liger --universal --python-version 3.10 --upgrade -o constraints.txt
 
 clean:
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
