@@ -117,6 +117,11 @@ class AdapterRecipe(_Section):
     norms: bool | Literal["with_qk"] = Field(True, description="train block and final norms; with_qk: q/k norms too")
     options: dict[str, Any] = Field({}, description="the PEFT method's own options, for its config")
 
+    @property
+    def may_drop(self) -> bool:
+        """Whether what is added may have dropout; other PEFT methods have options of their own for it."""
+        return self.dropout > 0 or self.kind not in ("lora", "full")
+
 
 Weight = Annotated[float, Field(ge=0)]
 

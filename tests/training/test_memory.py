@@ -82,6 +82,22 @@ def test_kept_attention_is_computed_once(keep, times):
     assert count.seen == times * SIZES["num_hidden_layers"]
 
 
+@pytest.mark.parametrize("adapter_drops", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_what_is_dropped_is_dropped_again(dropout, adapter_drops):
+    config = LlamaConfig(**SIZES | {"attn_implementation": "eager", "attention_dropout": dropout})
+    model = LlamaForCausalLM(config).train()
+    ids = torch.randint(0, 97, (1, 33))
+    gradients = []
+    for is_checkpointed in (False, True):
+        if is_checkpointed:
+            enable_checkpointing(model, False, adapter_drops)
+        torch.manual_seed(0)
+        loss = model(input_ids=ids, labels=ids).loss
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    torch.testing.assert_close(*gradients)
+
+
 def test_flash_attention_is_kept_too():
     """As the packages register their operators, in a checkpoint like that of a layer."""
     calls = []

@@ -37,7 +37,7 @@ _LEAST_RELEASED = 2**20
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
-def enable_checkpointing(model: Any, keep_attention: bool) -> None:
+def enable_checkpointing(model: Any, keep_attention: bool, adapter_drops: bool = True) -> None:
     """Recompute the activations of each layer in the backward pass.
 
     Attention is most of the work at long context, but its output is small: per layer T x hidden size. Keeping it
@@ -46,11 +46,22 @@ def enable_checkpointing(model: Any, keep_attention: bool) -> None:
     Args:
         model: a transformers model.
         keep_attention: keep the outputs of torch's and flash-attention's kernels; flex_attention's are recomputed.
+        adapter_drops: whether an adapter that comes later may have dropout. Where nothing is dropped, nothing random is
+            recomputed, and the generators' states, of the GPU too, need not be read and set for each layer.
     """
-    arguments: dict[str, Any] = {"use_reentrant": False}
+    arguments: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": adapter_drops or _has_dropout(model)}
     if keep_attention:
         arguments["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_attention)
     enable_activation_checkpointing(model, arguments)
+
+
+def _has_dropout(model: nn.Module) -> bool:
+    """Whether training mode drops anything: modules, or what attention layers hand to their kernels."""
+    return any(
+        (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
+        or any(value > 0 for name, value in vars(module).items() if "dropout" in name and isinstance(value, float))
+        for module in model.modules()
+    )
 
 
 def _keep_attention(_context: Any, operator: Any, *_arguments: Any, **_options: Any) -> CheckpointPolicy:

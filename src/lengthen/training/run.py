@@ -291,7 +291,7 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
         _say_if_full(blocks, recipe.group_size, say)
     if recipe.memory.activation_checkpointing and recipe.adapter.kind != "prefix_tuning":
         # Prefix tuning hands its prefix over as a key/value cache, which recomputing would fill twice.
-        enable_checkpointing(model, recipe.keeps_attention)
+        enable_checkpointing(model, recipe.keeps_attention, recipe.adapter.may_drop)
     if recipe.memory.fused_kernels:
         norms, mlps = fuse_elementwise(model)
         say(f"fused kernels in {norms} norms and {mlps} MLPs")
