@@ -1,5 +1,8 @@
 """Positions of GGUF files: what a file states is in the config, and llama.cpp computes the same with it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -141,3 +144,10 @@ def test_a_damaged_file(tmp_path, wide):
         file.write_bytes(damaged)
         with pytest.raises(ModelError, match=r"a\.gguf"):
             load_config(find(str(file)))
+
+
+def test_a_command_shows_no_bars_of_other_packages(wide, tmp_path):
+    file = write_gguf(tmp_path / "a.gguf", wide)
+    command = [sys.executable, "-m", "lengthen.cli", "generate", str(file), "--prompt", "a", "--max-new-tokens", "2"]
+    done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
