@@ -41,6 +41,7 @@ __all__ = [
     "pick_dtype",
     "quiet_transformers",
     "stated_lengths",
+    "towers_of",
     "weight_hashes",
 ]
 
@@ -249,6 +250,11 @@ def _read_config(source: Source) -> PreTrainedConfig:
     scaling |= {"rope_type": "longrope", "type": "longrope"}
     with reading(source.id), quiet_transformers():
         return AutoConfig.for_model(**{**content, "rope_parameters": scaling, "rope_scaling": None})
+
+
+def towers_of(config: PreTrainedConfig) -> list[str]:
+    """What a multimodal model has beside its text decoder: "vision", "audio"."""
+    return [kind for kind in ("vision", "audio") if getattr(config, f"{kind}_config", None) is not None]
 
 
 def stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, str]]:

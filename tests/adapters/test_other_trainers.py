@@ -10,12 +10,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import lengthen
 from lengthen.adapters.load import tokenizer_beside
 from lengthen.adapters.published import import_published
+from lengthen.doctor.model import examine_model
 from lengthen.errors import ModelError
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
 
 
-def tuned(base, folder, added=2, template=TEMPLATE, with_tokenizer=True, **settings):
+def tuned(base, folder, added=2, template=TEMPLATE, with_tokenizer=True, safe=True, **settings):
     """A LoRA adapter over a base whose vocabulary was extended first, saved as TRL and unsloth do."""
     torch.manual_seed(1)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
@@ -28,7 +29,7 @@ def tuned(base, folder, added=2, template=TEMPLATE, with_tokenizer=True, **setti
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.05 * torch.randn_like(parameter)
-    peft_model.save_pretrained(folder)
+    peft_model.save_pretrained(folder, safe_serialization=safe)
     if with_tokenizer:
         tokenizer.save_pretrained(folder)
     return peft_model.eval(), tokenizer
@@ -56,6 +57,16 @@ def test_added_rows_are_loaded_with_their_tokenizer_and_exported(added, modules,
     assert written.chat_template == TEMPLATE
     assert exported.config.vocab_size == 257 + added
     torch.testing.assert_close(logits(exported, ids), logits(theirs, ids), atol=1e-5, rtol=1e-5)
+
+
+def test_added_rows_in_bin_files(base, tmp_path):
+    theirs, _ = tuned(base, tmp_path / "adapter", safe=False, modules_to_save=["embed_tokens", "lm_head"])
+    assert (tmp_path / "adapter" / "adapter_model.bin").is_file()
+    model, ours = lengthen.load(str(base), dtype="float32", adapter=tmp_path / "adapter")
+    ids = ours("abc<|im_start|>def<|im_end|>")["input_ids"]
+    torch.testing.assert_close(logits(model, ids), logits(theirs, ids))
+    said = {(each.subject, each.text) for each in examine_model(str(base), tmp_path / "adapter")}
+    assert ("adapter", "brings 259 embedding rows; its base has 257") in said
 
 
 def test_a_template_and_a_tokenizer_without_new_tokens(base, tmp_path):

@@ -51,6 +51,7 @@ __all__ = [
     "resize_like",
     "tokenizer_beside",
     "trained_over_nf4",
+    "weight_shapes",
 ]
 
 
@@ -296,17 +297,30 @@ def resize_like(model: Any, adapter: Path) -> int:
 
 def _embedding_rows_of(model: Any, adapter: Path) -> int | None:
     """Rows of the embeddings or head that an adapter's file holds, None where it holds neither."""
-    path = adapter / "adapter_model.safetensors"
-    if not path.is_file():
-        return None
     ends = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
     names = {f"{name}.weight" for name, module in model.named_modules() if any(module is end for end in ends)}
-    with reading(f"the adapter {adapter}"), safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118  (safe_open is no dict)
-            plain = key.removeprefix("base_model.model.").replace(".modules_to_save.", ".").replace(".base_layer.", ".")
-            if plain in names:
-                return int(file.get_slice(key).get_shape()[0])
+    for key, shape in weight_shapes(adapter).items():
+        plain = key.removeprefix("base_model.model.").replace(".modules_to_save.", ".").replace(".base_layer.", ".")
+        if plain in names:
+            return shape[0]
     return None
+
+
+def weight_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a PEFT folder by their names in its file; none where it has no weights.
+
+    Raises:
+        ModelError: the file can't be read.
+    """
+    path, older = adapter / "adapter_model.safetensors", adapter / "adapter_model.bin"
+    with reading(f"the adapter {adapter}"):
+        if path.is_file():
+            with safe_open(path, framework="pt") as file:
+                return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        if older.is_file():
+            tensors = torch.load(older, map_location="meta", weights_only=True)
+            return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    return {}
 
 
 def _scaled_config(

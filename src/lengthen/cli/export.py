@@ -44,10 +44,12 @@ def export(
     if for_ is not None and data:
         raise typer.BadParameter("documents are measured for merges only; leave it out", param_hint="--data")
     from lengthen.adapters.export import export as run_export
+    from lengthen.adapters.load import base_of
     from lengthen.adapters.vllm import export_for_vllm
     from lengthen.errors import DataError
     from lengthen.evaluation.merged import documents_to_score, perplexities
     from lengthen.files import write_json
+    from lengthen.models import load_config, towers_of
 
     content: dict[str, Any] = {
         "model": run,
@@ -78,6 +80,9 @@ def export(
                 f"perplexity as trained (4-bit base) {measured['trained']:.2f}, merged into the {merge_into} base "
                 f"{measured['merged']:.2f}, on {measured['tokens']:,} tokens",
             )
+    content["towers"] = towers = towers_of(load_config(base_of(run), base_context))
+    if towers:
+        lines.insert(0, f"the text decoder has what was trained; {' and '.join(towers)} kept as in the base")
     if json_file is not None:
         write_json(json_file, content)
     if not quiet:

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lengthen import attention
-from lengthen.adapters.load import adapter_config, base_of, base_record, check_folder, tokenizer_beside
+from lengthen.adapters.load import adapter_config, base_of, base_record, check_folder, tokenizer_beside, weight_shapes
 from lengthen.context import METHODS, attention_layers, extend, stated_context
 from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import LengthenError, one_line
-from lengthen.models import find, load_config, quiet_transformers, stated_lengths
+from lengthen.models import find, load_config, quiet_transformers, stated_lengths, towers_of
 from lengthen.quantization import check_not_quantized
 from lengthen.upstream import check_chat_template, reading
 from lengthen.vocabulary import vocabulary_size
@@ -196,23 +195,19 @@ def _weights(config: PreTrainedConfig) -> Iterator[Finding]:
         check_not_quantized(config)
     except LengthenError as error:
         yield Finding("quantisation", str(error), is_problem=True)
-    towers = [name for name in ("vision_config", "audio_config") if getattr(config, name, None) is not None]
+    towers = towers_of(config)
     if towers:
         yield Finding(
-            "towers",
-            f"{' and '.join(name.removesuffix('_config') for name in towers)} beside the text decoder: not trained, "
-            "kept in exports as they are",
+            "towers", f"{' and '.join(towers)} beside the text decoder: not trained, kept in exports as they are"
         )
 
 
 def _rows(adapter: Path | None) -> int | None:
     """The embedding rows that an adapter brings, where it trained or resized them."""
-    file = adapter / "adapter_model.safetensors" if adapter else None
-    if file is None or not file.is_file():
-        return None
-    with reading(f"the adapter {adapter}"), safe_open(file, framework="pt") as tensors:
-        names = [name for name in tensors.keys() if "embed" in name and name.endswith("weight") and "lora" not in name]  # noqa: SIM118
-        return int(tensors.get_slice(names[0]).get_shape()[0]) if names else None
+    for name, shape in (weight_shapes(adapter) if adapter else {}).items():
+        if "embed" in name and name.endswith("weight") and "lora" not in name:
+            return shape[0]
+    return None
 
 
 def _adapter(adapter: Path, config: PreTrainedConfig) -> Iterator[Finding]:

@@ -1,0 +1,67 @@
+"""Multimodal bases: the text decoder is adapted, and what stands beside it is kept."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer, Gemma3ForConditionalGeneration
+from typer.testing import CliRunner
+
+from lengthen.adapters.build import add_adapter
+from lengthen.adapters.load import load_apart
+from lengthen.adapters.save import save_adapter
+from lengthen.cli import app
+from lengthen.models import load_config, towers_of, weight_hashes
+from lengthen.recipe import AdapterRecipe
+
+pytestmark = pytest.mark.invariants
+
+
+@pytest.fixture
+def multimodal(base, tmp_path):
+    """A tiny Gemma 3 with a vision tower."""
+    text = {
+        "vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 6,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 32,
+        "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    tokens = {"image_token_index": 290, "boi_token_index": 291, "eoi_token_index": 292, "mm_tokens_per_image": 1}
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision, **tokens)
+    torch.manual_seed(0)
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "preprocessor_config.json").write_text("{}")
+    return tmp_path / "base"
+
+
+def test_only_the_decoder_is_adapted_and_an_export_keeps_the_rest(multimodal, tmp_path):
+    apart = load_apart(multimodal, "float32", None, torch.device("cpu"))
+    record = {"id": "multimodal", "model": str(multimodal), "context": 128, **weight_hashes(apart.model)}
+    model = add_adapter(apart.model, AdapterRecipe())
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert not [name for name in trained if "vision" in name or "projector" in name]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.1 if name in trained else 0)
+    save_adapter(
+        model, tmp_path / "adapter", apart.model.config, {key: value for key, value in record.items() if value}
+    )
+
+    out, told = tmp_path / "out", tmp_path / "told.json"
+    arguments = ["export", multimodal, out, "--adapter", tmp_path / "adapter", "--dtype", "float32", "--json", told]
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert result.exit_code == 0, result.output
+    assert "the text decoder has what was trained; vision kept as in the base" in result.output
+    assert json.loads(told.read_text())["towers"] == towers_of(load_config(apart.source)) == ["vision"]
+    before, after = load_file(multimodal / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if "vision" in name or "projector" in name} <= same
+    assert len(same) < len(before)
+    assert (out / "preprocessor_config.json").is_file()
