@@ -159,6 +159,12 @@ class SourceRecipe(_Section):
     early: float = Field(0.2, ge=0, le=1, description="for retrieval: share of tasks with all facts in the first tenth")
     middle: float = Field(0.25, ge=0, le=1, description="for retrieval: share of sequences that ask before the end too")
 
+    @property
+    def window(self) -> int:
+        """Tokens of a short window, at most."""
+        assert not isinstance(self.length, tuple)
+        return self.length or 1024
+
     @model_validator(mode="after")
     def _keys_of_its_kind(self) -> "SourceRecipe":
         for key, field in type(self).model_fields.items():

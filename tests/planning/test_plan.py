@@ -231,6 +231,32 @@ def test_s2_computes_less_than_full_attention():
     assert s2.full_attention == full.attention == full.full_attention
 
 
+def test_a_step_counts_its_windows_for_restoration_and_how_long_a_mixtures_documents_are():
+    def of(*overrides):
+        return plan(shipped("smollm2-16k", "data.train=books", *overrides), A100).flops
+
+    plain = of()
+    share = ["training.restoration.share=0.5", "training.restoration.data=books"]
+    # A window of the same length at each sequence: the base's forward pass beside the run's passes.
+    same = of(*share, "training.restoration.length=3072")
+    assert plain.linear * 2.2 < same.linear < plain.linear * 2.5
+    assert same.attention / plain.attention == pytest.approx((3.5 + 4.5) / 3.5)
+    assert same.attention == same.full_attention
+    less = of(*share, "training.restoration.length=1024")
+    assert (less.linear - plain.linear) * 3 == pytest.approx(same.linear - plain.linear)
+    # Half of all tokens in windows of 512, a sixth of the sequence: they see a sixth of the pairs, about.
+    short = of("data.beside={kind: short, path: books, weight: 0.5, length: 512}")
+    assert short.linear == plain.linear
+    assert short.attention / plain.attention == pytest.approx(0.5 + 0.5 / 6, rel=2e-3)
+    memory = plan(shipped("smollm2-16k", "data.train=books", *share, "training.restoration.length=6144"), A100)
+    assert memory.peak_bytes > plan(shipped("smollm2-16k", "data.sequence_length=6144"), A100).peak_bytes
+
+
+def test_sources_whose_positions_jump_leave_the_target_open():
+    source = "data.beside={kind: retrieval, weight: 0.5, skip_wise: true}"
+    assert plan(shipped("smollm2-16k", "data.skip_wise=false", source), A100).max_context is None
+
+
 def test_flops_of_a_step_by_hand():
     """6 N for full fine-tuning without recomputation, 4 N (less embeddings) for a frozen base."""
     sizes = ["memory.preset=fast", "training.accumulation=1", "attention.kind=full"]

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["open_mixture"]
 
-SHORT_TOKENS = 1024
-"""Tokens of a short window where the recipe does not say."""
-
 _Say = Callable[[str], None]
 
 
@@ -140,8 +137,7 @@ class _Opener:
     def _cut(self, store: TokenStore, source: SourceRecipe, seed: tuple[int, ...]) -> list[Block]:
         data, length, target = self._recipe.data, self._recipe.sequence_length, self._recipe.context.target
         if source.kind == "short":
-            assert not isinstance(source.length, tuple)
-            return pack_windows(store, source.length or min(SHORT_TOKENS, length), length, _number(seed))
+            return pack_windows(store, min(source.window, length), length, _number(seed))
         if not data.is_skip_wise(source):
             return pack(store, length, data.packing)
         return skip_wise(pack(store, target, data.packing), length, target, _number(seed))

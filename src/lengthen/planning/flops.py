@@ -6,6 +6,7 @@ backward pass is 2.5 forward ones: five products instead of two, since flash ker
 (arXiv 2307.08691, section 4.1). Norms, rotations and activations are left out: they are below 1%.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from itertools import pairwise
 
 from lengthen.attention_pattern import Groups, layer_patterns, s2_first_shifted_head
 from lengthen.planning.shape import LayerShape, ModelShape
-from lengthen.recipe import Recipe
+from lengthen.recipe import Recipe, SourceRecipe
 
 __all__ = ["Flops", "flops_of", "model_flops", "visible_pairs"]
 
@@ -43,9 +44,10 @@ class Flops:
 
 
 def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
-    """Operations of one optimiser step: all of its sequences on one device.
+    """Operations of one optimiser step: all of its sequences on one device, and its windows for restoration.
 
-    Every sequence is taken for one document; shorter packed ones need less attention.
+    Every sequence is taken for one document, but for those of a mixture's sources that say how long theirs are; shorter
+    packed ones need less attention.
 
     Args:
         shape: of the model with what is trained in it.
@@ -54,26 +56,58 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
     Raises:
         LengthenError: an attention pattern or group size that S2 can't use.
     """
-    length = recipe.sequence_length
     sequences = recipe.training.batch_size * recipe.training.accumulation
-    recomputed = bool(recipe.memory.activation_checkpointing)
-    full = recipe.adapter.kind == "full"
-    per_token = 0.0
-    for layer in shape.layers:
-        forward = _multiplied(layer, full)
-        # The tiles of an MLP are computed once more, whether or not the layer is.
-        passes = 2 + recomputed
-        tiles = _mlp_weights(layer, shape.hidden) if recipe.memory.mlp_tile else 0
-        per_token += layer.count * (passes * forward + layer.active_trained + tiles)
-    per_token += shape.head * (3 if shape.trains_head else 2)
-    attention, full_attention = 0.0, 0.0
-    passes_over = 1 + _ATTENTION_BACKWARD + (recomputed and not recipe.keeps_attention)
-    for layer, patterns in _patterned(shape, recipe):
-        per_pair = layer.count * _per_pair(layer) * passes_over
-        attention += per_pair * _pairs(layer, patterns, length)
-        full_attention += per_pair * _pairs(layer, None, length)
+    per_token = _linear_per_token(shape, recipe)
+    passes = 1 + _ATTENTION_BACKWARD + (bool(recipe.memory.activation_checkpointing) and not recipe.keeps_attention)
+    tokens = recipe.sequence_length * sequences
+    groups = _groups(recipe)
+    attention = full_attention = 0.0
+    for share, length in _documents(recipe):
+        count = share * tokens / length
+        attention += count * passes * _attention(shape, groups, length)
+        full_attention += count * passes * _attention(shape, None, length)
     attention += recipe.attention.full_last * (full_attention - attention)
-    return Flops(2 * per_token * length * sequences, attention * sequences, full_attention * sequences)
+    linear = per_token * tokens
+    restoration = recipe.training.restoration
+    if restoration.share:  # at full attention, and the base's forward pass beside the run's
+        windows = sequences * restoration.share / (1 - restoration.share)
+        forward = shape.head + sum(layer.count * layer.active for layer in shape.layers)
+        linear += (per_token + forward) * windows * restoration.length
+        beside = windows * (passes + 1) * _attention(shape, None, restoration.length)
+        attention, full_attention = attention + beside, full_attention + beside
+    return Flops(2 * linear, attention, full_attention)
+
+
+def _linear_per_token(shape: ModelShape, recipe: Recipe) -> float:
+    """Multiplications with weights for a token of a step, forward and backward."""
+    recomputed = bool(recipe.memory.activation_checkpointing)
+    per_token = float(shape.head * (3 if shape.trains_head else 2))
+    for layer in shape.layers:
+        forward = _multiplied(layer, recipe.adapter.kind == "full")
+        # The tiles of an MLP are computed once more, whether or not the layer is.
+        tiles = _mlp_weights(layer, shape.hidden) if recipe.memory.mlp_tile else 0
+        per_token += layer.count * ((2 + recomputed) * forward + layer.active_trained + tiles)
+    return per_token
+
+
+def _documents(recipe: Recipe) -> list[tuple[float, float]]:
+    """Shares of the run's tokens, and how long the documents are that they come in."""
+    length, sources = recipe.sequence_length, recipe.data.sources
+    weights = [1.0 if source.weight is None else source.weight for source in sources]
+    if not recipe.data.is_mixture or not any(weights):
+        return [(1.0, length)]
+    return [
+        (w / sum(weights), min(length, _typical(source, length))) for w, source in zip(weights, sources, strict=True)
+    ]
+
+
+def _typical(source: SourceRecipe, length: int) -> float:
+    if source.kind == "short":
+        return source.window
+    if isinstance(source.length, tuple):  # drawn evenly in the logarithm
+        shortest, longest = source.length
+        return shortest if shortest == longest else (longest - shortest) / math.log(longest / shortest)
+    return source.length or length
 
 
 def model_flops(shape: ModelShape, recipe: Recipe, documents: Iterable[int], full_attention: bool = False) -> float:
@@ -97,11 +131,8 @@ def model_flops(shape: ModelShape, recipe: Recipe, documents: Iterable[int], ful
     per_token = float(shape.head * (3 if shape.trains_head else 2))
     for layer in shape.layers:
         per_token += layer.count * (2 * _multiplied(layer, is_full) + layer.active_trained)
-    attention = 0.0
-    for layer, patterns in _patterned(shape, recipe):
-        groups = None if full_attention else patterns
-        pairs = sum(count * _pairs(layer, groups, length) for length, count in lengths.items())
-        attention += layer.count * _per_pair(layer) * 3 * pairs
+    groups = None if full_attention else _groups(recipe)
+    attention = sum(count * 3 * _attention(shape, groups, length) for length, count in lengths.items())
     return 2 * per_token * tokens + attention
 
 
@@ -138,13 +169,19 @@ def visible_pairs(cuts: list[int], length: int, window: int | None = None, sinks
     return own + sinks * (length - cuts[1]) if len(cuts) > 2 else own
 
 
-def _patterned(shape: ModelShape, recipe: Recipe) -> list[tuple[LayerShape, list[Groups] | None]]:
-    """Each kind of layer that has attention, with the groups that such layers take turns with; None: full attention."""
-    groups = None
-    if recipe.attention.kind == "s2":
-        wanted = recipe.attention
-        groups = [Groups(recipe.group_size, wanted.sinks, each) for each in layer_patterns(wanted.pattern)]
-    return [(layer, groups) for layer in shape.layers if layer.heads]
+def _groups(recipe: Recipe) -> list[Groups] | None:
+    """The groups that layers take turns with; None: full attention."""
+    wanted = recipe.attention
+    if wanted.kind != "s2":
+        return None
+    return [Groups(recipe.group_size, wanted.sinks, each) for each in layer_patterns(wanted.pattern)]
+
+
+def _attention(shape: ModelShape, groups: list[Groups] | None, length: float) -> float:
+    """Operations of attention's forward pass over one document, all layers."""
+    return sum(
+        layer.count * _per_pair(layer) * _pairs(layer, groups, round(length)) for layer in shape.layers if layer.heads
+    )
 
 
 def _mean_pairs(layer: LayerShape, groups: list[Groups], length: int) -> float:

@@ -121,6 +121,9 @@ def memory_of(
     """
     width = dtype.itemsize
     length = recipe.sequence_length
+    restoration = recipe.training.restoration
+    if restoration.share:  # a step's passes come one after another, so that the longest decides
+        length = max(length, restoration.length)
     tokens = length * recipe.training.batch_size
     settings = recipe.memory
     on_gpu = device.kind != "cpu"
@@ -150,6 +153,8 @@ def memory_of(
     # Final norm's float32 copy, its output, and the gradient of the hidden states.
     norm = _norm(width, bool(layers[0][0].trained_norms), settings.fused_kernels)
     ends = tokens * shape.hidden * (norm + 2 * width)
+    if restoration.share:  # the base's hidden states
+        ends += restoration.length * recipe.training.batch_size * shape.hidden * width
     head = shape.head * _FLOAT32 if shape.trains_head else 0
     rows = tokens if unfused_loss else min(rows_of_chunk(shape.vocabulary, on_gpu), tokens)
     chunk = rows * shape.vocabulary * (_LOSS_COPIES + (0 if unfused_loss else width))

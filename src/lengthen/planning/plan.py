@@ -238,7 +238,7 @@ class _Planner:
 
         Skip-wise sequences have a length of their own: any target fits then, or none.
         """
-        if recipe.data.skip_wise:
+        if recipe.is_skip_wise:
             return None if self._fits(recipe) else 0
         fits = lambda blocks: self._fits(_with_context(recipe, blocks * STEP))  # noqa: E731
         below, above = 0, _LONGEST // STEP + 1
