@@ -122,6 +122,8 @@ REFUSED = {
 }
 
 
+# peft 0.21 hands prefixes over under a name that transformers 5.24 deprecated; goes with the next peft.
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_vllm_does_not_take_is_refused(kind, base, make_run, tmp_path):
     recipe, message = REFUSED[kind]
