@@ -27,6 +27,7 @@ __all__ = [
     "Groups",
     "HeadPart",
     "LayerPattern",
+    "Piece",
     "check_group_size",
     "groups_mask",
     "head_halves",
@@ -152,6 +153,18 @@ def layer_patterns(name: str) -> tuple[LayerPattern, ...]:
     return _PATTERNS[name]
 
 
+class Piece(NamedTuple):
+    """Part of a document, in a slice of its sequence (attention/halo.py)."""
+
+    start: int
+    """First token, in the slice."""
+    length: int
+    cuts: tuple[tuple[int, ...], tuple[int, ...]]
+    """The document's cut points inside the piece, from 0 to `length`, for either half of the heads."""
+    sinks_at: int
+    """Where the document's sinks lie in the slice."""
+
+
 @dataclass(frozen=True)
 class Groups:
     """What one layer's attention is cut into.
@@ -186,6 +199,28 @@ class Groups:
             raise LengthenError(f"the attention pattern's first group ends at {cuts[1]}, inside {self.sinks} sinks")
         return cuts
 
+    def bounds(self, span: tuple[int, int] | Piece, half: int) -> list[tuple[int, int, int | None]]:
+        """The groups of a whole document or of a piece, for the first (0) or the second (1) half of the heads.
+
+        Args:
+            span: (start, length) of a document, or a piece.
+            half: of the heads.
+
+        Returns:
+            (begin, end, where the sinks lie that the group sees beside its own tokens or None), in order.
+        """
+        start = span[0]
+        if isinstance(span, Piece):
+            cuts: Sequence[int] = span.cuts[half]
+            sinks_at = span.sinks_at
+        else:
+            cuts, sinks_at = self.cuts(span[1], half), start
+        # A document's first group has its sinks in it.
+        return [
+            (start + a, start + b, sinks_at if self.sinks and start + a != sinks_at else None)
+            for a, b in pairwise(cuts)
+        ]
+
 
 class HeadPart(NamedTuple):
     """Query heads that have their groups in common, and the key/value heads they look at."""
@@ -198,18 +233,17 @@ class HeadPart(NamedTuple):
 
 @lru_cache(maxsize=32)  # asked by every layer
 def head_parts(
-    num_heads: int, num_kv_heads: int, documents: tuple[tuple[tuple[int, int], ...], ...], groups: Groups
+    num_heads: int, num_kv_heads: int, documents: tuple[tuple[tuple[int, int] | Piece, ...], ...], groups: Groups
 ) -> list[HeadPart]:
     """The parts of the heads that can be computed at once: the two halves, or all where their groups are the same.
 
     Args:
         num_heads: H.
         num_kv_heads: K, which divides H.
-        documents: per sequence, (start, length) of each document.
+        documents: per sequence, (start, length) of each document, or a piece of one.
         groups: of the layer.
     """
-    lengths = {length for spans in documents for _, length in spans}
-    if all(groups.cuts(length, 0) == groups.cuts(length, 1) for length in lengths):
+    if all(groups.bounds(span, 0) == groups.bounds(span, 1) for spans in documents for span in spans):
         return [HeadPart(0, slice(0, num_heads), slice(0, num_kv_heads))]
     return [HeadPart(half, *heads) for half, heads in enumerate(head_halves(num_heads, num_kv_heads))]
 

@@ -372,6 +372,12 @@ class MemoryRecipe(_Section):
         "keep_attention",
         description="recompute each layer in the backward pass; keep_attention: all but attention's output",
     )
+    sequence_chunk: int = Field(
+        0,
+        ge=0,
+        description="S2: tokens that a whole layer computes at a time, a multiple of the group size, in place of "
+        "activation checkpointing; 0: all at once",
+    )
     mlp_tile: int = Field(0, ge=0, description="tokens that an MLP computes at a time; 0: all at once")
     offload_activations: bool = Field(False, description="keep what checkpointing saves in CPU memory (accelerators)")
     fused_kernels: bool = Field(
@@ -385,7 +391,19 @@ class MemoryRecipe(_Section):
     @classmethod
     def _fill_from_preset(cls, given: Any) -> Any:
         preset = given.get("preset", "balanced") if isinstance(given, dict) else None
-        return {**_PRESETS[preset], **given} if preset in _PRESETS else given
+        if preset not in _PRESETS:
+            return given
+        chunks = {"activation_checkpointing": False} if given.get("sequence_chunk") else {}
+        return {**_PRESETS[preset], **chunks, **given}
+
+    @model_validator(mode="after")
+    def _recomputes_once(self) -> "MemoryRecipe":
+        if self.sequence_chunk and self.activation_checkpointing:
+            raise ValueError(
+                f"memory.sequence_chunk={self.sequence_chunk} recomputes layers by itself; leave out "
+                "memory.activation_checkpointing"
+            )
+        return self
 
 
 class Recipe(_Section):
@@ -431,6 +449,8 @@ class Recipe(_Section):
             raise ValueError(
                 "attention.full_last ends a run of S2 at full attention, and all of this one is; leave it out"
             )
+        if self.memory.sequence_chunk:
+            self._check_chunk()
         if self.data.is_mixture:
             self._check_mixture()
         if self.is_skip_wise:
@@ -456,6 +476,21 @@ class Recipe(_Section):
         if self.adapter.kind in ("lora", "full") and self.adapter.options:
             raise ValueError(f"adapter.options is for other PEFT methods; the kind is {self.adapter.kind}")
         return self
+
+    def _check_chunk(self) -> None:
+        chunk, attention = self.memory.sequence_chunk, self.attention
+        if attention.kind == "full" or attention.pattern == "full" or attention.full_last:
+            what = "full_last" if attention.full_last else "kind" if attention.kind == "full" else "pattern"
+            raise ValueError(
+                f"memory.sequence_chunk cuts layers where S2 sees no further, and with attention.{what}="
+                f"{getattr(attention, what)} every token sees all before it; set memory.sequence_chunk=0"
+            )
+        if chunk % self.group_size:
+            raise ValueError(
+                f"memory.sequence_chunk is {chunk}, which is no multiple of the group size of {self.group_size} tokens"
+            )
+        if self.parallel.startswith("zero"):
+            raise ValueError(f"memory.sequence_chunk is for parallel ddp and fsdp2, not {self.parallel}")
 
     def _check_restoration(self) -> None:
         adapter, wanted = self.adapter, self.training.restoration

@@ -10,7 +10,6 @@ Shape suffixes: B sequences, T tokens, N = B*T, H query heads, K key/value heads
 
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -110,20 +109,19 @@ class _Sequences(NamedTuple):
     """Which of the N tokens are keys, in their order, sinks in front of each group; None: each once."""
 
 
-@lru_cache(maxsize=16)  # both halves, for all layers of a forward pass and of its recomputation
+@lru_cache(maxsize=64)  # both halves, for all layers of a forward pass and of its recomputation, by chunks
 def _sequences(documents: Documents, groups: Groups, half: int, length: int, device: torch.device) -> _Sequences:
     query_lengths, key_lengths, keys = [], [], []
     for row, spans in enumerate(documents):
         origin = row * length
-        for start, begin, end in _groups_of(spans, groups, half, length):
-            sinks = groups.sinks if begin > start else 0
+        for begin, end, sinks_at in _groups_of(spans, groups, half, length):
+            sinks = 0 if sinks_at is None else groups.sinks
             query_lengths.append(end - begin)
             key_lengths.append(sinks + end - begin)
+            if sinks_at is not None:
+                keys.append(torch.arange(origin + sinks_at, origin + sinks_at + sinks))
             if groups.sinks:
-                keys += [
-                    torch.arange(origin + start, origin + start + sinks),
-                    torch.arange(origin + begin, origin + end),
-                ]
+                keys.append(torch.arange(origin + begin, origin + end))
 
     def ends(lengths: list[int]) -> torch.Tensor:
         return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
@@ -138,22 +136,24 @@ def _sequences(documents: Documents, groups: Groups, half: int, length: int, dev
     )
 
 
-def _groups_of(spans: Spans, groups: Groups, half: int, length: int) -> list[tuple[int, int, int]]:
-    """(document's start, begin, end) of all groups of a sequence; padding becomes groups without sinks."""
-    found, done = [], 0
-    for start, size in (*spans, (length, 0)):
-        found += [(begin, begin, min(begin + groups.size, start)) for begin in range(done, start, groups.size)]
+def _groups_of(spans: Spans, groups: Groups, half: int, length: int) -> list[tuple[int, int, int | None]]:
+    """(begin, end, where its sinks lie) of all groups of a sequence; padding becomes groups without sinks."""
+    found: list[tuple[int, int, int | None]] = []
+    done = 0
+    for span in (*spans, (length, 0)):
+        start, size = span[:2]
+        found += [(begin, min(begin + groups.size, start), None) for begin in range(done, start, groups.size)]
         if size:
-            found += [(start, start + a, start + b) for a, b in pairwise(groups.cuts(size, half))]
+            found += groups.bounds(span, half)
         done = start + size
     return found
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _padding(documents: Documents, length: int, device: torch.device) -> torch.Tensor | None:
     """(B, T) bool, True at tokens of no document; None for none."""
     padding_BT = torch.ones(len(documents), length, dtype=torch.bool)
     for row, spans in enumerate(documents):
-        for start, size in spans:
+        for start, size, *_ in spans:
             padding_BT[row, start : start + size] = False
     return padding_BT.to(device) if padding_BT.any() else None

@@ -4,7 +4,6 @@ Shape suffixes: B sequences, T tokens, H query heads, K key/value heads, D head 
 """
 
 from functools import lru_cache
-from itertools import pairwise
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
@@ -67,19 +66,20 @@ def _compiled():  # type: ignore[no-untyped-def]
 def _block_mask(documents: Documents, groups: Groups, half: int, length: int, device: torch.device) -> BlockMask:
     # Tokens of no document are in group -1, which nothing sees: flex_attention then gives zeros.
     group_BT = torch.full((len(documents), length), -1)
-    start_BT = torch.full((len(documents), length), length)
+    sinks_BT = torch.full((len(documents), length), length)
     count = 0
     for row, spans in enumerate(documents):
-        for start, size in spans:
-            start_BT[row, start : start + size] = start
-            for begin, end in pairwise(groups.cuts(size, half)):
-                group_BT[row, start + begin : start + end] = count
+        for span in spans:
+            for begin, end, sinks_at in groups.bounds(span, half):
+                group_BT[row, begin:end] = count
+                if sinks_at is not None:
+                    sinks_BT[row, begin:end] = sinks_at
                 count += 1
-    group_BT, start_BT, sinks = group_BT.to(device), start_BT.to(device), groups.sinks
+    group_BT, sinks_BT, sinks = group_BT.to(device), sinks_BT.to(device), groups.sinks
 
     def sees(b: torch.Tensor, _h: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         same_group = (group_BT[b, query] == group_BT[b, key]) & (group_BT[b, query] >= 0)
-        is_sink = (start_BT[b, query] == start_BT[b, key]) & (key - start_BT[b, key] < sinks) & (group_BT[b, key] >= 0)
+        is_sink = (key >= sinks_BT[b, query]) & (key < sinks_BT[b, query] + sinks)
         return (same_group | is_sink) & (key <= query)
 
     rows = len(documents) if len(documents) > 1 else None

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from transformers.masking_utils import sdpa_mask
 
-from lengthen.errors import LengthenError
+from lengthen.attention_pattern import Piece
+from lengthen.errors import LengthenError, ModelError
 
-__all__ = ["Documents", "Layout", "Spans", "documents_of_mask", "is_regular", "layout_mask"]
+__all__ = ["Documents", "Layout", "SliceLayout", "Spans", "documents_of_mask", "is_regular", "layout_mask"]
 
-Spans = tuple[tuple[int, int], ...]
-"""(start, length) of each document of a sequence, in order; tokens in none are padding."""
+Spans = tuple[tuple[int, int] | Piece, ...]
+"""(start, length) of each document of a sequence, or a piece of one, in order; tokens in none are padding."""
 
 Documents = tuple[Spans, ...]
 """The spans of each sequence of a batch."""
@@ -73,6 +74,33 @@ class Layout:
         if self._padding is not None:
             real_BT = self._padding
         return _spans(linked_BT, real_BT)
+
+
+class SliceLayout(Layout):
+    """The layout of slices of a batch, which is known beforehand.
+
+    Args:
+        documents: of the slices (attention/halo.py).
+    """
+
+    def __init__(self, documents: Documents):
+        self._documents = documents
+
+    @property
+    def documents(self) -> Documents:  # type: ignore[override]
+        """Where the documents of each slice lie."""
+        return self._documents
+
+    @property
+    def dense(self) -> torch.Tensor | None:  # type: ignore[override]
+        """Not there: full attention needs the whole sequence.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(
+            "an attention layer that has a window of its own can't be computed by chunks; set memory.sequence_chunk=0"
+        )
 
 
 _REGULAR_STEP = 128

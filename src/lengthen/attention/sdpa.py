@@ -7,7 +7,6 @@ K key/value heads, R query heads of one call, D head size, P = B*N.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +51,8 @@ def s2_sdpa(
         k_BKTD, v_BKTD = (x.expand(-1, parts, -1, -1) for x in (k_BKTD, v_BKTD))
     native = _takes_fewer_kv_heads(q_BHTD, v_BKTD)
     q_places, kv_places = _places(documents, groups, heads, kv_heads, native)
+    if not q_places:  # nothing but padding
+        return v_BKTD.new_zeros(batch, length, heads, v_BKTD.shape[-1])
     pieces = []
     with nullcontext() if not q_BHTD.is_cuda or is_regular(documents, length) else without_cudnn_attention():
         for q_PRGD, k, v in zip(
@@ -92,7 +93,7 @@ class _Run(NamedTuple):
     groups: int
     size: int
     sinks_at: int | None
-    """Where the document begins whose first tokens the groups see beside their own; None for none."""
+    """Where the sinks lie that the groups see beside their own tokens; None for none."""
 
 
 class _Place(NamedTuple):
@@ -182,7 +183,7 @@ class _Put(torch.autograd.Function):
         return None, None, None, *(_take(grad_BHTD, place, ctx.sinks, with_sinks=False) for place in ctx.places)
 
 
-@lru_cache(maxsize=32)  # all layers of a forward pass, and of its recomputation, share one
+@lru_cache(maxsize=128)  # all layers of a forward pass, and of its recomputation, share one for each chunk
 def _places(
     documents: Documents, groups: Groups, heads: int, kv_heads: int, native: bool
 ) -> tuple[list[_Place], list[_Place]]:
@@ -223,10 +224,9 @@ def _calls(heads: slice, kv_heads: slice, native: bool) -> list[tuple[slice, sli
 def _equal_runs(documents: Spans, groups: Groups, half: int) -> list[_Run]:
     """The groups of all documents in order, equal neighbours together."""
     runs: list[_Run] = []
-    for start, length in documents:
-        for begin, end in pairwise(groups.cuts(length, half)):
-            # A document's first group has its sinks in it.
-            run = _Run(start + begin, 1, end - begin, start if groups.sinks and begin else None)
+    for span in documents:
+        for begin, end, sinks_at in groups.bounds(span, half):
+            run = _Run(begin, 1, end - begin, sinks_at)
             last = runs[-1] if runs else None
             if last and last[2:] == run[2:] and last.start + last.groups * last.size == run.start:
                 runs[-1] = last._replace(groups=last.groups + 1)

@@ -58,7 +58,7 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
     """
     sequences = recipe.training.batch_size * recipe.training.accumulation
     per_token = _linear_per_token(shape, recipe)
-    passes = 1 + _ATTENTION_BACKWARD + (bool(recipe.memory.activation_checkpointing) and not recipe.keeps_attention)
+    passes = 1 + _ATTENTION_BACKWARD + (_recomputes(recipe) and not recipe.keeps_attention)
     tokens = recipe.sequence_length * sequences
     groups = _groups(recipe)
     attention = full_attention = 0.0
@@ -66,6 +66,7 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
         count = share * tokens / length
         attention += count * passes * _attention(shape, groups, length)
         full_attention += count * passes * _attention(shape, None, length)
+    attention *= 1 + _again(recipe) / 2  # of a group's pairs, half a group has a quarter
     attention += recipe.attention.full_last * (full_attention - attention)
     linear = per_token * tokens
     restoration = recipe.training.restoration
@@ -80,14 +81,24 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
 
 def _linear_per_token(shape: ModelShape, recipe: Recipe) -> float:
     """Multiplications with weights for a token of a step, forward and backward."""
-    recomputed = bool(recipe.memory.activation_checkpointing)
-    per_token = float(shape.head * (3 if shape.trains_head else 2))
+    recomputed = _recomputes(recipe)
+    per_token = 0.0
     for layer in shape.layers:
         forward = _multiplied(layer, recipe.adapter.kind == "full")
         # The tiles of an MLP are computed once more, whether or not the layer is.
         tiles = _mlp_weights(layer, shape.hidden) if recipe.memory.mlp_tile else 0
         per_token += layer.count * ((2 + recomputed) * forward + layer.active_trained + tiles)
-    return per_token
+    return per_token * (1 + _again(recipe)) + shape.head * (3 if shape.trains_head else 2)
+
+
+def _recomputes(recipe: Recipe) -> bool:
+    return bool(recipe.memory.activation_checkpointing or recipe.memory.sequence_chunk)
+
+
+def _again(recipe: Recipe) -> float:
+    """Share of the tokens that layers compute twice: half a group before each chunk but the first."""
+    chunk, length = recipe.memory.sequence_chunk, recipe.sequence_length
+    return (-(-length // chunk) - 1) * recipe.group_size / 2 / length if chunk else 0.0
 
 
 def _documents(recipe: Recipe) -> list[tuple[float, float]]:

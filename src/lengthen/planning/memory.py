@@ -134,7 +134,8 @@ def memory_of(
 
     layers = [(layer, _layer(layer, shape.hidden, width, autocast, recipe, on_gpu)) for layer in shape.layers]
     inputs = shape.hidden * width * tokens
-    if settings.activation_checkpointing:
+    recomputes = bool(settings.activation_checkpointing or settings.sequence_chunk)
+    if recomputes:
         movable, staying = float(shape.layer_count * inputs), 0.0
         if recipe.keeps_attention:
             staying = sum(layer.count * each.kept for layer, each in layers) * tokens
@@ -144,12 +145,17 @@ def memory_of(
     moved = max(0.0, movable - 2 * inputs) if settings.offload_activations and on_gpu else 0.0
     host += moved
     saved = movable - moved + staying
-    tile = min(settings.mlp_tile, length) * recipe.training.batch_size
-    working = max(_working(each, tokens, tile, bool(settings.activation_checkpointing)) for _, each in layers)
+    at_once = length
+    if settings.sequence_chunk:  # a chunk, the half group before it and the sinks
+        at_once = min(length, settings.sequence_chunk + recipe.group_size // 2 + recipe.attention.sinks)
+    tile = min(settings.mlp_tile, at_once) * recipe.training.batch_size
+    working = max(_working(each, at_once * recipe.training.batch_size, tile, recomputes) for _, each in layers)
+    if settings.sequence_chunk:  # the gradients of a layer's input and output are whole
+        working += 2 * inputs
     if recipe.quantize == "nf4":  # a product takes its weight out of 4 bits, one at a time
         working += max(layer.largest for layer in shape.layers) * width
     cast = (shape.trained - shape.trained_embeddings) * width if autocast else 0
-    cast_layer = cast if not settings.activation_checkpointing else cast / shape.layer_count
+    cast_layer = cast if not recomputes else cast / shape.layer_count
     # Final norm's float32 copy, its output, and the gradient of the hidden states.
     norm = _norm(width, bool(layers[0][0].trained_norms), settings.fused_kernels)
     ends = tokens * shape.hidden * (norm + 2 * width)

@@ -312,12 +312,21 @@ def _with_context(recipe: Recipe, tokens: int) -> Recipe:
     """The recipe for another target; sequences are as long as it, and a given group stays."""
     data = recipe.data.model_copy(update={"sequence_length": None})
     context = recipe.context.model_copy(update={"target": tokens})
-    return recipe.model_copy(update={"context": context, "data": data})
+    changed = recipe.model_copy(update={"context": context, "data": data})
+    chunk = {"sequence_chunk": _whole_groups(changed)}
+    return changed.model_copy(update={"memory": recipe.memory.model_copy(update=chunk)})
+
+
+def _whole_groups(recipe: Recipe) -> int:
+    """The chunk of a recipe, made whole groups: these can grow with the target."""
+    return -(-recipe.memory.sequence_chunk // recipe.group_size) * recipe.group_size
 
 
 def _shorter(recipe: Recipe, tokens: int) -> dict[str, Any]:
     """Overrides for another target, sequences as long as it."""
-    return {"context.target": tokens} | ({"data.sequence_length": None} if recipe.data.sequence_length else {})
+    overrides = {"context.target": tokens} | ({"data.sequence_length": None} if recipe.data.sequence_length else {})
+    chunk = _with_context(recipe, tokens).memory.sequence_chunk
+    return overrides | ({} if chunk == recipe.memory.sequence_chunk else {"memory.sequence_chunk": chunk})
 
 
 def _changed(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
@@ -344,14 +353,15 @@ def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dic
         if kind != recipe.parallel and (kind == "zero2" or recipe.quantize is None):
             what = "gradients and optimiser" if kind == "zero2" else "weights too"
             yield {"parallel": kind}, f"the devices share {what}; more traffic between them"
-    if not memory.activation_checkpointing:
+    if not memory.activation_checkpointing and not memory.sequence_chunk:
         yield {"memory.activation_checkpointing": "keep_attention"}, "layers but their attention computed twice"
     if not memory.mlp_tile:
         yield {"memory.mlp_tile": 2048}, "MLPs in tiles, computed once more"
-    if memory.activation_checkpointing is not True:
+    if memory.activation_checkpointing is not True and not memory.sequence_chunk:
         yield {"memory.activation_checkpointing": True}, "layers computed twice"
     if device.kind != "cpu" and not memory.offload_activations:
-        smallest = {"activation_checkpointing": True, "mlp_tile": memory.mlp_tile or 2048, "offload_activations": True}
+        recomputing = {} if memory.sequence_chunk else {"activation_checkpointing": True}
+        smallest = {**recomputing, "mlp_tile": memory.mlp_tile or 2048, "offload_activations": True}
         changed = {f"memory.{key}": value for key, value in smallest.items() if getattr(memory, key) != value}
         yield changed, "layers' inputs wait in CPU memory"
     if device.kind == "cuda" and plain and recipe.parallel == "ddp" and not can_share:

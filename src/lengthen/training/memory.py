@@ -97,7 +97,7 @@ def tile_mlps(model: nn.Module, tokens: int) -> None:
 
 def _tiled(forward: Callable[..., Any], mlp: nn.Module, tokens: int) -> Callable[..., Any]:
     def tiled(hidden_BTE: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
-        if not torch.is_grad_enabled() or hidden_BTE.ndim != 3 or hidden_BTE.shape[1] <= tokens:
+        if not mlp.training or hidden_BTE.ndim != 3 or hidden_BTE.shape[1] <= tokens:
             return forward(hidden_BTE, *more, **options)
         parts = [  # some take a view of their input
             checkpoint(forward, part.contiguous(), *more, use_reentrant=False, **options)

@@ -54,6 +54,7 @@ from lengthen.quantization import check_nf4, check_not_quantized, count_quantize
 from lengthen.recipe import Recipe, check_documents, load_recipe
 from lengthen.training.batches import Batches
 from lengthen.training.checkpoint import last_checkpoint, load_trained, step_of
+from lengthen.training.chunked import chunk_layers
 from lengthen.training.fused import check_fused, fuse_elementwise
 from lengthen.training.loggers import check_loggers
 from lengthen.training.loop import Loop
@@ -297,6 +298,8 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
         say(f"fused kernels in {norms} norms and {mlps} MLPs")
     if recipe.memory.mlp_tile:
         tile_mlps(model, recipe.memory.mlp_tile)
+    if recipe.memory.sequence_chunk:
+        chunk_layers(model, recipe.memory.sequence_chunk)
     positions = BasePositions(model, setup.base_config) if recipe.training.restoration.share else None
     model = add_adapter(model, recipe.adapter, recipe.uses_autocast(setup.dtype.itemsize))
     return CausalLMObjective(model, recipe.memory.offload_activations, positions), base

@@ -1,0 +1,110 @@
+"""A sequence in slices that can be computed one by one: what a chunk of it must see beside its own tokens.
+
+Under S2 a token sees its group and the sinks of its document, so that a chunk needs, of the tokens before it, those of
+the groups that it cuts (the halo, half a group where chunks begin at multiples of the group size in their document) and
+the sinks. A layer that is run over [sinks][halo][chunk] gives the chunk's outputs exactly; those of the others are
+dropped.
+
+Shape suffixes: B sequences, T tokens, S tokens of a slice.
+"""
+
+from bisect import bisect_right
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+from lengthen.attention.layout import Documents, Spans
+from lengthen.attention_pattern import Groups, Piece
+
+__all__ = ["Slice", "slices"]
+
+
+class Slice(NamedTuple):
+    """A chunk with what it needs. In all rows it has the same tokens but the sinks."""
+
+    begin: int
+    """First token of the halo; `start` where there is none."""
+    start: int
+    """First token of the chunk."""
+    stop: int
+    """Behind the chunk's last token."""
+    sinks: int
+    """Tokens that are put in front: sinks of documents that began before the halo."""
+    sinks_at: tuple[int, ...]
+    """Where they lie in each sequence. A sequence that needs none has others there, which nothing looks at."""
+    documents: Documents
+    """The layout of the slices; sinks in front, and tokens of the halo that a row doesn't need, are padding."""
+
+    def take(self, x_BT: torch.Tensor) -> torch.Tensor:
+        """The slices of a tensor (B, T, ...) or (1, T, ...), as (B, S, ...); (1, S, ...) where that is the same."""
+        own_BS = x_BT[:, self.begin : self.stop]
+        if not self.sinks:
+            return own_BS
+        rows, rest = len(self.sinks_at), x_BT.shape[1:]
+        sinks = [row[at : at + self.sinks] for row, at in zip(x_BT.expand(rows, *rest), self.sinks_at, strict=True)]
+        return torch.cat([torch.stack(sinks), own_BS.expand(rows, *own_BS.shape[1:])], dim=1)
+
+    def add(self, part_BS: torch.Tensor, to_BT: torch.Tensor) -> None:
+        """Add what belongs to the slices' tokens to the whole: the reverse of `take`, for gradients."""
+        to_BT[:, self.begin : self.stop] += part_BS[:, self.sinks :]
+        if self.sinks:
+            for row, part, at in zip(to_BT, part_BS, self.sinks_at, strict=True):
+                row[at : at + self.sinks] += part[: self.sinks]
+
+
+@lru_cache(maxsize=8)  # asked by every layer
+def slices(documents: Documents, groups: Groups, length: int, chunk: int) -> list[Slice]:
+    """The slices of a batch, in order; their chunks are all its tokens.
+
+    Args:
+        documents: per sequence, (start, length) of each document.
+        groups: of the layer.
+        length: T, tokens of a sequence.
+        chunk: tokens of a chunk; the last one may have fewer.
+    """
+    return [_slice(documents, groups, start, min(start + chunk, length)) for start in range(0, length, chunk)]
+
+
+def _slice(documents: Documents, groups: Groups, start: int, stop: int) -> Slice:
+    cut = [_cut_document(spans, start) for spans in documents]
+    begins = [start if at is None else at[0] + _first_needed(groups, at[1], start - at[0]) for at in cut]
+    begin = min(begins)
+    # A document that begins in the halo has its sinks there.
+    sinks_at = [
+        at[0] if groups.sinks and at is not None and at[0] < own else None for at, own in zip(cut, begins, strict=True)
+    ]
+    sinks = groups.sinks if any(at is not None for at in sinks_at) else 0
+    layout = tuple(
+        tuple(
+            _part(span, groups, max(own, span[0]), min(stop, span[0] + span[1]), begin - sinks)
+            for span in spans
+            if span[0] < stop and span[0] + span[1] > own
+        )
+        for spans, own in zip(documents, begins, strict=True)
+    )
+    places = tuple(at or 0 for at in sinks_at) if sinks else ()
+    return Slice(begin, start, stop, sinks, places, layout)
+
+
+def _cut_document(spans: Spans, at: int) -> tuple[int, int] | None:
+    """The document that goes on at a token and began before it."""
+    return next(((start, length) for start, length, *_ in spans if start < at < start + length), None)
+
+
+def _first_needed(groups: Groups, length: int, token: int) -> int:
+    """The first token of the groups, over both halves of the heads, that a token of a document is in."""
+    halves = [groups.cuts(length, half) for half in (0, 1)]
+    return min(cuts[bisect_right(cuts, token) - 1] for cuts in halves)
+
+
+def _part(span: tuple[int, ...], groups: Groups, first: int, end: int, origin: int) -> tuple[int, int] | Piece:
+    """What a slice, whose first token but for sinks of others is at `origin`, has of a document: [first, end)."""
+    start, length = span[:2]
+    if end - first == length:
+        return start - origin, length
+    cuts = [
+        (0, *(start + cut - first for cut in groups.cuts(length, half) if first < start + cut < end), end - first)
+        for half in (0, 1)
+    ]
+    return Piece(first - origin, end - first, (cuts[0], cuts[1]), 0 if start < first else first - origin)
