@@ -400,8 +400,8 @@ class MemoryRecipe(_Section):
     def _recomputes_once(self) -> "MemoryRecipe":
         if self.sequence_chunk and self.activation_checkpointing:
             raise ValueError(
-                f"memory.sequence_chunk={self.sequence_chunk} recomputes layers by itself; leave out "
-                "memory.activation_checkpointing"
+                f"memory.sequence_chunk={self.sequence_chunk} recomputes layers by itself; set "
+                "memory.activation_checkpointing=false"
             )
         return self
 

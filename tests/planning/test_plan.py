@@ -93,7 +93,16 @@ def test_the_breakdown_adds_up(name, device):
     assert found.fits == (found.peak_bytes <= found.device.memory)
 
 
-@pytest.mark.parametrize("overrides", [[], ["memory.preset=smallest"], ["attention.kind=full"], ["memory.preset=fast"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["memory.preset=smallest"],
+        ["attention.kind=full"],
+        ["memory.preset=fast"],
+        ["memory.sequence_chunk=4096", "attention.group_size=2048"],
+    ],
+)
 def test_memory_grows_with_context_and_the_longest_is_exact(overrides):
     peaks = [
         plan(shipped("llama2-7b-8k", *overrides, f"context.target={target}"), A100).peak_bytes
@@ -160,6 +169,7 @@ def test_each_saver_needs_less():
     assert peak(kept + "false") > peak(kept + "keep_attention") > peak(kept + "true")
     assert peak(kept + "true") > peak(kept + "true", "memory.mlp_tile=2048")
     assert peak(kept + "true") > peak(kept + "true", "memory.offload_activations=true")
+    assert peak(kept + "true") > peak("memory.sequence_chunk=16384") > peak("memory.sequence_chunk=8192")
     offloaded = plan(shipped("llama2-7b-32k", "memory.preset=smallest"), A100).memory
     assert offloaded.host == 30 * 32768 * 4096 * 2
     unfused = plan(shipped("llama2-7b-32k", "memory.mlp_tile=0"), A100, unfused_loss=True).peak_bytes
@@ -337,6 +347,16 @@ def test_advice_holds(name, device, devices):
         again = plan(shipped(name, *advice.overrides), device, devices)
         assert again.fits
         assert again.peak_bytes == advice.peak_bytes
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_advice_for_chunks_keeps_to_what_they_go_with(parallel):
+    """Groups grow with the target here, and the chunk is whole groups still."""
+    overrides = ["memory.sequence_chunk=25000", "context.target=100000", f"parallel={parallel}"]
+    found = plan(shipped("llama2-7b-100k", *overrides), "rtx4090-24gb", 8)
+    assert found.advice
+    for advice in found.advice:
+        assert plan(shipped("llama2-7b-100k", *overrides, *advice.overrides), "rtx4090-24gb", 8).fits
 
 
 def test_a_recipe_that_fits_gets_no_advice():

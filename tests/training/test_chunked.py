@@ -26,10 +26,10 @@ from lengthen.training.memory import tile_mlps
 from lengthen.training.objective import CausalLMObjective
 
 SIZES = {
-    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
+    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 2, "head_dim": 8,
     "attn_implementation": "s2",
 }  # fmt: skip
-HEADS = [(4, 2), (4, 1), (3, 3)]
+HEADS = [(4, 2), (4, 1), (6, 3)]
 
 
 def objective_of(
@@ -68,6 +68,7 @@ def loss_and_gradients(objective, documents, rows=1, padding=0):
     else:
         more = {"position_ids": torch.cat([torch.arange(each) for each in documents]).expand(rows, -1)}
     torch.manual_seed(2)
+    objective.zero_grad()
     loss = objective(input_ids=ids, labels=labels, **more)
     loss.backward()
     trained = {name: p.grad for name, p in objective.named_parameters() if p.requires_grad}
@@ -127,19 +128,16 @@ def test_dropout_is_the_same_in_both_passes(tile):
     objective = objective_of(16, 8, adapter=AdapterRecipe(rank=4, targets="all", dropout=0.3), tile=tile)
     found = loss_and_gradients(objective, [50])
     trained = dict(objective.named_parameters())
-    step, losses = 1e-3, []
+    expected = sum(gradient.square().sum() for gradient in list(found.values())[1:])
+    step, losses = 3e-3 / expected.sqrt(), []
     for sign in (1, -2):
         with torch.no_grad():
             for name, gradient in list(found.items())[1:]:
                 trained[name] += sign * step * gradient
         losses.append(loss_and_gradients(objective, [50])["loss"])
-    expected = sum(gradient.square().sum() for gradient in list(found.values())[1:])
-    objective.zero_grad()
     clean = loss_and_gradients(objective_of(16, 8, adapter=LORA), [50])["loss"]
     assert abs(found["loss"] - clean) > 1e-4, "dropout is at work"
-    torch.testing.assert_close(
-        torch.tensor(float(losses[0] - losses[1]) / (2 * step)), torch.tensor(float(expected)), rtol=2e-2, atol=0
-    )
+    torch.testing.assert_close((losses[0] - losses[1]) / (2 * step), expected, rtol=2e-2, atol=0)
 
 
 def test_autocast_reaches_both_passes():
@@ -158,12 +156,16 @@ def test_a_layer_sees_one_slice_at_a_time_and_keeps_its_input_only():
     seen, saved = [], []
     objective.model.model.layers[1].mlp.register_forward_hook(lambda _mlp, given, _out: seen.append(given[0].shape[1]))
     ids = torch.randint(0, 97, (1, 64))
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: saved.append(tuple(tensor.shape)) or tensor, lambda t: t
-    ):
+
+    def save(tensor):
+        saved.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         loss = objective(input_ids=ids, labels=ids)
     assert seen == [16, 20, 20, 20]
-    assert saved.count((1, 64, 48)) == 0, "nothing of an MLP's inside"
+    assert saved.count((1, 64, 48)) >= 2
+    assert not [shape for shape in saved if shape[1:2] in ((16,), (20,)) or shape[-1:] == (56,)], "nothing inside"
     loss.backward()
     assert seen == [16, 20, 20, 20] * 2
     with torch.no_grad():

@@ -348,6 +348,7 @@ def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dic
         yield less, "one sequence at a time, as many per step"
     plain = training.optimizer == "adamw"
     can_share = devices > 1 and device.kind == "cuda" and plain and recipe.adapter.kind in ("lora", "full")
+    can_share = can_share and not memory.sequence_chunk  # ZeRO gathers weights by hooks that chunks don't call
     shares = ["zero2", "zero3"] if can_share and recipe.parallel in ("ddp", "zero2") else []
     for kind in shares:
         if kind != recipe.parallel and (kind == "zero2" or recipe.quantize is None):
@@ -372,7 +373,8 @@ def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dic
         else:
             yield {"parallel": "zero3_offload"}, "weights and optimiser in CPU memory: slow steps"
     if recipe.quantize is None and recipe.adapter.kind == "lora" and recipe.adapter.variant != "pissa":
-        unsharded = {} if recipe.parallel in ("ddp", "zero2", "zero2_offload") else {"parallel": "zero2"}
+        fitting = "ddp" if memory.sequence_chunk else "zero2"  # 4-bit weights can't be sharded
+        unsharded = {} if recipe.parallel in ("ddp", "zero2", "zero2_offload") else {"parallel": fitting}
         yield {"quantize": "nf4", **unsharded}, "the base in 4 bits: slower products, a little less exact"
     if recipe.adapter.kind == "full":
         yield {"adapter.kind": "lora"}, "LoRA, embeddings and norms instead of all weights"
