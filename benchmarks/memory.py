@@ -44,8 +44,8 @@ OURS: dict[str, dict[str, Any]] = {
     "s2, released": {"memory": {"activation_checkpointing": True, "release_freed": True}},
     "s2, keep attention, released": {"memory": {"preset": "balanced", "release_freed": True}},
     "s2, smallest": {"memory": {"preset": "smallest"}},
-    "s2, chunks": {"memory": {"sequence_chunk": GROUP}},
-    "s2, chunks, released": {"memory": {"sequence_chunk": GROUP, "release_freed": True}},
+    "s2, chunks": {"memory": {"sequence_chunk": 2 * GROUP}},
+    "s2, chunks, released": {"memory": {"sequence_chunk": 2 * GROUP, "release_freed": True}},
     "s2, nf4": {"quantize": "nf4"},
     "s2, nf4, smallest": {"quantize": "nf4", "memory": {"preset": "smallest"}},
 }

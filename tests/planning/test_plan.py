@@ -352,7 +352,7 @@ def test_advice_holds(name, device, devices):
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_advice_for_chunks_keeps_to_what_they_go_with(parallel):
     """Groups grow with the target here, and the chunk is whole groups still."""
-    overrides = ["memory.sequence_chunk=25000", "context.target=100000", f"parallel={parallel}"]
+    overrides = ["memory.sequence_chunk=25600", f"parallel={parallel}"]
     found = plan(shipped("llama2-7b-100k", *overrides), "rtx4090-24gb", 8)
     assert found.advice
     for advice in found.advice:

@@ -27,7 +27,7 @@ from lengthen.training.objective import CausalLMObjective
 
 SIZES = {
     "vocab_size": 97, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 2, "head_dim": 8,
-    "attn_implementation": "s2",
+    "attn_implementation": "s2", "initializer_range": 0.2,  # so that attention is not the mean
 }  # fmt: skip
 HEADS = [(4, 2), (4, 1), (6, 3)]
 
@@ -76,11 +76,14 @@ def loss_and_gradients(objective, documents, rows=1, padding=0):
     return {"loss": loss.detach(), **{name: grad for name, grad in trained.items() if grad is not None}}
 
 
-def assert_same(chunked, whole, **tolerance):
+def assert_same(chunked, whole):
+    """Within float32 rounding of each tensor; where its sums nearly cancel, of what they are sums of."""
     assert chunked.keys() == whole.keys()
+    largest = max(tensor.abs().max().item() for name, tensor in whole.items() if name != "loss")
     for name, tensor in whole.items():
-        scale = tensor.abs().max().item()
-        torch.testing.assert_close(chunked[name], tensor, rtol=1e-5, atol=2e-5 * scale + 1e-9, msg=name)
+        tolerance = 1e-5 * tensor.abs().max().item() + 1e-6 * largest
+        difference = (chunked[name] - tensor).abs().max().item()
+        assert difference <= tolerance, f"{name}: {difference:.2e} > {tolerance:.2e}"
 
 
 @settings(max_examples=40, deadline=None)
