@@ -219,17 +219,13 @@ def test_chunks_replace_checkpointing_in_every_preset():
         assert MemoryRecipe(**memory.model_dump()) == memory
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_two_processes_by_chunks_equal_one_whole(make_base, train_in_processes, parallel):
     base = make_base("wide", hidden_size=64, intermediate_size=128)
     recipe = {"attention": {"sinks": 2}, "adapter": {"targets": "all", "rank": 4}}
-    chunks = {"memory": {"sequence_chunk": 32}}
     whole, losses = train_in_processes(base, 1, "whole", **recipe)
-    by_chunks, ours = train_in_processes(base, 1, "chunks", **recipe, **chunks)
-    two, others = train_in_processes(base, 2, **recipe, **chunks, parallel=parallel)
-    assert ours == pytest.approx(losses, rel=1e-5)
+    two, others = train_in_processes(base, 2, "chunks", **recipe, memory={"sequence_chunk": 32}, parallel=parallel)
     assert others == pytest.approx(losses, rel=1e-5)
-    adapters = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (whole, by_chunks, two)]
+    adapters = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (whole, two)]
     for name, tensor in adapters[0].items():
-        for other in adapters[1:]:
-            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(adapters[1][name], tensor, rtol=1e-3, atol=1e-5)
