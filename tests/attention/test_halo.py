@@ -33,7 +33,7 @@ def by_slices(backend, q, k, v, documents, groups, chunk):
     return torch.cat(outputs, dim=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(layouts(), groups_strategy(), st.sampled_from(HEAD_COUNTS), st.integers(1, 30))
 def test_attention_by_slices_is_attention_over_the_whole(layout, groups, head_counts, chunk):
     inputs, documents = inputs_for(layout, head_counts), layout[1]
