@@ -98,7 +98,7 @@ def _first_needed(groups: Groups, length: int, token: int) -> int:
     return min(cuts[bisect_right(cuts, token) - 1] for cuts in halves)
 
 
-def _part(span: tuple[int, ...], groups: Groups, first: int, end: int, origin: int) -> tuple[int, int] | Piece:
+def _part(span: tuple[int, int] | Piece, groups: Groups, first: int, end: int, origin: int) -> tuple[int, int] | Piece:
     """What a slice, whose first token but for sinks of others is at `origin`, has of a document: [first, end)."""
     start, length = span[:2]
     if end - first == length:

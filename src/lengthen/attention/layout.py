@@ -87,12 +87,12 @@ class SliceLayout(Layout):
         self._documents = documents
 
     @property
-    def documents(self) -> Documents:  # type: ignore[override]
+    def documents(self) -> Documents:
         """Where the documents of each slice lie."""
         return self._documents
 
     @property
-    def dense(self) -> torch.Tensor | None:  # type: ignore[override]
+    def dense(self) -> torch.Tensor | None:
         """Not there: full attention needs the whole sequence.
 
         Raises:
@@ -137,7 +137,7 @@ def documents_of_mask(mask: torch.Tensor) -> Documents:
     for seen in seen_BTT:
         (spans,) = _spans(seen.diagonal(-1)[None], seen.diagonal()[None])
         number = torch.full((len(seen),), -1, device=seen.device)
-        for index, (start, length) in enumerate(spans):
+        for index, (start, length, *_) in enumerate(spans):
             number[start : start + length] = index
         expected = (number[:, None] == number).tril() & (number >= 0)
         if not torch.equal(seen & (number >= 0)[:, None], expected):
