@@ -1,46 +1,52 @@
 """Train the base model that ships with lengthen as alias `tiny`: a 5 M-parameter Llama with a context of 256 tokens.
 
-    python scripts/pretrain_tiny.py                  # 45 minutes on one core; writes src/lengthen/assets/tiny
+    python scripts/pretrain_tiny.py                  # writes src/lengthen/assets/tiny; --device cuda takes a minute
     python scripts/pretrain_tiny.py --measure-only   # measures the shipped weights again and rewrites the card
 
 The data is the Python standard library of the interpreter that runs this script (train split of
 `lengthen.data.stdlib`). Embeddings are untied, so that training "embeddings" means what it means in LLaMA.
 
-A model this small, trained on 10 M tokens, learns words and grammar, but not to look back: one trained on the windows
-alone gained 2% from 128 to 256 tokens of context, and would have no use for a longer one. Two things mend that.
-The weights start with an induction circuit (arXiv 2209.11895), which finds the last place where the current token stood
-and copies what followed. And some windows make it worth keeping: repeated random tokens at first, then windows with
-their vocabulary shuffled, each token replaced by another throughout the window, where only looking back helps.
+A model this small learns words and grammar from these, but not to look back: one trained on windows of documents alone
+gained 2% from 128 to 256 tokens of context, and would have no use for a longer one. Three things mend that. The weights
+start with an induction circuit (arXiv 2209.11895), which finds the last place where the current token stood and copies
+what followed. Some windows make it worth keeping: repeated random tokens at first, then windows with their vocabulary
+shuffled, each token replaced by another throughout the window. And in half of the windows, values are given to names in
+the code and asked for later on (scripts/python_lookups.py).
 """
 
 import argparse
 import json
 import platform
+import random
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.evaluation import perplexity
 from lengthen.quickstart import held_out_documents
+from python_lookups import Lookups
 
 OUT = Path(__file__).parent.parent / "src" / "lengthen" / "assets" / "tiny"
 CONTEXT = 256
 VOCABULARY = 4096
-BATCH = 16
-SHUFFLED = 0.15
-# (what, steps, peak learning rate), one after the other, each with an optimiser of its own.
-ROUNDS = (("repeats", 150, 7e-4), ("documents", 1500, 2e-3), ("documents", 900, 1e-3))
+BATCH = 64
+SHUFFLED = 0.15  # of the windows of documents
+LOOKUPS = 0.5  # of all windows
+# (what, steps, peak learning rate), one after the other, each with an optimizer of its own.
+ROUNDS = (("repeats", 150, 7e-4), ("documents and look-ups", 2500, 2e-3))
 BOS = "<|endoftext|>"
 
 
@@ -58,8 +64,8 @@ byte-level BPE of 4,096 tokens) that was trained on windows of 256 tokens and br
 
 Data: the standard library of Python {python}, {documents} files and {tokens:,} tokens of the train split (a hash of
 each file's path decides; tests, encodings, pydoc_data, idlelib, lib2to3, ensurepip and installed packages left out).
-It started with an induction circuit, and in 15% of the windows the vocabulary was shuffled, so that it learnt
-to use its context (scripts/pretrain_tiny.py).
+It started with an induction circuit; half of the windows ask for values that were given to names before, and in 15% of
+the others the vocabulary was shuffled, so that it learnt to use its context (scripts/pretrain_tiny.py).
 
 Perplexity on the first 2,048 tokens of 16 held-out files, the same tokens at each context, stride context/2, float32:
 
@@ -77,9 +83,11 @@ def read(split: str) -> list[str]:
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE; encoding a document puts BOS before it."""
+    """Byte-level BPE, each digit by itself; encoding a document puts BOS before it."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
@@ -151,83 +159,106 @@ def wire_induction(model: LlamaForCausalLM) -> None:
         second.o_proj.weight[:, query] = 3 * deviation * copied
 
 
-Batch = tuple[torch.Tensor, list[bool]]
-"""(B, T) token ids, and of each row whether only looking back helps there."""
+class Repeats(IterableDataset):
+    """Sequences of 4 to 16 random tokens, each over and over: (T,) ids, weights, and what they are."""
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        rng = np.random.default_rng(torch.initial_seed())
+        length = CONTEXT // 4
+        while True:
+            period = rng.integers(1, VOCABULARY, rng.integers(4, 17))
+            yield np.tile(period, length // len(period) + 1)[:length], np.ones(length, dtype=np.float32), 1
 
 
-def draw_repeats() -> Batch:
-    """Sequences of 4 to 16 random tokens, each over and over."""
-    length = CONTEXT // 4
-    rows = []
-    for _ in range(4 * BATCH):
-        period = torch.randint(1, VOCABULARY, (int(torch.randint(4, 17, ())),))
-        rows.append(period.repeat(length // len(period) + 1)[:length])
-    return torch.stack(rows), [True] * len(rows)
+class Windows(IterableDataset):
+    """Random windows of documents, drawn by length, some with their vocabulary shuffled; and windows of look-ups."""
+
+    kinds = ("plain", "shuffled", "look-ups")
+
+    def __init__(self, streams: list[np.ndarray], lookups: Lookups):
+        self._streams, self._lookups = streams, lookups
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        rng = np.random.default_rng(torch.initial_seed() % 2**32)  # another one in each worker
+        draw = random.Random(torch.initial_seed())
+        lengths = np.array([len(stream) for stream in self._streams], dtype=np.float64)
+        while True:
+            if rng.random() < LOOKUPS:
+                made = self._lookups.window(draw)
+                yield made.ids, made.weights, 2
+                continue
+            stream = self._streams[rng.choice(len(self._streams), p=lengths / lengths.sum())]
+            start = rng.integers(0, len(stream) - CONTEXT + 1)
+            window = stream[start : start + CONTEXT]
+            shuffled = rng.random() < SHUFFLED
+            yield (
+                rng.permutation(VOCABULARY)[window] if shuffled else window,
+                np.ones(CONTEXT, np.float32),
+                int(shuffled),
+            )
 
 
-def draw_documents(streams: list[torch.Tensor]) -> Batch:
-    """Random windows, documents drawn by length; the vocabulary of some windows is shuffled."""
-    lengths = torch.tensor([len(stream) for stream in streams], dtype=torch.double)
-    shuffled = (torch.rand(BATCH) < SHUFFLED).tolist()
-    windows = []
-    for which, is_shuffled in zip(torch.multinomial(lengths, BATCH, replacement=True).tolist(), shuffled, strict=True):
-        start = int(torch.randint(0, len(streams[which]) - CONTEXT + 1, ()))
-        window = streams[which][start : start + CONTEXT]
-        windows.append(torch.randperm(VOCABULARY)[window] if is_shuffled else window)
-    return torch.stack(windows), shuffled
-
-
-def train(model: LlamaForCausalLM, draw: Callable[[], Batch], steps: int, peak: float) -> None:
+def train(
+    model: LlamaForCausalLM, data: IterableDataset, batch: int, steps: int, peak: float, device: str, workers: int
+) -> None:
     """One round: warm-up, a plateau, decay over the last 60% of the steps."""
+    loader = iter(
+        DataLoader(data, batch, num_workers=workers, pin_memory=device == "cuda", persistent_workers=workers > 0)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     started = time.time()
-    recent: dict[bool, list[float]] = {False: [], True: []}  # losses of windows, by whether they were shuffled
     model.train()
     for step in range(1, steps + 1):
-        ids, shuffled = draw()
-        share = min(step / 50, 1, (steps - step + 1) / (0.6 * steps))
+        ids, weights, kinds = (each.to(device, non_blocking=True) for each in next(loader))
         for group in optimizer.param_groups:
-            group["lr"] = peak * share
-        with torch.autocast("cpu", torch.bfloat16):
+            group["lr"] = peak * min(step / 50, 1, (steps - step + 1) / (0.6 * steps))
+        with torch.autocast(device, torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-        losses = cross_entropy(logits.float(), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1).mean(1)
-        losses.mean().backward()
+        losses = cross_entropy(logits.float(), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
+        weights = weights[:, 1:]
+        ((losses * weights).sum() / weights.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        for loss, is_shuffled in zip(losses.tolist(), shuffled, strict=True):
-            recent[is_shuffled].append(loss)
         if step % 50 == 0 or step == steps:
-            plain, other = (sum(found) / max(1, len(found)) for found in recent.values())
-            recent = {False: [], True: []}
-            print(f"step {step}  loss {plain:.4f}, shuffled {other:.4f}  {time.time() - started:.0f} s", flush=True)
+            # Of look-ups, what is asked for.
+            counted = torch.where(kinds[:, None] == 2, weights == weights.max(), weights > 0)
+            mean = (losses.detach() * counted).sum(1) / counted.sum(1)
+            shown = {kind: round(mean[kinds == kind].mean().item(), 3) for kind in kinds.unique().tolist()}
+            print(f"step {step}  loss by kind {shown}  {time.time() - started:.0f} s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=1, help="processes that make windows")
+    parser.add_argument("--steps", type=int, help="of the last round, for a trial")
     parser.add_argument("--measure-only", action="store_true")
     arguments = parser.parse_args()
     if not arguments.measure_only:
-        pretrain(arguments.out)
+        pretrain(arguments)
     write_card(arguments.out)
 
 
-def pretrain(out: Path) -> None:
+def pretrain(arguments: argparse.Namespace) -> None:
+    out, device = arguments.out, arguments.device
     torch.manual_seed(0)
     started = time.time()
     texts = read("train")
     tokenizer = train_tokenizer(texts)
-    streams = [torch.tensor(ids) for ids in tokenizer(texts)["input_ids"]]
+    streams = [np.array(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
     streams = [stream for stream in streams if len(stream) >= CONTEXT]
     tokens = sum(map(len, streams))
     print(f"{len(streams)} documents, {tokens:,} tokens", flush=True)
     model = build_model()
     wire_induction(model)
+    model.to(device)
     for what, steps, peak in ROUNDS:
-        draw = draw_repeats if what == "repeats" else partial(draw_documents, streams)
-        train(model, draw, steps, peak)
-    model.to(torch.bfloat16).save_pretrained(out)
+        data = Repeats() if what == "repeats" else Windows(streams, _lookups(tokenizer, streams))
+        steps = steps if what == "repeats" else arguments.steps or steps
+        train(model, data, BATCH, steps, peak, device, arguments.workers)
+    model.to("cpu", torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     record = {
         "command": shlex.join(["python", *sys.argv]),
@@ -242,6 +273,11 @@ def pretrain(out: Path) -> None:
         "tokenizers": tokenizers.__version__,
     }
     (out / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _lookups(tokenizer: PreTrainedTokenizerFast, streams: list[np.ndarray]) -> Lookups:
+    breaks = np.array([tokenizer.decode([token]).startswith("\n") for token in range(len(tokenizer))])
+    return Lookups(partial(tokenizer.encode, add_special_tokens=False), streams, breaks, CONTEXT)
 
 
 def write_card(folder: Path) -> None:
