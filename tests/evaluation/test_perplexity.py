@@ -495,6 +495,8 @@ def test_a_context_beyond_the_model_s_own_is_measured(llama):
     assert perplexity(llama, random_tokens(200), 128).tokens == 199
 
 
+# peft 0.21 hands prefixes over under a name that transformers 5.24 deprecated; goes with the next peft.
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 def test_a_head_that_is_not_known_is_refused():
     # HyperCLOVA X multiplies by the number that Granite divides by.
     strange = build(HyperCLOVAXConfig(**COMMON, num_key_value_heads=2, logits_scaling=3.0))
