@@ -196,8 +196,9 @@ def test_two_people_at_once_do_not_mix(open_page, tiny, pdf, story):
     assert "story" not in one.inner_text("#documents")
     assert "harbour" not in two.inner_text("#documents")
     for page in (one, two):
-        page.evaluate("""() => { window.states = []; new MutationObserver(() => window.states.push(
-            document.querySelector('#status').innerText)).observe(document.body, {subtree: true, childList: true}); }""")
+        page.evaluate("""() => { window.states = [];
+            const look = () => window.states.push(document.querySelector('#status').innerText);
+            new MutationObserver(look).observe(document.body, {subtree: true, childList: true}); }""")
     send(one, "class Boat:")
     send(two, "class Boat:")  # whichever comes first, the other one waits
     answers = [finish(one), finish(two)]
