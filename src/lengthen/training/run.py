@@ -464,14 +464,12 @@ def _blocks(
         return blocks
     beyond = positions_beyond(blocks, context)
     say(f"{read}; {beyond:.0%} lie beyond the base's {context}")
-    _check_beyond(recipe, beyond, context, say)
+    _check_beyond(beyond, context, say)
     return blocks
 
 
-def _check_beyond(recipe: Recipe, beyond: float, context: int, say: Callable[[str], None]) -> None:
-    """Refuse data that teach nothing longer than the base's context, where there is something longer to learn."""
-    if recipe.context.target == context:
-        return
+def _check_beyond(beyond: float, context: int, say: Callable[[str], None]) -> None:
+    """Refuse data that teach nothing longer than the base's context."""
     if beyond == 0:
         raise DataError(
             f"no training token lies beyond the base's context of {context} tokens, so nothing longer would be learnt; "
@@ -495,7 +493,8 @@ def _mixture(
     count = training.steps * training.accumulation * training.batch_size * processes
     mixture = open_mixture(recipe, tokenizer, config.get_text_config().vocab_size, count, quiet, say)
     say(f"{mixture.tokens:,} tokens in {len(mixture)} sequences: {mixture.summary()}")
-    _check_beyond(recipe, positions_beyond(mixture[:_LOOKED_AT], context), context, say)
+    if recipe.context.target > context:
+        _check_beyond(positions_beyond(mixture[:_LOOKED_AT], context), context, say)
     return mixture
 
 
