@@ -122,7 +122,10 @@ def has_no_positions(config: PreTrainedConfig) -> bool:
 
 
 def is_length_dependent(config: PreTrainedConfig) -> bool:
-    """Whether the rotary frequencies change with the length of the input, so that chunked prefill would differ."""
+    """Whether the rotary frequencies change with the length of the input, so that chunked prefill would differ.
+
+    Without RoPE there are none to change.
+    """
     return any(
         rope["rope_type"] == "dynamic"
         or (rope["rope_type"] == "longrope" and rope["short_factor"] != rope["long_factor"])

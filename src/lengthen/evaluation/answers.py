@@ -138,9 +138,7 @@ class _Reader:
 
     def __init__(self, model: Any, context_BT: torch.Tensor):
         self.model, self.context_BT = model, context_BT.to(causal_lm(model).device)
-        config = causal_lm(model).config
-        has_rope = bool(getattr(config.get_text_config(), "rope_parameters", None))
-        rereads = has_rope and is_length_dependent(config)
+        rereads = is_length_dependent(causal_lm(model).config)
         self._cache = None if rereads else prefill(model, self.context_BT)
         self._can_crop = self._cache is not None and not (any(self._cache.is_sliding) or any(self._cache.is_linear))
 

@@ -109,7 +109,7 @@ class Reader:
         # Length-dependent frequencies change here, and then all that was read has to be read again.
         self._turn: int | None = None
         config = causal_lm(model).config.get_text_config()
-        if getattr(config, "rope_parameters", None) and is_length_dependent(config):
+        if is_length_dependent(config):
             rope = config.rope_parameters
             original = getattr(config, "original_max_position_embeddings", None)
             self._turn = original or rope.get("original_max_position_embeddings") or config.max_position_embeddings

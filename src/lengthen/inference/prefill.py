@@ -42,7 +42,7 @@ def default_chunk(model: Any, length: int, batch: int = 1) -> int:
         length: tokens, what is in a cache included.
         batch: inputs that are read together.
     """
-    if length * batch <= _WHOLE or _depends_on_length(model):
+    if length * batch <= _WHOLE or is_length_dependent(causal_lm(model).config):
         return length
     base = causal_lm(model)
     if base.device.type == "cuda" and _needs_no_masks(base):
@@ -182,7 +182,7 @@ def check_prefill(model: Any, input_ids: torch.Tensor) -> None:
         ContextError: the model's RoPE depends on the length of the input.
         ModelError: the hidden states differ.
     """
-    if _depends_on_length(model):
+    if is_length_dependent(causal_lm(model).config):
         raise ContextError(
             f"this {causal_lm(model).config.model_type} has RoPE that changes with the length of its input, so it "
             "can't be read in chunks; give no chunk, which reads it whole, or scale its positions by another method"
@@ -199,12 +199,6 @@ def check_prefill(model: Any, input_ids: torch.Tensor) -> None:
             f"{type(causal_lm(model)).__name__} computes something else in chunks with a key/value cache than in one "
             "go; read it whole, with a chunk as long as the input"
         )
-
-
-def _depends_on_length(model: Any) -> bool:
-    config = causal_lm(model).config
-    has_rope = bool(getattr(config.get_text_config(), "rope_parameters", None))
-    return has_rope and is_length_dependent(config)
 
 
 def _continued(model: Any, ids_Bc: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
