@@ -1,16 +1,14 @@
 """Runs on mixtures: learnt from, resumed on their trajectory, reported, and not resumed with another mixture."""
 
 import json
-import shutil
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from resuming import check_resumed_from_its_middle, losses
 
 from lengthen.errors import DataError, RecipeError
 from lengthen.recipe import parse_recipe
 from lengthen.training.batches import Batches
-from lengthen.training.run import read_metrics, train
+from lengthen.training.run import train
 
 
 @pytest.fixture(autouse=True)
@@ -41,20 +39,10 @@ def recipe_of(base, documents, out, attention="full", data=(), **training):
     )  # fmt: skip
 
 
-def losses(recipe, **options):
-    return [record["loss"] for record in read_metrics(train(recipe, **options))]
-
-
 @pytest.mark.parametrize("data", [{}, {"skip_wise": True}])
 def test_resumed_inside_a_mixture_on_its_trajectory(base, documents, tmp_path, data):
     recipe = recipe_of(base, documents, tmp_path / "run", data=data)
-    whole = losses(recipe)
-    adapter = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
-    expected = load_file(adapter)
-    shutil.rmtree(adapter.parent)
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
-    assert losses(recipe, resume=True) == whole
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(adapter).items())
+    check_resumed_from_its_middle(recipe)
 
 
 def test_steps_of_several_processes_are_those_of_one():

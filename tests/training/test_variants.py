@@ -1,15 +1,12 @@
 """Runs that end at full attention, and runs with skip-wise positions."""
 
-import shutil
-
 import pytest
-import torch
-from safetensors.torch import load_file
+from resuming import check_resumed_from_its_middle, losses
 
 from lengthen.errors import DataError, RecipeError
 from lengthen.planning.plan import plan
 from lengthen.recipe import parse_recipe
-from lengthen.training.run import read_metrics, train
+from lengthen.training.run import train
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +29,6 @@ def recipe_of(base, documents, out, **sections):
     for name, values in sections.items():
         content[name] = {**content.get(name, {}), **values}
     return parse_recipe(content, "test")
-
-
-def losses(recipe, **options):
-    return [record["loss"] for record in read_metrics(train(recipe, **options))]
 
 
 def test_full_last_is_s2_and_then_full_attention(base, documents, tmp_path):
@@ -62,13 +55,7 @@ def test_full_last_is_resumed_on_its_trajectory(base, documents, tmp_path, share
     recipe = recipe_of(
         base, documents, tmp_path / "run", attention={"full_last": share}, training={"steps": 4, "save_every": 2}
     )
-    whole = losses(recipe)
-    adapter = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
-    expected = load_file(adapter)
-    shutil.rmtree(adapter.parent)
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
-    assert losses(recipe, resume=True) == whole
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(adapter).items())
+    check_resumed_from_its_middle(recipe)
 
 
 def test_full_last_counts_in_the_plan():
