@@ -15,6 +15,7 @@ from lengthen.errors import ModelError, RecipeError
 from lengthen.models import find, load_base, load_config, weight_hashes
 from lengthen.recipe import PROMPT_KINDS, AdapterRecipe, load_recipe
 from lengthen.training.run import read_metrics
+from upstream_warnings import prefix_tuning_warns
 
 pytestmark = pytest.mark.invariants
 
@@ -274,8 +275,7 @@ def test_other_methods_by_name(base, tmp_path):
     torch.testing.assert_close(loaded(IDS).logits, model.eval()(IDS).logits, atol=1e-4, rtol=0)
 
 
-# peft 0.21 hands prefixes over under a name that transformers 5.24 deprecated; goes with the next peft.
-@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+@prefix_tuning_warns
 @pytest.mark.parametrize(
     ("kind", "options", "attention"),
     [("ia3", {}, "s2"), ("prefix_tuning", {"num_virtual_tokens": 4}, "full")],

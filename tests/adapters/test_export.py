@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import lengthen
 from lengthen.errors import ModelError, OutputError
+from upstream_warnings import prefix_tuning_warns
 
 pytestmark = pytest.mark.invariants
 
@@ -180,8 +181,7 @@ def test_a_place_with_content_is_left_untouched(run, tmp_path):
     assert tree(tmp_path) == content
 
 
-# peft 0.21 hands prefixes over under a name that transformers 5.24 deprecated; goes with the next peft.
-@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+@prefix_tuning_warns
 def test_what_can_not_be_exported_leaves_nothing_behind(base, make_run, tmp_path):
     recipe = {"kind": "prefix_tuning", "options": {"num_virtual_tokens": 4}}
     run = make_run(base, "prefix", recipe, "full", {"packing": "concatenate"})

@@ -16,6 +16,7 @@ import lengthen
 from lengthen import cli
 from lengthen.adapters.vllm import MAX_RANKS, export_for_vllm, serve_command
 from lengthen.errors import ModelError, OutputError
+from upstream_warnings import prefix_tuning_warns
 
 TEXT = "abc def " * 12
 RECIPES = {
@@ -122,8 +123,7 @@ REFUSED = {
 }
 
 
-# peft 0.21 hands prefixes over under a name that transformers 5.24 deprecated; goes with the next peft.
-@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+@prefix_tuning_warns
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_vllm_does_not_take_is_refused(kind, base, make_run, tmp_path):
     recipe, message = REFUSED[kind]

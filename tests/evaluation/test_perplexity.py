@@ -32,6 +32,7 @@ from lengthen.evaluation import perplexity, token_losses
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.evaluation.document_losses import document_losses
 from lengthen.inference.prefill import default_chunk, hidden_chunks, new_cache, prefill
+from upstream_warnings import prefix_tuning_warns
 
 # peft 0.21.2 asks transformers 5.23 for a property that is on its way out; remove once peft has followed.
 pytestmark = [
@@ -495,8 +496,7 @@ def test_a_context_beyond_the_model_s_own_is_measured(llama):
     assert perplexity(llama, random_tokens(200), 128).tokens == 199
 
 
-# peft 0.21 hands prefixes over under a name that transformers 5.24 deprecated; goes with the next peft.
-@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+@prefix_tuning_warns
 def test_a_head_that_is_not_known_is_refused():
     # HyperCLOVA X multiplies by the number that Granite divides by.
     strange = build(HyperCLOVAXConfig(**COMMON, num_key_value_heads=2, logits_scaling=3.0))
