@@ -71,11 +71,11 @@ from lengthen.context import extend
 from lengthen.errors import LengthenError
 from lengthen.evaluation import perplexity
 from lengthen.files import write_json
-from lengthen.inference.engine import Engine, GenerationRequest, Limits, ServedBase
 from lengthen.models import load_tokenizer
 from lengthen.planning.devices import this_device
 from lengthen.planning.plan import plan
 from lengthen.recipe import BackendName, parse_recipe
+from lengthen.serving.engine import Engine, GenerationRequest, Limits, ServedBase
 from record import record
 
 STARTED = time.monotonic()

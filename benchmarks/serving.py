@@ -32,8 +32,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from lengthen.adapters.load import load_apart
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
-from lengthen.inference.engine import Engine, GenerationRequest, Limits, ServedBase
 from lengthen.models import quiet_transformers
+from lengthen.serving.engine import Engine, GenerationRequest, Limits, ServedBase
 from record import record
 
 MODEL, RANK = "smollm2-135m-instruct", 16

@@ -25,10 +25,10 @@ from torch.nn import functional
 
 import lengthen
 from lengthen.data.tokens import default_cache, load_tokens
+from lengthen.decoding.prefill import hidden_chunks, new_cache
+from lengthen.decoding.streaming import Streaming, StreamingCache
 from lengthen.files import write_json
 from lengthen.head import logits_from
-from lengthen.inference.prefill import hidden_chunks, new_cache
-from lengthen.inference.streaming import Streaming, StreamingCache
 from record import record
 
 SINKS = 4

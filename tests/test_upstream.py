@@ -11,9 +11,9 @@ import torch
 from transformers import AutoTokenizer
 
 import lengthen
+from lengthen.chat.session import ChatSession
 from lengthen.data.instruct.templates import use_template
 from lengthen.errors import DataError, LengthenError, ModelError, one_line
-from lengthen.inference.chat import ChatSession
 from lengthen.models import find, load_config
 from lengthen.recipe import parse_recipe
 from lengthen.upstream import chat_prompt, reading

@@ -7,9 +7,9 @@ import pytest
 from transformers import AutoTokenizer
 
 import lengthen
+from lengthen.chat.session import ChatSession
+from lengthen.decoding.generate import generate
 from lengthen.errors import LengthenError, ModelError
-from lengthen.inference.chat import ChatSession
-from lengthen.inference.generation import generate
 from lengthen.recipe import parse_recipe
 
 

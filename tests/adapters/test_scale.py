@@ -10,9 +10,9 @@ import lengthen
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.vllm import export_for_vllm
 from lengthen.errors import ModelError
-from lengthen.inference.engine import Engine
-from lengthen.inference.engine.base import ServedBase
-from lengthen.inference.engine.weights import read_adapter
+from lengthen.serving.engine import Engine
+from lengthen.serving.engine.adapter_weights import read_adapter
+from lengthen.serving.engine.base_model import ServedBase
 
 EVERYTHING = {"rank": 4, "embeddings": True, "norms": True}
 

@@ -27,11 +27,11 @@ from transformers import (
 import lengthen.evaluation
 from lengthen._compat import with_cache
 from lengthen.data.stdlib import stdlib_documents
+from lengthen.decoding.prefill import default_chunk, hidden_chunks, new_cache, prefill
 from lengthen.errors import ContextError, DataError, LengthenError, ModelError
 from lengthen.evaluation import perplexity, token_losses
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.evaluation.document_losses import document_losses
-from lengthen.inference.prefill import default_chunk, hidden_chunks, new_cache, prefill
 from upstream_warnings import prefix_tuning_warns
 
 # peft 0.21.2 asks transformers 5.23 for a property that is on its way out; remove once peft has followed.

@@ -13,8 +13,8 @@ from lengthen.cli.eval import subject as common
 from lengthen.cli.reading import ReadingBar, Recent, Sinks, StreamingFlag, pick_streaming
 
 if TYPE_CHECKING:
+    from lengthen.chat.session import Answer, ChatSession
     from lengthen.cli.eval.subject import Subject
-    from lengthen.inference.chat import Answer, ChatSession
 
 __all__ = ["chat"]
 
@@ -59,8 +59,8 @@ def chat(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answers only.")] = False,
 ) -> None:
     """Talk to a model about documents, streamed; /help lists the commands."""
+    from lengthen.chat.session import ChatSession
     from lengthen.errors import LengthenError
-    from lengthen.inference.chat import ChatSession
 
     if streaming and fit is Fit.middle_cut:
         raise LengthenError("--streaming takes documents of any length, so --fit middle-cut has nothing to cut")
@@ -103,9 +103,9 @@ class _Terminal:
 
     def load(self, path: Path, question: str | None = None) -> None:
         """Load a file; with --fit middle-cut, room stays for the question, or else for a few of them."""
+        from lengthen.chat.session import DoesNotFitError
         from lengthen.data.documents import read_documents
         from lengthen.errors import DataError
-        from lengthen.inference.chat import DoesNotFitError
 
         documents, warnings = read_documents([path])
         for warning in warnings:

@@ -39,9 +39,9 @@ def generate(
     import lengthen
     from lengthen.context import base_context as context_of
     from lengthen.data.documents import read_documents
+    from lengthen.decoding.generate import generate as run_generation
     from lengthen.errors import LengthenError
     from lengthen.files import write_json
-    from lengthen.inference.generation import generate as run_generation
 
     if (prompt is None) == (file is None):
         raise LengthenError("give one of --prompt and --file")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from lengthen.inference.streaming import Streaming
+    from lengthen.decoding.streaming import Streaming
 
 __all__ = ["ReadingBar", "Recent", "Sinks", "StreamingFlag", "pick_streaming"]
 
@@ -24,8 +24,8 @@ def pick_streaming(wanted: bool, sinks: int | None, recent: int | None, context:
     Raises:
         LengthenError: sizes without streaming, or that don't fit the context.
     """
+    from lengthen.decoding.streaming import Streaming
     from lengthen.errors import LengthenError
-    from lengthen.inference.streaming import Streaming
 
     if not wanted and (sinks is not None or recent is not None):
         raise LengthenError("--sinks and --recent are sizes of a streaming cache; add --streaming, or leave them out")

@@ -50,9 +50,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve one base with many adapters to clients of OpenAI's API."""
-    from lengthen.inference.engine import Limits
-    from lengthen.inference.server import ServerSettings
-    from lengthen.inference.server import serve as run_server
+    from lengthen.serving.api import ServerSettings
+    from lengthen.serving.api import serve as run_server
+    from lengthen.serving.engine import Limits
 
     def gibibytes(value: float | None) -> int | None:
         return None if value is None else int(value * 2**30)

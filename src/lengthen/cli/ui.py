@@ -36,9 +36,9 @@ def ui(
 
     require("the web page", "ui", "gradio")
     from lengthen.adapters.several import load_several
+    from lengthen.chat.shared_model import Desk
+    from lengthen.chat.web import serve_page
     from lengthen.files import write_json
-    from lengthen.inference.desk import Desk
-    from lengthen.inference.web import serve_page
 
     loaded, tokenizer, names = load_several(model, adapters, dtype, quantize, base_context)
     desk = Desk(loaded, tokenizer, template, names)

@@ -13,11 +13,11 @@ import torch
 
 from lengthen._compat import with_cache
 from lengthen.context import is_length_dependent
+from lengthen.decoding.generate import end_tokens
+from lengthen.decoding.prefill import prefill
 from lengthen.errors import ModelError
 from lengthen.evaluation.prompts import Prompt, Question
 from lengthen.head import causal_lm
-from lengthen.inference.generation import end_tokens
-from lengthen.inference.prefill import prefill
 
 __all__ = ["Answer", "answers", "ask", "numbers"]
 
@@ -70,7 +70,7 @@ def ask(model: Any, tokenizer: Any, prompts: Sequence[Prompt], max_new_tokens: i
     """Read each prompt's context once and ask all of its questions of the key/value cache.
 
     Each answer is what it would be after a prefill of its own. Long contexts are read in chunks
-    (`lengthen.inference.prefill`). A model whose RoPE depends on the length of its input reads all of it anew for each
+    (`lengthen.decoding.prefill`). A model whose RoPE depends on the length of its input reads all of it anew for each
     question: what it computed for a shorter input is not what it computes for a longer one.
 
     Args:
@@ -103,7 +103,7 @@ def answers(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_ne
     """Continue prompts of one length greedily and return the new text of each.
 
     The likeliest token is taken each time, whatever a model's generation config says of sampling or of penalties on
-    repetition: an answer is a repetition. Long prompts are read in chunks (`lengthen.inference.prefill`).
+    repetition: an answer is a repetition. Long prompts are read in chunks (`lengthen.decoding.prefill`).
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.

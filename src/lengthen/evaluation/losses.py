@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from lengthen.decoding.prefill import default_chunk, hidden_chunks
 from lengthen.head import causal_lm, hidden_states, logits_from
-from lengthen.inference.prefill import default_chunk, hidden_chunks
 
 __all__ = ["token_losses"]
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from lengthen._compat import without_cudnn_attention
+from lengthen.decoding.prefill import default_chunk
 from lengthen.errors import LengthenError, ModelError
 from lengthen.evaluation.losses import token_losses
 from lengthen.evaluation.tally import Tally, gain_over
@@ -31,7 +32,6 @@ from lengthen.evaluation.windows import (
     stack,
 )
 from lengthen.head import check_head
-from lengthen.inference.prefill import default_chunk
 from lengthen.progress import progress_bar
 
 __all__ = ["PROTOCOLS", "PerplexityResult", "perplexity"]

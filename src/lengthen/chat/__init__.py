@@ -1,0 +1,1 @@
+"""Conversations about documents: a session, a model shared by several, a web page."""

@@ -1,0 +1,344 @@
+"""A page to talk to a model about documents, in Gradio. What it does is in `lengthen.chat.shared_model`."""
+
+import html
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lengthen.chat.session import Answer, DoesNotFitError, Loaded
+from lengthen.chat.shared_model import Desk, Progress, Visitor
+from lengthen.data.documents import SUPPORTED
+from lengthen.errors import DataError, LengthenError
+
+__all__ = ["EXAMPLES", "serve_page"]
+
+EXAMPLES = (
+    "Summarize the document in one paragraph.",
+    "What is its main point, and how is it supported?",
+    "Who are the people in it, and what do they want?",
+    "Describe the author's style, with examples.",
+)
+
+# Whatever a model writes, such as an image from elsewhere, the page loads nothing from other hosts.
+_HEAD = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'self\' data: blob:; '
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'\">"
+)
+_SYSTEM = ["system-ui", "sans-serif"]
+_CSS = """
+.gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
+#meter, #status, #documents { padding: 0 4px; min-height: 0; }
+#meter .html-container, #status .html-container, #documents .html-container { padding: 0; }
+#meter .bar { height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; }
+#meter .bar div { height: 100%; background: var(--color-accent); }
+#meter .tight .bar div { background: #d97706; }
+#meter .over .bar div { background: #dc2626; }
+#meter .over p { color: #dc2626; }
+.dark #meter .over p { color: #f87171; }
+#meter p, #status p, #documents p, #documents li { margin: 4px 0; font-size: var(--text-sm); }
+#documents ul { margin: 0; padding-left: 1.2em; }
+#documents li { overflow-wrap: anywhere; }
+#status p { min-height: 1.4em; }
+"""
+_ENDS = {
+    "finished": "",
+    "max_new_tokens": "; cut off at the answer length",
+    "context": "; cut off, as the context is full",
+    "stopped": "; stopped",
+}
+
+
+class _Visitors:
+    """Who has the page open, by the session that Gradio gives each open page."""
+
+    def __init__(self, desk: Desk):
+        self._desk = desk
+        self._visitors: dict[str, Visitor] = {}
+        self._lock = threading.Lock()
+
+    def of(self, request: gr.Request) -> Visitor:
+        """The one whose request it is."""
+        with self._lock:
+            key = str(request.session_hash)
+            if key not in self._visitors:
+                self._visitors[key] = Visitor(self._desk)
+            return self._visitors[key]
+
+    def leave(self, request: gr.Request) -> None:
+        """Forget who closed the page, and end the answer that is written for nobody."""
+        with self._lock:
+            visitor = self._visitors.pop(str(request.session_hash), None)
+        if visitor is not None:
+            visitor.stop()
+
+
+def _build(desk: Desk, name: str) -> gr.Blocks:
+    blocks = gr.Blocks(title=f"{name} - lengthen", analytics_enabled=False, fill_height=True)
+    with blocks:
+        gr.Markdown(f"## {html.escape(name)}, {desk.context:,} tokens of context")
+        page = _Page(desk)
+        page.connect(blocks)
+    # Each visitor's events are independent; who has to wait for the model is decided at the desk.
+    blocks.queue(default_concurrency_limit=None, api_open=False)
+    return blocks
+
+
+class _Page:
+    """The parts of the page, and what they do. Must be made inside Blocks."""
+
+    def __init__(self, desk: Desk):
+        self._visitors = _Visitors(desk)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                self._lay_out_settings(desk)
+            with gr.Column(scale=2, min_width=320):
+                self._lay_out_conversation(desk)
+
+    def _lay_out_settings(self, desk: Desk) -> None:
+        self.files = gr.File(label="Documents", file_count="multiple", file_types=list(SUPPORTED), height=140)
+        self.cut = gr.Checkbox(label="Cut the middle out of documents that are too long")
+        self.documents = gr.HTML(_documents([]), elem_id="documents")
+        self.adapter = gr.Dropdown(desk.choices, label="Adapter", visible=bool(desk.choices))
+        with gr.Accordion("Settings", open=False):
+            most = min(2048, desk.context // 2)
+            self.length = gr.Slider(1, most, min(512, most), step=1, label="Answer length, tokens at most")
+            self.temperature = gr.Slider(0, 1.5, 0, step=0.1, label="Temperature (0: the likeliest words)")
+        with gr.Row():
+            self.anew = gr.Button("New conversation", size="sm", min_width=130)
+            self.remove = gr.Button("Remove documents", size="sm", min_width=130)
+
+    def _lay_out_conversation(self, desk: Desk) -> None:
+        self.chat = gr.Chatbot(
+            label="Conversation", height="50vh", min_height=280, buttons=["copy"], feedback_options=None,
+            placeholder="Load documents, or just ask.",
+        )  # fmt: skip
+        self.status = gr.HTML(_line(""), elem_id="status")
+        self.question = gr.Textbox(
+            label="Question", placeholder="Ask about the documents", lines=2, max_lines=8, elem_id="question"
+        )
+        self.meter = gr.HTML(_meter(0, desk.context, 0), elem_id="meter")
+        with gr.Row():
+            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+            self.send = gr.Button("Send", variant="primary", elem_id="send")
+        gr.Examples([[each] for each in EXAMPLES], [self.question], label="Examples")
+
+    def connect(self, blocks: gr.Blocks) -> None:
+        """Say what happens on which event."""
+        asked = [self.question, self.length]
+        shown = [self.chat, self.documents, self.status, self.meter]
+        quietly: dict[str, Any] = {"show_progress": "hidden"}
+        gr.on([blocks.load, self.question.change, self.length.release],
+              self._measure, asked, [self.meter], trigger_mode="always_last", **quietly)  # fmt: skip
+        self.files.upload(self._load, [self.files, self.cut, *asked], [self.files, self.documents, self.meter])
+        answered = [*shown, self.question, self.send, self.stop]
+        gr.on([self.send.click, self.question.submit],
+              self._ask, [*asked, self.temperature], answered, **quietly)  # fmt: skip
+        self.stop.click(self._stop, None, None, **quietly)
+        gr.on([self.anew.click, self.chat.clear], self._begin_anew, asked, shown, **quietly)
+        self.remove.click(self._remove_documents, asked, shown, **quietly)
+        self.adapter.input(self._choose, [self.adapter, *asked], [*shown, self.adapter], **quietly)
+        blocks.unload(self._visitors.leave)
+
+    def _measure(self, question: str, length: int, request: gr.Request) -> str:
+        return _measured(self._visitors.of(request), question, length)
+
+    def _load(self, paths: list[str], cut: bool, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+        visitor = self._visitors.of(request)
+        for path in map(Path, paths or []):
+            try:
+                for loaded in _load(visitor, path, length if cut else None):
+                    if loaded.cut:
+                        gr.Warning(f"{loaded.cut:,} tokens were cut out of the middle of {html.escape(loaded.name)}")
+            except LengthenError as error:
+                _warn(str(error).replace(str(path), path.name))
+            finally:
+                path.unlink(missing_ok=True)
+        return {
+            self.files: None,
+            self.documents: _documents(visitor.session.documents),
+            self.meter: _measured(visitor, question, length),
+        }
+
+    def _ask(self, asked: str, length: int, temperature: float, request: gr.Request) -> Iterator[dict[Any, Any]]:
+        visitor = self._visitors.of(request)
+        if not asked.strip() or visitor.is_busy:
+            return
+        before, text = _history(visitor), ""
+        shown = [*before, {"role": "user", "content": asked}]
+        yield {self.chat: shown, self.question: "", **self._buttons(answering=True)}
+        try:
+            for new in visitor.ask(asked, int(length), temperature):
+                if isinstance(new, Progress):
+                    yield {self.status: _line(_progress(new))}
+                elif isinstance(new, str):
+                    text += new
+                    answer = {"role": "assistant", "content": text}
+                    yield {self.chat: [*shown, answer], self.status: _line("Writing")}
+                else:
+                    is_lost = new is None or new.new_tokens == 0
+                    question = asked if is_lost else ""
+                    yield {
+                        **self._shown(visitor, question, length),
+                        **self._buttons(answering=False),
+                        **({self.question: question} if is_lost else {}),
+                        self.status: _line(_about(new)),
+                    }
+        except Exception as error:
+            _warn(str(error) if isinstance(error, LengthenError) else "the answer failed; the server's log says why")
+            yield {
+                self.chat: before,
+                self.question: asked,
+                self.status: _line(""),
+                **self._buttons(answering=False),
+            }
+            if not isinstance(error, LengthenError):
+                raise
+
+    def _buttons(self, answering: bool) -> dict[Any, Any]:
+        return {self.send: gr.Button(visible=not answering), self.stop: gr.Button(visible=answering)}
+
+    def _stop(self, request: gr.Request) -> None:
+        self._visitors.of(request).stop()
+
+    def _begin_anew(self, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+        return self._change(Visitor.reset, question, length, request)
+
+    def _remove_documents(self, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+        return self._change(lambda visitor: visitor.reset(documents=True), question, length, request)
+
+    def _choose(self, chosen: str, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
+        shown = self._change(lambda visitor: visitor.choose(chosen), question, length, request)
+        return {**shown, self.adapter: self._visitors.of(request).adapter}
+
+    def _change(
+        self, change: Callable[[Visitor], None], question: str, length: int, request: gr.Request
+    ) -> dict[Any, Any]:
+        visitor = self._visitors.of(request)
+        try:
+            change(visitor)
+        except LengthenError as error:
+            _warn(str(error))
+            return {}
+        return {self.status: _line(""), **self._shown(visitor, question, length)}
+
+    def _shown(self, visitor: Visitor, question: str, length: int) -> dict[Any, Any]:
+        """What follows from a visitor's conversation."""
+        return {
+            self.chat: _history(visitor),
+            self.documents: _documents(visitor.session.documents),
+            self.meter: _measured(visitor, question, length),
+        }
+
+
+@contextmanager
+def serve_page(desk: Desk, name: str, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
+    """Serve the page until the block ends, and yield its URL. An upload is deleted as soon as it is read.
+
+    Args:
+        desk: the model.
+        name: the MODEL argument, shown at the top.
+        host: address to listen on; 127.0.0.1 is reached from this machine only.
+        port: None takes a free one from 7860 on.
+
+    Raises:
+        LengthenError: the port is taken, or the address is not this machine's.
+    """
+    _check_address(host, port)
+    with tempfile.TemporaryDirectory(prefix="lengthen-ui-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # read when the page is built
+        page = _build(desk, name)
+        page.launch(
+            server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
+            ssr_mode=False, mcp_server=False, run_history=False, footer_links=[], head=_HEAD, css=_CSS,
+            theme=gr.themes.Default(font=_SYSTEM, font_mono=["ui-monospace", "monospace"]),
+        )  # fmt: skip
+        try:
+            assert page.local_url is not None
+            yield page.local_url
+        finally:
+            page.close(verbose=False)
+            del os.environ["GRADIO_TEMP_DIR"]
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Gradio itself would try a hundred ports, five seconds each, at an address that is not this machine's."""
+    try:
+        socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        where = f"{host}, port {port}" if port else host
+        raise LengthenError(f"can't listen on {where}: {error.strerror or error}; choose another") from error
+
+
+def _load(visitor: Visitor, path: Path, room: int | None) -> list[Loaded]:
+    try:
+        loaded, warnings = visitor.load(path, room)
+    except DoesNotFitError as error:
+        raise DataError(f"{error}; load less, or have its middle cut out") from error
+    for warning in warnings:
+        _warn(warning.replace(str(path), path.name))
+    return loaded
+
+
+def _warn(text: str) -> None:
+    gr.Warning(html.escape(text), duration=20)
+
+
+def _measured(visitor: Visitor, question: str, length: int) -> str:
+    used, limit = visitor.session.tokens(question)
+    assert limit is not None  # only streaming has none
+    return _meter(used, limit, length)
+
+
+def _history(visitor: Visitor) -> list[dict[str, str]]:
+    messages = []
+    for answer in visitor.session.answers:
+        messages += [{"role": "user", "content": answer.question}, {"role": "assistant", "content": answer.text}]
+    return messages
+
+
+def _documents(documents: list[Loaded]) -> str:
+    if not documents:
+        return _line("No documents yet. PDF, EPUB, Word, HTML and text files can be loaded.")
+    items = "".join(
+        f"<li>{html.escape(each.name)}: {each.tokens:,} tokens{f', {each.cut:,} cut out' if each.cut else ''}</li>"
+        for each in documents
+    )
+    return f"<ul>{items}</ul>"
+
+
+def _meter(used: int, limit: int, length: int) -> str:
+    """A bar and a line: how many tokens the next prompt has, of how many."""
+    kind, left = "", limit - used
+    said = f"{used:,} of {limit:,} tokens"
+    if left < 1:
+        kind, said = "over", f"{said}: no room for an answer; ask shorter, load less, or begin a new conversation"
+    elif left < length:
+        kind, said = "tight", f"{said}; {left:,} are left for the answer"
+    share = min(100, 100 * used / limit)
+    return f'<div class="{kind}"><div class="bar"><div style="width:{share:.1f}%"></div></div><p>{said}</p></div>'
+
+
+def _line(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _progress(progress: Progress) -> str:
+    if progress.waiting:
+        return f"Waiting: {progress.waiting} before you"
+    return f"Reading: {progress.read:,} of {progress.total:,} tokens" if progress.total else "Reading"
+
+
+def _about(answer: Answer | None) -> str:
+    if answer is None or answer.new_tokens == 0:
+        return "Stopped before the answer began"
+    return (
+        f"{answer.new_tokens:,} tokens in {answer.seconds:.1f} s, {answer.read_tokens:,} of {answer.prompt_tokens:,} "
+        f"read anew{_ENDS[answer.end]}"
+    )

@@ -1,0 +1,1 @@
+"""Reading and continuing token sequences: prefill, key/value caches, generation."""

@@ -1,1 +1,0 @@
-"""Using an extended model."""

@@ -1,5 +1,0 @@
-"""An HTTP server for many adapters over one base, for clients of OpenAI's API."""
-
-from lengthen.inference.server.run import ServerSettings, serve
-
-__all__ = ["ServerSettings", "serve"]

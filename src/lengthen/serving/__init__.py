@@ -1,0 +1,1 @@
+"""Many adapters over one base: the engine that batches them, and its HTTP API."""

@@ -1,0 +1,339 @@
+"""Adapters that are trained by request: one at a time, by `lengthen train` in a process of its own, then served."""
+
+import json
+import logging
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lengthen.errors import LengthenError, one_line
+from lengthen.files import write_json_lines, write_text
+from lengthen.models import Dtype, lasting_name
+from lengthen.recipe import Recipe, parse_recipe
+from lengthen.serving.api.schemas import TrainingRequest
+from lengthen.serving.api.service import Refusal, Service
+
+__all__ = ["Job", "Training"]
+
+_LOG = logging.getLogger(__name__)
+
+_MOST_BYTES, _MOST_TOKENS = 2 * 2**20, 2**18  # of the documents of one job
+_MOST_JOBS = 100  # that are remembered
+_LONGEST_SEQUENCE = 2048  # tokens; longer documents are cut
+_LEARNING_RATE = 2e-4
+_LESS_URGENT = 5  # niceness beside the server's own: requests come first
+
+_LOOK = 0.25  # seconds between looks at the process
+_PATIENCE = 10.0  # seconds that it has to end its step when told to stop
+
+
+class _CancelledError(Exception):
+    """The job is not wanted any more."""
+
+
+@dataclass(eq=False)
+class Job:
+    """An adapter that is trained.
+
+    Attributes:
+        request: what was asked for.
+        status: as OpenAI calls it.
+        error: why it failed, else None.
+        finished: Unix time; None while it is not.
+        events: in order of time, as they are sent to clients.
+        steps: optimiser steps of which there is an event.
+        cancelled: set when it is not wanted any more.
+        thread: that trains it.
+    """
+
+    request: TrainingRequest
+    id: str = field(default_factory=lambda: f"ftjob-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"] = "queued"
+    error: str | None = None
+    finished: int | None = None
+    events: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 0
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.status not in ("queued", "running")
+
+    def tell(self, message: str, level: str = "info", metrics: dict[str, Any] | None = None) -> None:
+        """Add an event."""
+        self.events.append(
+            {
+                "id": f"ftevent-{self.id.removeprefix('ftjob-')}-{len(self.events)}",
+                "object": "fine_tuning.job.event",
+                "created_at": int(time.time()),
+                "level": level,
+                "message": message,
+                "type": "message" if metrics is None else "metrics",
+                "data": metrics,
+            }
+        )
+
+    def end(self, status: Literal["succeeded", "failed", "cancelled"], message: str) -> None:
+        """Close it; of one that failed the message is the error."""
+        self.error = message if status == "failed" else None
+        self.tell(message, "error" if status == "failed" else "info")
+        self.finished = int(time.time())
+        self.status = status  # last: who sees it sees all the rest
+
+    def to_json(self) -> dict[str, Any]:
+        """OpenAI's fine-tuning job."""
+        status = self.status
+        error = {"code": "training_failed", "message": self.error, "param": None}
+        return {
+            "id": self.id,
+            "object": "fine_tuning.job",
+            "created_at": self.created,
+            "finished_at": self.finished,
+            "model": self.request.model,
+            "suffix": self.request.suffix,
+            "fine_tuned_model": self.request.suffix if status == "succeeded" else None,
+            "status": status,
+            "error": error if status == "failed" else None,
+            "hyperparameters": self.request.hyperparameters.model_dump(),
+            "seed": self.request.seed,
+            "training_file": "inline",
+            "validation_file": None,
+            "result_files": [],
+            "trained_tokens": None,
+            "organization_id": "lengthen",
+        }
+
+
+class Training:
+    """Trains adapters over the served base.
+
+    A finished run is `folder`/NAME, its documents are `folder`/NAME.jsonl; a job that failed or was cancelled leaves
+    neither.
+
+    Args:
+        service: serves the base, and then the adapters.
+        folder: of the runs.
+        model: what the base was loaded from.
+        quantize: "nf4" where it is held in 4 bits.
+        dtype: as in a recipe's training.dtype.
+    """
+
+    def __init__(self, service: Service, folder: Path, model: str, quantize: str | None, dtype: Dtype | None):
+        self._service, self._folder = service, folder.resolve()
+        self._model, self._quantize, self._dtype = lasting_name(model), quantize, dtype
+        self._jobs: dict[str, Job] = {}
+        self._creating = threading.Lock()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The latest ones, in order of time."""
+        return list(self._jobs.values())
+
+    def job(self, job_id: str) -> Job:
+        """The job of this id.
+
+        Raises:
+            Refusal: there is none.
+        """
+        if job_id not in self._jobs:
+            raise Refusal(404, f"there is no fine-tuning job {job_id!r}")
+        return self._jobs[job_id]
+
+    def create(self, request: TrainingRequest) -> Job:
+        """Begin to train an adapter. Slow for long documents: not for the event loop.
+
+        Raises:
+            Refusal: another one is trained, the model is not the base, the name is taken, the documents are too long.
+            ModelError: the name is an adapter's.
+        """
+        with self._creating:
+            self._check_idle()
+            self._check_model(request.model)
+            self._check_name(request.suffix)
+            self._check_size(request.documents)
+            job = Job(request)
+            job.thread = threading.Thread(target=self._work, args=(job,), name="lengthen-training", daemon=True)
+            self._jobs[job.id] = job
+            if len(self._jobs) > _MOST_JOBS:
+                del self._jobs[next(iter(self._jobs))]
+            job.thread.start()
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop a job, and return when it has stopped: not for the event loop.
+
+        Raises:
+            Refusal: there is none of this id, or it is finished.
+        """
+        job = self.job(job_id)
+        if job.is_finished:
+            raise Refusal(400, f"{job_id} can't be cancelled: it is finished, with status {job.status}")
+        self._stop(job)
+        return job
+
+    def close(self) -> None:
+        """Stop what is trained."""
+        for job in self.jobs:
+            if not job.is_finished:
+                self._stop(job)
+
+    def _stop(self, job: Job) -> None:
+        job.cancelled.set()
+        assert job.thread is not None
+        job.thread.join(2 * _PATIENCE)
+
+    def _check_idle(self) -> None:
+        for job in self._jobs.values():
+            if not job.is_finished:
+                raise Refusal(
+                    409, f"{job.id} is {job.status}, and adapters are trained one at a time; wait for it, or cancel it"
+                )
+
+    def _check_model(self, model: str) -> None:
+        base = self._service.base_name
+        if self._service.adapter_of(model) is not None:
+            raise Refusal(400, f"{model!r} is an adapter, and training starts from the base; set model to {base!r}")
+
+    def _check_name(self, name: str) -> None:
+        self._service.check_new(name)
+        if self._run(name).exists() or self._documents(name).exists():
+            raise Refusal(400, f"there is a run {name!r} already; load it as an adapter, or choose another suffix")
+
+    def _check_size(self, documents: list[str]) -> None:
+        size = sum(len(text.encode()) for text in documents)
+        if size > _MOST_BYTES:
+            raise Refusal(400, f"the documents have {size} bytes, and {_MOST_BYTES} is the most; shorten them")
+        if self._service.count_tokens(documents, _MOST_TOKENS) > _MOST_TOKENS:
+            raise Refusal(400, f"the documents have more than {_MOST_TOKENS} tokens, which is the most; shorten them")
+
+    def _run(self, name: str) -> Path:
+        return self._folder / name
+
+    def _documents(self, name: str) -> Path:
+        return self._folder / f"{name}.jsonl"
+
+    def _work(self, job: Job) -> None:
+        name = job.request.suffix
+        try:
+            self._train(job)
+            self._service.engine.load_adapter(name, self._run(name))
+        except _CancelledError:
+            self._remove(name)
+            job.end("cancelled", "the job was cancelled")
+        except Exception as error:  # whatever it is, the next job can be trained
+            if not isinstance(error, LengthenError):
+                _LOG.exception("training an adapter failed")
+            self._remove(name)
+            job.end("failed", one_line(error))
+        else:
+            job.end("succeeded", f"the adapter is served as {name!r}")
+
+    def _train(self, job: Job) -> None:
+        name = job.request.suffix
+        write_json_lines(self._documents(name), ({"text": text} for text in job.request.documents))
+        with tempfile.TemporaryDirectory() as scratch, Path(scratch, "said").open("w+", errors="replace") as said:
+            recipe = Path(scratch, f"{name}.yaml")
+            write_text(recipe, self._recipe(job.request).to_yaml())
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lengthen.cli", "train", str(recipe), "--quiet"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env=os.environ | {"LENGTHEN_CACHE": scratch},  # the tokens are not needed again
+                start_new_session=True,  # Ctrl-C is the server's
+            )
+            try:
+                os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _LESS_URGENT)
+                self._follow(job, process)
+            finally:
+                _end(process)
+            if process.returncode != 0:
+                said.seek(0)
+                raise LengthenError(_reason(said.read()) or f"the training ended with code {process.returncode}")
+
+    def _recipe(self, request: TrainingRequest) -> Recipe:
+        wanted, context = request.hyperparameters, self._service.engine.base.context
+        content = {
+            "model": self._model,
+            "out": str(self._run(request.suffix)),
+            "seed": request.seed,
+            "quantize": self._quantize,
+            "context": {"target": context, "method": "none", "base": context},
+            "attention": {"kind": "full"},
+            "adapter": {"rank": wanted.rank, "alpha": 2 * wanted.rank, "embeddings": False, "norms": False},
+            "data": {
+                "train": [str(self._documents(request.suffix))],
+                "sequence_length": min(context, _LONGEST_SEQUENCE),
+            },
+            "training": {
+                "steps": wanted.n_steps,
+                "learning_rate": _LEARNING_RATE * wanted.learning_rate_multiplier,
+                "schedule": "constant",
+                "warmup_steps": wanted.n_steps // 10,
+                "dtype": self._dtype or "auto",
+                "save_every": wanted.n_steps,  # it is never resumed
+            },
+        }
+        return parse_recipe(content, request.suffix)
+
+    def _follow(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+        job.tell("the training begins")
+        job.status = "running"
+        while process.poll() is None:
+            if job.cancelled.wait(_LOOK):
+                raise _CancelledError
+            self._tell_steps(job)
+        self._tell_steps(job)
+        if job.cancelled.is_set():
+            raise _CancelledError
+
+    def _tell_steps(self, job: Job) -> None:
+        """An event for each step that the run has logged since."""
+        metrics = self._run(job.request.suffix) / "metrics.jsonl"
+        if not metrics.is_file():
+            return
+        *lines, _unfinished = metrics.read_text(encoding="utf-8").split("\n")
+        total = job.request.hyperparameters.n_steps
+        for record in map(json.loads, lines[job.steps :]):
+            step, loss = record["step"], record["loss"]
+            seen = {"step": step, "total_steps": total, "train_loss": loss if math.isfinite(loss) else None}
+            job.tell(f"step {step}/{total}, loss {loss:.4f}", metrics=seen)
+        job.steps = len(lines)
+
+    def _remove(self, name: str) -> None:
+        """What a job left that did not succeed."""
+        shutil.rmtree(self._run(name), ignore_errors=True)
+        with suppress(OSError):
+            self._documents(name).unlink()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process, if it is still there."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _reason(said: str) -> str:
+    """Why a command failed, from what it wrote: its one line on bad input, else the last line."""
+    lines = said.strip().splitlines()
+    errors = [line.removeprefix("lengthen: ") for line in lines if line.startswith("lengthen: ")]
+    return (errors or lines or [""])[-1]

@@ -1,0 +1,383 @@
+"""What clients of OpenAI's API send, as far as it can be done here; what can't be done is refused by name."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from transformers import PreTrainedTokenizerBase
+
+from lengthen.data.control_tokens import ControlTokenError, ControlTokens
+from lengthen.errors import DataError
+from lengthen.serving.engine import GenerationRequest
+from lengthen.upstream import chat_prompt
+
+__all__ = ["ChatRequest", "CompletionRequest", "LoadRequest", "TrainingRequest", "UnloadRequest", "explained"]
+
+# OpenAI's default for completions; a chat answer may use what the prompt leaves of the context.
+_COMPLETION_TOKENS = 16
+_TEMPLATE_ARGUMENTS = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
+
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Logprobs = Annotated[int, Field(ge=0, le=20)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _StreamOptions(_Strict):
+    include_usage: bool = False
+    continuous_usage_stats: bool | None = None
+
+
+class _ResponseFormat(_Strict):
+    type: Literal["text"]
+
+
+class _Sampled(_Strict):
+    """What both kinds of requests have: OpenAI's fields, and those of vLLM for sampling.
+
+    The fields that take one value only are those that clients send anyway.
+    """
+
+    model: str
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    response_format: _ResponseFormat | None = None
+
+    def generation(self, prompt: Sequence[int], adapter: str | None, max_new_tokens: int) -> list[GenerationRequest]:
+        """The answers to one prompt as the engine takes them; OpenAI's temperature is 1 by default."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        logprobs, prompt_logprobs = self.wanted_logprobs()
+        return [
+            GenerationRequest(
+                prompt=prompt,
+                adapter=adapter,
+                max_new_tokens=max_new_tokens,
+                temperature=1.0 if self.temperature is None else self.temperature,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                top_k=max(0, self.top_k or 0),
+                min_p=self.min_p or 0.0,
+                presence_penalty=self.presence_penalty or 0.0,
+                frequency_penalty=self.frequency_penalty or 0.0,
+                repetition_penalty=self.repetition_penalty or 1.0,
+                # The answers to one prompt are different draws, each the same again by the seed.
+                seed=None if self.seed is None else self.seed + number,
+                stop=stop,
+                stop_tokens=tuple(self.stop_token_ids or ()),
+                min_new_tokens=self.min_tokens or 0,
+                ignore_end=bool(self.ignore_eos),
+                logprobs=logprobs,
+                prompt_logprobs=prompt_logprobs,
+            )
+            for number in range(self.answers)
+        ]
+
+    @property
+    def answers(self) -> int:
+        """To each prompt."""
+        return self.n or 1
+
+    def wanted_logprobs(self) -> tuple[int | None, int | None]:
+        """How many of the likeliest tokens are named beside each new one, and beside each of the prompt."""
+        raise NotImplementedError
+
+
+def _check_prompt(prompt: Any) -> Any:
+    """A text, tokens, or a list of texts or of lists of tokens."""
+    if isinstance(prompt, str) or _is_tokens(prompt):
+        return prompt
+    if isinstance(prompt, list) and (all(isinstance(each, str) for each in prompt) or all(map(_is_tokens, prompt))):
+        return prompt
+    raise ValueError("should be a text, a list of tokens, a list of texts or of lists of tokens")
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(each) is int for each in value)
+
+
+class CompletionRequest(_Sampled):
+    """Continue one text, several texts, or tokens."""
+
+    prompt: Annotated[Any, AfterValidator(_check_prompt)]
+    best_of: int | None = None
+    echo: bool | None = None
+    logprobs: Logprobs | None = None
+    suffix: Annotated[str, Field(max_length=0)] | None = None
+    add_special_tokens: Literal[True] | None = None
+
+    @field_validator("best_of")
+    @classmethod
+    def _only_all(cls, best_of: int | None, info: Any) -> int | None:
+        if best_of is not None and best_of != (info.data.get("n") or 1):
+            raise ValueError("should be n or left out, as all answers are returned")
+        return best_of
+
+    def prompts(self, tokenizer: Any, _control: ControlTokens) -> list[list[int]]:
+        """Tokens of each prompt."""
+        return [
+            each if isinstance(each, list) else tokenizer(each, verbose=False)["input_ids"] if each else []
+            for each in self._each()
+        ]
+
+    def echoed(self, tokenizer: Any) -> list[str]:
+        """The text of each prompt."""
+        return [
+            each
+            if isinstance(each, str)
+            else tokenizer.decode(each, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for each in self._each()
+        ]
+
+    def _each(self) -> list[str | list[int]]:
+        return [self.prompt] if isinstance(self.prompt, str) or _is_tokens(self.prompt) else self.prompt or [""]
+
+    def new_tokens(self, _room: int) -> int:
+        """How many tokens are asked for."""
+        return _COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+
+    def wanted_logprobs(self) -> tuple[int | None, int | None]:
+        """As the base class says; a prompt's are read where it is echoed with them, or nothing is to follow it."""
+        reads_prompt = self.echo and (self.logprobs is not None or self.max_tokens == 0)
+        return self.logprobs, (self.logprobs or 0) if reads_prompt else None
+
+
+class _Function(_Strict):
+    name: Text
+    arguments: str | None = None
+
+
+class _ToolCall(_Strict):
+    id: str | None = None
+    type: Literal["function"] = "function"
+    index: int | None = None
+    function: _Function
+
+    def for_template(self) -> dict[str, Any]:
+        """With the arguments as an object, as templates expect them."""
+        try:
+            arguments = json.loads(self.function.arguments or "{}")
+        except ValueError:
+            arguments = self.function.arguments
+        function = {"name": self.function.name, "arguments": arguments}
+        return {"type": "function", "function": function, **({"id": self.id} if self.id else {})}
+
+
+def _joined_parts(content: Any) -> Any:
+    """The text of a message whose content is a list of parts."""
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise ValueError("should be a text or a list of parts of type text")
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str) or len(part) > 2:
+            raise ValueError(f"part {number} should be of type text, with its text, and is of type {kind!r}")
+    return "".join(part["text"] for part in content)
+
+
+class _Message(_Strict):
+    """A message as clients send it, above all as they get it: with fields that have no value."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[Any, AfterValidator(_joined_parts)] = None
+    name: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates take it."""
+        text = self.refusal if self.content is None and self.refusal is not None else self.content
+        message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text or ""}
+        if self.tool_calls:
+            message["tool_calls"] = [call.for_template() for call in self.tool_calls]
+        for key in ("name", "reasoning_content", "tool_call_id"):
+            if getattr(self, key) is not None:
+                message[key] = getattr(self, key)
+        return message
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no content at all, not even an empty text."""
+        return self.content is None and self.refusal is None and not self.tool_calls
+
+
+class ChatRequest(_Sampled):
+    """Answer a conversation."""
+
+    messages: Annotated[list[_Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Logprobs | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    store: Literal[False] | None = None
+    # Calls of tools are not read from answers, so none are offered to the model.
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+
+    @field_validator("messages")
+    @classmethod
+    def _have_content(cls, messages: list[_Message]) -> list[_Message]:
+        for number, message in enumerate(messages):
+            if message.is_empty:
+                raise ValueError(f"{number}.content is missing")
+        return messages
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, top: int | None, info: Any) -> int | None:
+        if top is not None and not info.data.get("logprobs"):
+            raise ValueError("needs logprobs to be true")
+        return top
+
+    @field_validator("continue_final_message")
+    @classmethod
+    def _one_of_both(cls, continues: bool | None, info: Any) -> bool | None:
+        if continues and info.data.get("add_generation_prompt"):
+            raise ValueError("can't be true with add_generation_prompt")
+        return continues
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _only_variables(cls, variables: dict[str, Any] | None) -> dict[str, Any] | None:
+        taken = sorted(_TEMPLATE_ARGUMENTS & set(variables or ()))
+        if taken:
+            raise ValueError(f"{taken[0]} is no variable of a template")
+        return variables
+
+    def prompts(self, tokenizer: Any, control: ControlTokens) -> list[list[int]]:
+        """Tokens of the conversation in the tokenizer's chat template, up to where the answer begins.
+
+        Control tokens that messages spell are plain text.
+
+        Raises:
+            DataError: there is no template, or it does not take such a conversation.
+        """
+        if not tokenizer.chat_template:
+            raise DataError("this model has no chat template; use /v1/completions, or serve it with --template")
+        prompt = True if self.add_generation_prompt is None else self.add_generation_prompt
+        try:
+            messages = control.shield([message.for_template() for message in self.messages])
+        except ControlTokenError as error:
+            raise DataError(f"a message {error}; take it out") from error
+        rendered = chat_prompt(
+            tokenizer,
+            messages,
+            tokenize=False,
+            add_generation_prompt=prompt and not self.continue_final_message,
+            continue_final_message=bool(self.continue_final_message),
+            **(self.chat_template_kwargs or {}),
+        )
+        for number, message in enumerate(messages):
+            called = [call["function"]["name"] for call in message.get("tool_calls", ())]
+            told = [message["content"].strip()] if message["role"] == "tool" else []
+            if not all(text in rendered for text in (*called, *told)):
+                raise DataError(f"messages.{number}: the chat template has no place for tools; leave it out")
+        return [control.ids(rendered)]
+
+    def new_tokens(self, room: int) -> int:
+        """How many tokens are asked for: by default all that fit."""
+        return self.max_completion_tokens or self.max_tokens or max(1, room)
+
+    def wanted_logprobs(self) -> tuple[int | None, int | None]:
+        """As the base class says."""
+        return (self.top_logprobs or 0) if self.logprobs else None, None
+
+
+class LoadRequest(_Strict):
+    """Load an adapter, in vLLM's words."""
+
+    lora_name: Name
+    lora_path: Text
+
+
+class UnloadRequest(_Strict):
+    """Unload an adapter, in vLLM's words."""
+
+    lora_name: Name
+
+
+class Hyperparameters(_Strict):
+    """How an adapter is trained.
+
+    Attributes:
+        n_steps: optimiser steps, one sequence each.
+        learning_rate_multiplier: of a learning rate of 2e-4.
+        rank: of LoRA.
+    """
+
+    n_steps: Annotated[int, Field(ge=1, le=1000)] = 100
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=100)] = 1.0
+    rank: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class TrainingRequest(_Strict):
+    """Train an adapter, in the words of OpenAI's fine-tuning jobs; the documents come with the request.
+
+    Attributes:
+        model: the base.
+        suffix: the name under which the adapter will be served.
+        documents: texts to train on.
+        training_file: OpenAI's client has to send one, and there are no uploaded files here.
+    """
+
+    model: str
+    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    documents: Annotated[list[Annotated[str, Field(pattern=r"\S")]], Field(min_length=1)]
+    training_file: Literal["inline"] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+def explained(errors: Sequence[Any]) -> str:
+    """What pydantic found wrong with a request, each field once and in full: `messages.2.refusal`."""
+    said: dict[str, str] = {}
+    for each in errors:
+        # Where a value may be of several types, pydantic names the type that it tried, which is no field.
+        place = [part for part in each["loc"] if isinstance(part, int) or (part.isidentifier() and part not in _TYPES)]
+        field = ".".join(str(part) for part in place if part not in ("body", "query")) or "the body"
+        if each["type"] == "extra_forbidden":
+            message = "is not known here; leave it out"
+        elif each["type"] in ("too_long", "string_too_long") and each["ctx"]["max_length"] == 0:
+            message = "has no place here; leave it out"
+        elif each["type"] == "json_invalid":
+            field, message = "the body", "is no JSON"
+        else:
+            message = each["msg"].removeprefix("Value error, ")
+        said.setdefault(field, f"{field}: {message}")
+    return "; ".join(said.values())
+
+
+_TYPES = {"str", "int", "float", "bool", "dict", "list", "none", "nullable"}

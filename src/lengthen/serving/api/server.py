@@ -1,0 +1,155 @@
+"""Load a base and its adapters, and serve them until a signal."""
+
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lengthen.adapters.load import load_apart
+from lengthen.adapters.scale import check_scale
+from lengthen.errors import LengthenError, require
+from lengthen.models import Dtype, default_device, find
+from lengthen.serving.engine import Engine, Limits, ServedBase
+
+__all__ = ["ServerSettings", "serve"]
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where and how to serve.
+
+    Attributes:
+        host: address to listen at.
+        port: 0 for any free one.
+        token: bearer token that clients have to send; None for none.
+        allowed: folders from which adapters may be loaded by request.
+        training: folder in which adapters may be trained by request, and from which they may be loaded; None for no
+            training.
+        max_tokens: that one request may ask for; None for what the context leaves.
+        max_body: bytes of one request.
+        timeout: seconds that one request may take.
+        grace: seconds that running requests have to finish when the server is told to stop.
+        limits: of the engine.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    allowed: Sequence[Path] = ()
+    training: Path | None = None
+    max_tokens: int | None = None
+    max_body: int = 4 * 2**20
+    timeout: float = 600.0
+    grace: float = 30.0
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(
+    model: str,
+    adapters: dict[str, Path],
+    settings: ServerSettings,
+    *,
+    dtype: Dtype | None = None,
+    quantize: str | None = None,
+    template: str | None = None,
+    base_context: int | None = None,
+    adapter_scale: float = 1.0,
+    on_ready: Callable[[str, list[str]], None] = lambda _url, _names: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; a second one stops at once.
+
+    Args:
+        model: base or run folder. A run folder's adapter is served under the folder's name, and its base only under
+            adapters, as its positions are the run's.
+        adapters: PEFT or run folders by name.
+        settings: where and how.
+        dtype: of the base, see `lengthen.load`.
+        quantize: "nf4" or "none"; default as a run was trained.
+        template: chat template by name, in place of the tokenizer's own and of those beside adapters.
+        base_context: of the base, tokens, where its files leave that open.
+        adapter_scale: the share of every adapter that is applied, 0 to 1.
+        on_ready: called with the URL and the names, just before requests are taken.
+
+    Raises:
+        LengthenError: fastapi or uvicorn is missing, the address can't be used, or something can't be loaded.
+    """
+    require("serving", "serve", "fastapi", "uvicorn")
+    import uvicorn
+
+    from lengthen.serving.api.app import make_app
+    from lengthen.serving.api.fine_tuning_jobs import Training
+    from lengthen.serving.api.service import Service
+
+    check_scale(adapter_scale)
+    for folder in settings.allowed:
+        if not folder.is_dir():
+            raise LengthenError(f"--allow {folder} is no folder; give one that holds adapters")
+    if settings.training is not None:
+        _check_training(settings.training, model)
+    with _listen(settings.host, settings.port) as listener:
+        engine, base_name = _load(
+            model, adapters, settings.limits, dtype, quantize, template, base_context, adapter_scale
+        )
+        allowed = [*settings.allowed, *([settings.training] if settings.training else [])]
+        service = Service(engine, base_name, allowed, settings.max_tokens, settings.timeout)
+        nf4 = "nf4" if quantize == "nf4" else None
+        training = Training(service, settings.training, model, nf4, dtype) if settings.training else None
+        config = uvicorn.Config(
+            make_app(service, training, settings.token, settings.max_body),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=max(1, round(settings.grace)),
+        )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        on_ready(f"http://{host}:{listener.getsockname()[1]}", service.names)
+        # uvicorn raises the signal that stopped it again, when all is closed: that is the end, and no error.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            return
+        finally:
+            if training is not None:
+                training.close()
+
+
+def _check_training(folder: Path, model: str) -> None:
+    if not folder.is_dir():
+        raise LengthenError(f"--allow-training {folder} is no folder; make one for the runs")
+    if find(model).run is not None:
+        raise LengthenError(
+            f"--allow-training trains over a base, and {model} is a run folder; export it, and serve what comes out"
+        )
+
+
+def _load(
+    model: str,
+    adapters: dict[str, Path],
+    limits: Limits,
+    dtype: Dtype | None,
+    quantize: str | None,
+    template: str | None,
+    stated: int | None,
+    scale: float,
+) -> tuple[Engine, str | None]:
+    """The engine with all adapters, and the name of the base where it is offered."""
+    apart = load_apart(model, dtype, quantize, default_device(), stated)
+    engine = Engine(ServedBase.of(apart), apart.tokenizer, limits, scale, template)
+    named = dict(adapters)
+    name = Path(model).resolve().name if Path(model).exists() else model
+    if name in named:
+        raise LengthenError(f"--adapter {name}=... has the name of the model; choose another one")
+    if apart.adapter is not None:
+        named = {name: apart.adapter, **named}
+    for each, path in named.items():
+        engine.load_adapter(each, path)
+    return engine, None if apart.adapter is not None else name
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise LengthenError(f"can't listen at {host}:{port} ({error}); choose another --host or --port") from error

@@ -1,0 +1,465 @@
+"""Continuous batching: requests for different adapters over one base, which join and leave at every token.
+
+A step of the engine reads a chunk of new prompts (up to four where most requests are new), and then computes one token
+of every request that has been read. Short prompts that wait are read together where all of them fit into one chunk. New
+requests are admitted in turn over the adapters they name (see `FairQueue`), and wait where their turn finds no row, no
+cache memory or no adapter memory free: nobody overtakes, so that nobody waits for ever.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from lengthen._compat import without_cudnn_attention
+from lengthen.adapters.load import own_tokenizer
+from lengthen.data.instruct.templates import use_template
+from lengthen.decoding.generate import end_tokens
+from lengthen.decoding.prefill import hidden_chunks, new_cache
+from lengthen.errors import BusyError, DataError, LengthenError, one_line
+from lengthen.head import logits_from
+from lengthen.serving.engine.adapter_weights import adapter_folder
+from lengthen.serving.engine.base_model import ServedBase
+from lengthen.serving.engine.fair_queue import FairQueue
+from lengthen.serving.engine.kv_cache import RowCache, padded_tokens
+from lengthen.serving.engine.registry import AdapterRegistry
+from lengthen.serving.engine.request import Completion, Event, Generation
+from lengthen.serving.engine.sampling import GenerationRequest, logprobs_of, pick_tokens
+
+__all__ = ["Engine", "Limits", "Stats"]
+
+_LOG = logging.getLogger(__name__)
+
+# How long a request that is being written may have to wait for prompts, in chunks.
+_CHUNKS_AT_MOST = 4
+# Tokens of prompts whose log probabilities are computed at once: each has as many logits as there are tokens.
+_SCORED_AT_MOST = 512
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much the engine takes on.
+
+    Attributes:
+        batch: requests that are computed together, at most.
+        queue: requests that wait beside them, at most.
+        chunk: tokens of prompts that are read in one forward pass, at most; None for 2,048 on a GPU, which is busy from
+            there on, and 512 on a CPU.
+        cache_bytes: memory for keys and values; None for half of what is free.
+        adapter_bytes: memory for adapters; None for a quarter of what is free.
+    """
+
+    batch: int = 32
+    queue: int = 256
+    chunk: int | None = None
+    cache_bytes: int | None = None
+    adapter_bytes: int | None = None
+
+
+@dataclass
+class Stats:
+    """Counts since the engine was made.
+
+    Attributes:
+        finished: requests by adapter (None for the base) and by why they ended.
+        prompt_tokens, new_tokens: read and generated.
+        steps: forward passes that generated a token in each row.
+        waited_seconds: until the first token, summed over `answered` requests.
+    """
+
+    finished: Counter[tuple[str | None, str]] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    steps: int = 0
+    waited_seconds: float = 0.0
+    answered: int = 0
+
+
+class _Reading:
+    """Prompts that are read together, from their first token to the last but one."""
+
+    def __init__(self, generations: list[Generation], device: torch.device, cache: Any):
+        self.generations, self.cache, self.done = generations, cache, 0
+        self.width = max(len(each.request.prompt) for each in generations) - 1
+        rows = [list(each.request.prompt[:-1]) for each in generations]
+        # What fills up the shorter ones comes after them, so that they don't see it, and their rows end before it.
+        padded = [row + [0] * (self.width - len(row)) for row in rows]
+        self.ids_BT = torch.tensor(padded, dtype=torch.long, device=device).view(len(rows), self.width)
+
+
+class Engine:
+    """Generates for many requests at once, each with an adapter of its own or with none.
+
+    Either `start` gives it a thread of its own, or `step` and `complete` are called.
+
+    Args:
+        base: what all share.
+        tokenizer: its tokenizer.
+        limits: how much it takes on.
+        adapter_scale: the share of every adapter that is applied, 0 to 1.
+        template: chat template by name, in place of the base's own and of every adapter's.
+
+    Attributes:
+        stats: what it did so far.
+    """
+
+    def __init__(
+        self,
+        base: ServedBase,
+        tokenizer: Any,
+        limits: Limits | None = None,
+        adapter_scale: float = 1.0,
+        template: str | None = None,
+    ):
+        self.base, self.tokenizer, self.limits, self._template = base, tokenizer, limits or Limits(), template
+        if template is not None:
+            use_template(tokenizer, template)
+        free = _free_bytes(base.device)
+        cache_bytes = free // 2 if self.limits.cache_bytes is None else self.limits.cache_bytes
+        adapter_bytes = free // 4 if self.limits.adapter_bytes is None else self.limits.adapter_bytes
+        self.registry = AdapterRegistry(base, adapter_bytes, adapter_scale)
+        self.stats = Stats()
+        self._chunk = self.limits.chunk or (2048 if base.device.type == "cuda" else 512)
+        self._max_tokens = cache_bytes // base.cache_bytes_per_token
+        self._vocabulary = base.model.get_input_embeddings().weight.shape[0]
+        self._queue: FairQueue[Generation] = FairQueue()
+        self._commands: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._arrived: list[Generation] = []
+        self._reading: _Reading | None = None
+        self._writing: list[Generation] = []
+        self._cache = RowCache(base.key_value_shapes, base.dtype, base.device, self._max_tokens)
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing: float | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Requests that are read or continued."""
+        return len(self._active())
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens whose keys and values are held."""
+        return sum(self._cache.lengths)
+
+    def submit(self, request: GenerationRequest, on_event: Callable[[Event], None]) -> Generation:
+        """Queue a request.
+
+        Args:
+            request: what to generate.
+            on_event: called in the engine's thread with every token; the last event has `finish`.
+
+        Raises:
+            DataError: the request makes no sense, or does not fit the context or the cache memory.
+            ModelError: there is no such adapter.
+            BusyError: the queue is full, or the engine is closing.
+        """
+        request.check(self.base.context, self._vocabulary)
+        needed = padded_tokens([len(request.prompt) + request.max_new_tokens])
+        if needed > self._max_tokens:
+            raise DataError(
+                f"the request needs memory for {needed} tokens, and there is some for {self._max_tokens}; lower "
+                "max_tokens, or give more by --cache-memory"
+            )
+        with self._wake:
+            if self._closing is not None:
+                raise BusyError("the engine is closing; ask again when it is back")
+            if len(self._queue) >= self.limits.queue:
+                raise BusyError(f"{len(self._queue)} requests are waiting already; try again later")
+            adapter = self.registry.get(request.adapter) if request.adapter is not None else None
+            tokenizer = self.tokenizer_of(request.adapter)
+            generation = Generation(request, adapter, tokenizer, on_event, end_tokens(self.base.model, tokenizer))
+            if adapter is not None:
+                adapter.users += 1
+            self._queue.push(request.adapter, generation)
+            self._wake.notify()
+        return generation
+
+    def tokenizer_of(self, adapter: str | None) -> Any:
+        """The tokenizer for the texts of an adapter, which may have brought its own, or of the base (None).
+
+        Raises:
+            ModelError: there is no such adapter.
+        """
+        own = self.registry.get(adapter).tokenizer if adapter is not None else None
+        return self.tokenizer if own is None else own
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Make an adapter known, between two tokens of what is generated meanwhile.
+
+        A tokenizer or chat template that was written beside it is used for its requests.
+
+        Args:
+            name: by which requests ask for it.
+            path: PEFT or run folder.
+
+        Raises:
+            ModelError: it can't be served over this base, or the name is taken.
+            DataError: its tokenizer lacks what the template needs.
+        """
+        self.registry.check_new(name)
+        adapter, weights = self.registry.read(adapter_folder(path))
+        tokenizer = own_tokenizer(path, self.tokenizer)
+        if tokenizer is not self.tokenizer:
+            if self._template is not None:
+                use_template(tokenizer, self._template)
+            adapter.tokenizer = tokenizer
+        self._between_tokens(lambda: self.registry.add(name, adapter, weights))
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; requests that were accepted for it are finished.
+
+        Raises:
+            ModelError: there is none of this name.
+        """
+        self._between_tokens(lambda: self.registry.drop(name))
+
+    def complete(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """Generate for all requests together; for engines without a thread.
+
+        Raises:
+            LengthenError: as `submit`; or a request failed.
+        """
+        events: list[list[Event]] = [[] for _ in requests]
+        for request, own in zip(requests, events, strict=True):
+            self.submit(request, own.append)
+        while self.step():
+            pass
+        return [Completion.of(own) for own in events]
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Do one step; whether there is more to do."""
+        self._run_commands()
+        self._drop_cancelled()
+        self._admit()
+        self._read()
+        with without_cudnn_attention():
+            self._write_token()
+        return bool(self._active() or self.waiting)
+
+    def start(self) -> None:
+        """Begin to work in a thread."""
+        assert self._thread is None
+        self._thread = threading.Thread(target=self._work, name="lengthen-engine", daemon=True)
+        self._thread.start()
+
+    def close(self, grace: float = 0.0) -> None:
+        """Take no more requests, finish those there are within `grace` seconds, cancel the others, and stop."""
+        with self._wake:
+            self._closing = time.monotonic() + grace
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._active() or len(self._queue) or self._commands or self._closing is not None):
+                    self._wake.wait()
+                if self._closing is not None and not (self._active() or len(self._queue)):
+                    break
+                if self._closing is not None and time.monotonic() > self._closing:
+                    self._cancel_all()
+            try:
+                self.step()
+            except Exception as error:  # whatever it is, later requests can be served
+                _LOG.exception("a step of the engine failed")
+                self._fail_active(one_line(error))
+        self._run_commands()
+
+    def _cancel_all(self) -> None:
+        for generation in [*self._active(), *self._queue]:
+            generation.cancel()
+
+    def _fail_active(self, reason: str) -> None:
+        failed = self._active()
+        self._arrived, self._reading, self._writing = [], None, []
+        self._cache.clear()
+        for generation in failed:
+            self._end(generation, Event(finish="failed", error=f"the engine failed: {reason}"))
+
+    def _active(self) -> list[Generation]:
+        return [*self._arrived, *(self._reading.generations if self._reading else ()), *self._writing]
+
+    def _between_tokens(self, command: Callable[[], None]) -> None:
+        done: Future[Any] = Future()
+        with self._wake:
+            self._commands.append((command, done))
+            self._wake.notify()
+        if self._thread is None or not self._thread.is_alive():
+            self._run_commands()
+        done.result()
+
+    def _run_commands(self) -> None:
+        with self._wake:
+            commands, self._commands = self._commands, []
+            for command, done in commands:
+                try:
+                    done.set_result(command())
+                except Exception as error:
+                    done.set_exception(error)
+
+    def _drop_cancelled(self) -> None:
+        with self._wake:
+            queued = [each for each in self._queue if each.is_cancelled]
+            for generation in queued:
+                self._queue.remove(generation.request.adapter, generation)
+        arrived = [each for each in self._arrived if each.is_cancelled]
+        self._arrived = [each for each in self._arrived if not each.is_cancelled]
+        for generation in [*queued, *arrived]:
+            self._end(generation, Event(finish="cancelled"))
+        if self._reading is not None and all(each.is_cancelled for each in self._reading.generations):
+            cancelled, self._reading = self._reading.generations, None
+            for generation in cancelled:
+                self._end(generation, Event(finish="cancelled"))
+        for row in reversed(range(len(self._writing))):
+            if self._writing[row].is_cancelled:
+                self._leave(row, Event(finish="cancelled"))
+
+    def _admit(self) -> None:
+        while (generation := self._first()) is not None:
+            reserved = [each.reserve for each in (*self._active(), generation)]
+            if len(reserved) > self.limits.batch or padded_tokens(reserved) > self._max_tokens:
+                return
+            adapter = generation.adapter
+            try:
+                if adapter is not None and not self.registry.make_resident(adapter):
+                    return
+            except LengthenError as error:
+                self._pop()
+                self._end(generation, Event(finish="failed", error=str(error)))
+                continue
+            self._pop()
+            generation.is_running = True
+            if adapter is not None:
+                adapter.running += 1
+            self._arrived.append(generation)
+
+    def _first(self) -> Generation | None:
+        with self._wake:
+            return self._queue.first()
+
+    def _pop(self) -> None:
+        with self._wake:
+            self._queue.pop()
+
+    def _read(self) -> None:
+        """Read a chunk, and some more while most requests wait for that: a token of few costs as much as one of all."""
+        for _ in range(_CHUNKS_AT_MOST):
+            self._read_chunk()
+            if len(self._active()) <= 2 * len(self._writing):
+                return
+
+    def _read_chunk(self) -> None:
+        if self._reading is None:
+            if not self._arrived:
+                return
+            self._reading = _Reading(self._next_to_read(), self.base.device, new_cache(self.base.model))
+        reading = self._reading
+        scores = any(each.request.prompt_logprobs is not None for each in reading.generations)
+        width = max(1, (min(self._chunk, _SCORED_AT_MOST) if scores else self._chunk) // len(reading.generations))
+        ids_BT = reading.ids_BT[:, reading.done : reading.done + width]
+        if ids_BT.shape[1]:
+            residents = [each.adapter.resident if each.adapter else None for each in reading.generations]
+            with self.registry.bank.rows(residents, ids_BT.shape[1]):
+                for hidden_BTH in hidden_chunks(self.base.model, ids_BT, ids_BT.shape[1], reading.cache):
+                    self._score_prompts(reading, hidden_BTH)
+            reading.done += ids_BT.shape[1]
+        if reading.done == reading.width:
+            self._reading = None
+            for row, generation in enumerate(reading.generations):
+                length = len(generation.request.prompt) - 1
+                self.stats.prompt_tokens += length + 1
+                if generation.request.max_new_tokens == 0:
+                    self._end(generation, Event(prompt_logprobs=generation.prompt_event(), finish="length"))
+                    continue
+                self._cache.append(reading.cache if length else None, row, length, generation.reserve)
+                self._writing.append(generation)
+
+    def _score_prompts(self, reading: _Reading, hidden_BTH: torch.Tensor) -> None:
+        """Note how likely the tokens after those that were just read were, for requests that ask for it."""
+        wanted = [each.request.prompt_logprobs for each in reading.generations]
+        if all(count is None for count in wanted):
+            return
+        # All rows together, since adapters may have a head of their own in each.
+        logits_BTV = logits_from(self.base.model, hidden_BTH)
+        for row, (generation, count) in enumerate(zip(reading.generations, wanted, strict=True)):
+            tokens = generation.request.prompt[reading.done + 1 : reading.done + 1 + hidden_BTH.shape[1]]
+            if count is not None and tokens:
+                generation.prompt_logprobs += logprobs_of(logits_BTV[row, : len(tokens)], tokens, count)
+
+    def _next_to_read(self) -> list[Generation]:
+        """The first that has arrived, and those behind it as long as all fit into one chunk."""
+        taken, widest = 0, 0
+        for generation in self._arrived:
+            widest = max(widest, len(generation.request.prompt))
+            if taken and (taken + 1) * widest > self._chunk:
+                break
+            taken += 1
+        chosen, self._arrived = self._arrived[:taken], self._arrived[taken:]
+        return chosen
+
+    def _write_token(self) -> None:
+        if not self._writing:
+            return
+        last_B1 = torch.tensor([[each.last] for each in self._writing], device=self.base.device)
+        residents = [each.adapter.resident if each.adapter else None for each in self._writing]
+        with self.registry.bank.rows(residents, 1):
+            out = self.base.model(input_ids=last_B1, **self._cache.next_token())
+        self._cache.advance()
+        self.stats.steps += 1
+        logits_BV = out.logits[:, -1].float()
+        tokens = pick_tokens(logits_BV, [each.sampler for each in self._writing])
+        for row in reversed(range(len(tokens))):
+            token, generation = tokens[row], self._writing[row]
+            if token is None:
+                self._leave(row, Event(finish="failed", error="the model computed no numbers for this prompt"))
+                continue
+            count = generation.request.logprobs
+            logprob = None if count is None else logprobs_of(logits_BV[row : row + 1], [token], count)[0]
+            event = generation.take(token, logprob)
+            self.stats.new_tokens += 1
+            if generation.new_tokens == 1:
+                self.stats.answered += 1
+                self.stats.waited_seconds += time.perf_counter() - generation.submitted
+            if event.finish is None:
+                generation.tell(event)
+            else:
+                self._leave(row, event)
+
+    def _leave(self, row: int, event: Event) -> None:
+        """End a request that is being continued; the last row takes its place."""
+        generation = self._writing[row]
+        self._cache.remove(row)
+        self._writing[row] = self._writing[-1]
+        self._writing.pop()
+        self._end(generation, event)
+
+    def _end(self, generation: Generation, event: Event) -> None:
+        adapter = generation.adapter
+        if adapter is not None:
+            with self._wake:
+                self.registry.release(adapter, generation.is_running)
+        assert event.finish is not None
+        self.stats.finished[generation.request.adapter, event.finish] += 1
+        generation.tell(event)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -1,0 +1,167 @@
+"""People who share a model: their own conversations, one after another, each with its own adapter."""
+
+import shutil
+import threading
+
+import pytest
+
+import lengthen
+from lengthen.adapters.several import load_several
+from lengthen.chat.session import Answer, ChatSession
+from lengthen.chat.shared_model import NO_ADAPTER, Desk, Progress, Visitor
+from lengthen.errors import DataError, ModelError
+
+CODE = "import os\n\n\ndef main():\n    return os.getcwd()\n"
+QUESTIONS = ["def first(", "class Second:", "import third"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return lengthen.load("tiny", dtype="float32")
+
+
+@pytest.fixture
+def desk(tiny):
+    return Desk(*tiny, template="llama2")
+
+
+def answer_of(visitor, question, length=12):
+    *news, answer = visitor.ask(question, length, 0.0)
+    assert "".join(new for new in news if isinstance(new, str)).strip() == answer.text
+    return answer
+
+
+def test_an_answer_is_what_a_conversation_of_its_own_gives(desk, tiny, tmp_path):
+    (tmp_path / "code.py").write_text(CODE)
+    visitor, alone = Visitor(desk), ChatSession(*tiny, desk.context, "llama2")
+    loaded, warnings = visitor.load(tmp_path / "code.py", None)
+    assert [each.name for each in loaded] == ["code.py"]
+    assert warnings == []
+    alone.load("code.py", CODE)
+    for question in QUESTIONS[:2]:
+        assert answer_of(visitor, question).text == alone.ask(question, 12).text
+
+
+def test_people_at_the_same_time_get_what_they_would_get_alone(desk):
+    expected = [answer_of(Visitor(desk), question).text for question in QUESTIONS]
+    assert len(set(expected)) == 3
+    found = {}
+    visitors = [Visitor(desk) for _ in range(6)]
+
+    def talk(index):
+        found[index] = [answer_of(visitors[index], QUESTIONS[index % 3]).text]
+        found[index].append(answer_of(visitors[index], QUESTIONS[(index + 1) % 3]).text)
+
+    threads = [threading.Thread(target=talk, args=(index,)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index in range(6):
+        assert found[index][0] == expected[index % 3]
+        assert found[index] == found[index % 3]
+        assert [each.question for each in visitors[index].session.answers] == [
+            QUESTIONS[index % 3], QUESTIONS[(index + 1) % 3],
+        ]  # fmt: skip
+
+
+def test_who_waits_is_told_and_can_leave(desk):
+    first, second, third = Visitor(desk), Visitor(desk), Visitor(desk)
+    writing = first.ask("def endless(", 150, 0.0)
+    assert isinstance(next(writing), Progress)
+    with desk.turn(None, lambda _before: None, lambda: True) as is_ours:
+        assert not is_ours
+    waiting = second.ask("import", 5, 0.0)
+    assert next(waiting) == Progress(1)
+    second.stop()
+    assert list(waiting)[-1] is None
+    assert second.session.answers == []
+    first.stop()
+    *_, stopped = writing
+    assert stopped.end == "stopped"
+    assert stopped.new_tokens < 150
+    assert answer_of(third, "import", 3).new_tokens > 0
+
+
+def test_who_stops_listening_holds_up_nobody(desk):
+    gone, next_one = Visitor(desk), Visitor(desk)
+    listening = gone.ask("def endless(", 180, 0.0)
+    next(listening)
+    listening.close()
+    gone.stop()
+    assert answer_of(next_one, "import", 3).text
+
+
+def test_nothing_changes_under_an_answer(desk, tmp_path):
+    (tmp_path / "code.py").write_text(CODE)
+    visitor = Visitor(desk)
+    writing = visitor.ask("def endless(", 180, 0.0)
+    next(writing)
+    changes = [lambda: visitor.load(tmp_path / "code.py", None), visitor.reset, lambda: visitor.choose(NO_ADAPTER)]
+    for change in changes:
+        with pytest.raises(DataError, match="is being written"):
+            change()
+    with pytest.raises(DataError, match="is being written"):
+        next(visitor.ask("import", 3, 0.0))
+    visitor.stop()
+    list(writing)
+    visitor.load(tmp_path / "code.py", None)
+    visitor.reset(documents=True)
+    assert visitor.session.documents == []
+
+
+def test_errors_come_to_who_asked_and_the_next_question_works(desk):
+    visitor = Visitor(desk)
+    for question in ("", "word " * 400):
+        with pytest.raises(DataError):
+            list(visitor.ask(question, 5, 0.0))
+    assert isinstance(answer_of(visitor, "import", 5), Answer)
+
+
+@pytest.fixture(scope="module")
+def runs(make_run, base):
+    """Two adapters over one base, of other trainable tensors."""
+    return [make_run(base, name, seed_adapter) for name, seed_adapter in (
+        ("one", {"rank": 4}), ("two", {"rank": 8, "embeddings": False}),
+    )]  # fmt: skip
+
+
+def test_each_chooses_an_adapter(runs, base, tmp_path):
+    model, tokenizer, names = load_several(
+        str(base), {"first.run": runs[0] / "adapter", "second": runs[1] / "adapter"}, dtype="float32"
+    )
+    desk = Desk(model, tokenizer, "llama2", names)
+    assert desk.choices == ["first.run", "second", NO_ADAPTER]
+    (tmp_path / "a.txt").write_text("words")
+    said = {}
+    visitors = {name: Visitor(desk) for name in desk.choices}
+    for name, visitor in visitors.items():
+        visitor.load(tmp_path / "a.txt", None)
+        visitor.choose(name)
+    for name in [*visitors, *visitors]:  # after each other, and back again
+        answer = answer_of(visitors[name], "abc", 4)
+        said.setdefault(name, []).append(answer.text)
+        assert [each.name for each in visitors[name].session.documents] == ["a.txt"]
+        visitors[name].choose(name)
+    for name, run in zip(said, runs, strict=False):
+        alone = ChatSession(*lengthen.load(run, dtype="float32"), desk.context, "llama2")
+        alone.load("a.txt", "words")
+        assert said[name] == [alone.ask("abc", 4).text] * 2
+    assert len({tuple(texts) for texts in said.values()}) == 3
+
+
+def test_adapters_that_do_not_go_together_are_refused(runs, base, make_base, make_run, tmp_path):
+    one = runs[0] / "adapter"
+    with pytest.raises(ModelError, match="holds no adapter"):
+        load_several(str(base), {"a": one, "b": tmp_path})
+    other = make_run(make_base("other", seed=1), "other") / "adapter"
+    with pytest.raises(ModelError, match="other bases"):
+        load_several(str(base), {"a": one, "b": other})
+    longer = tmp_path / "longer"
+    shutil.copytree(one, longer)
+    config = (longer / "config.json").read_text()
+    (longer / "config.json").write_text(
+        config.replace('"max_position_embeddings": 128', '"max_position_embeddings": 160')
+    )
+    with pytest.raises(ModelError, match="128 and 160 tokens"):
+        load_several(str(base), {"a": one, "b": longer})
