@@ -1,13 +1,5 @@
-"""The recipe: everything that decides a run, as one frozen, strict, typed object.
+"""The sections of a recipe: every key with its type, its default and its unit."""
 
-A recipe is a YAML file, the name of a shipped one (`lengthen recipes`), or built in Python. Overrides are
-`section.key=value`, with the value read as YAML.
-"""
-
-import difflib
-from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -18,12 +10,8 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-
-from lengthen.errors import RecipeError
 
 __all__ = [
     "PROMPT_KINDS",
@@ -37,10 +25,6 @@ __all__ = [
     "RestorationRecipe",
     "SourceRecipe",
     "TrainingRecipe",
-    "check_documents",
-    "check_shardable",
-    "load_recipe",
-    "shipped_recipes",
 ]
 
 
@@ -192,19 +176,19 @@ _KINDS_OF_KEY = {
         ("haystack", "tasks", "facts", "answer_weight", "text_weight", "bare", "early", "middle"), ("retrieval",)
     ),
 }
-_MAPPING = "source"  # what pydantic's errors call an entry of data.train that is no plain path
+MAPPING = "source"  # what pydantic's errors call an entry of data.train that is no plain path
 Sources = Annotated[
     list[
         Annotated[
-            Annotated[str, Tag("path")] | Annotated[SourceRecipe, Tag(_MAPPING)],
-            Discriminator(lambda value: "path" if isinstance(value, str) else _MAPPING),
+            Annotated[str, Tag("path")] | Annotated[SourceRecipe, Tag(MAPPING)],
+            Discriminator(lambda value: "path" if isinstance(value, str) else MAPPING),
         ]
     ],
     BeforeValidator(_as_list),
 ]
 
 
-_SOURCE_LISTS = (["data", "train"], ["data", "beside"])
+SOURCE_LISTS = (["data", "train"], ["data", "beside"])
 
 
 class DataRecipe(_Section):
@@ -630,165 +614,3 @@ class Recipe(_Section):
     def to_yaml(self) -> str:
         """The recipe as a file that `load_recipe` reads back to an equal recipe."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Name and file of every recipe in the package."""
-    folder = Path(str(resources.files("lengthen") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def check_documents(recipe: Recipe) -> None:
-    """Refuse a recipe that leaves its documents to whoever trains, where none are given.
-
-    Args:
-        recipe: of the run.
-
-    Raises:
-        RecipeError: `data.train` is empty.
-    """
-    if not recipe.data.train:
-        raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
-
-
-def check_shardable(recipe: Recipe) -> None:
-    """Refuse a recipe whose `parallel` can't be had, wherever and however it is started.
-
-    Args:
-        recipe: of the run.
-
-    Raises:
-        RecipeError: an optimiser, adapter or 4-bit base that can't be sharded.
-    """
-    kind = recipe.parallel
-    if kind == "ddp":
-        return
-    if recipe.quantize and kind not in ("zero2", "zero2_offload"):
-        raise RecipeError(
-            f"parallel={kind} shards the base's weights, and packed 4-bit weights can't be sharded; set parallel=zero2 "
-            "or ddp, or quantize=null"
-        )
-    if recipe.training.optimizer != "adamw":
-        raise RecipeError(
-            f"training.optimizer={recipe.training.optimizer} keeps states that parallel={kind} can't shard; set "
-            "training.optimizer=adamw or parallel=ddp"
-        )
-    if recipe.adapter.kind not in ("lora", "full"):
-        raise RecipeError(
-            f"parallel={kind} is for adapter.kind lora and full, not {recipe.adapter.kind}; set parallel=ddp"
-        )
-
-
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply overrides.
-
-    Args:
-        name: a YAML file, or the name of a shipped recipe.
-        overrides: `section.key=value` each.
-
-    Raises:
-        RecipeError: not found, not YAML, or with wrong keys or values; every problem is named at once.
-    """
-    shipped = shipped_recipes()
-    path = shipped.get(str(name), Path(name))
-    if not path.is_file():
-        raise RecipeError(f"no recipe {str(name)!r}; give a YAML file or one of {', '.join(shipped)}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path} holds no recipe: it must be a mapping with model, context, data and training")
-    for override in overrides:
-        _apply(content, override)
-    content.setdefault("out", f"runs/{path.stem}")
-    return parse_recipe(content, str(name))
-
-
-def parse_recipe(content: dict[str, Any], name: str) -> Recipe:
-    """Validate a recipe given as nested dicts.
-
-    Raises:
-        RecipeError: every problem in one line, with the nearest valid name for unknown keys.
-    """
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        # A union reports each of its members that does not match.
-        problems = "; ".join(dict.fromkeys(_problem(each) for each in error.errors()))
-        raise RecipeError(f"recipe {name}: {problems}") from error
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"override {override!r} is not of the form section.key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"the value in override {override!r} is not YAML; quote it") from error
-    *sections, last = key.split(".")
-    for section in sections:
-        content = content.setdefault(section, {})
-        if not isinstance(content, dict):
-            raise RecipeError(f"override {override!r}: {section} is not a section of the recipe")
-    content[last] = value
-
-
-def _problem(error: Any) -> str:
-    path, field = _follow(error["loc"])
-    location = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {location!r}; {_nearest(path)}"
-    if error["type"] == "missing":
-        return f"{location} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if location == "quantize":
-        message = "choose nf4, or leave it out"
-    elif field is not None and len([part for part in error["loc"] if part != _MAPPING]) > len(path):
-        message = f"Input should be: {field.description}"
-    given = "" if error["type"] == "value_error" else f" (it is {error['input']!r})"
-    return f"{location}: {message}{given}" if location else message
-
-
-def _follow(location: Sequence[Any]) -> tuple[list[str], FieldInfo | None]:
-    """The keys of an error's location, without the members of unions and lists that pydantic adds, and the field."""
-    path: list[str] = []
-    model: Any = Recipe
-    field = None
-    for part in location:
-        if part == _MAPPING:
-            continue
-        path.append(str(part))
-        if path[:-1] in _SOURCE_LISTS:
-            model = SourceRecipe
-            continue
-        field = model.model_fields.get(part)
-        model = field.annotation if field is not None else None
-        if path not in _SOURCE_LISTS and not (isinstance(model, type) and issubclass(model, BaseModel)):
-            break
-    return path, field
-
-
-def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """The sections of the recipe by their dotted names, those inside of others too."""
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield prefix + name, kind
-            yield from _sections(kind, f"{prefix}{name}.")
-
-
-def _nearest(path: list[str]) -> str:
-    """The valid key that an unknown one was meant to be: in its section, or of the same name in another."""
-    keys = {name: list(model.model_fields) for name, model in _sections(Recipe)}
-    *section, unknown = path
-    if section[:2] in _SOURCE_LISTS:
-        valid = list(SourceRecipe.model_fields)
-    else:
-        valid = keys[".".join(section)] if section else list(Recipe.model_fields)
-    near = [".".join([*section, key]) for key in difflib.get_close_matches(unknown, valid, n=1, cutoff=0.6)]
-    near += [f"{other}.{unknown}" for other, inside in keys.items() if unknown in inside]
-    near += [unknown] if unknown in Recipe.model_fields else []
-    near += [".".join([*section, key]) for key in difflib.get_close_matches(unknown, valid, n=1, cutoff=0.4)]
-    return f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"

@@ -1,0 +1,39 @@
+"""The recipe: everything that decides a run, as one frozen, strict, typed object.
+
+A recipe is a YAML file, the name of a shipped one (`lengthen recipes`), or built in Python.
+"""
+
+from lengthen.recipe.load import load_recipe, parse_recipe, shipped_recipes
+from lengthen.recipe.rules import check_documents, check_shardable
+from lengthen.recipe.schema import (
+    PROMPT_KINDS,
+    AdapterRecipe,
+    AttentionRecipe,
+    BackendName,
+    ContextRecipe,
+    DataRecipe,
+    MemoryRecipe,
+    Recipe,
+    RestorationRecipe,
+    SourceRecipe,
+    TrainingRecipe,
+)
+
+__all__ = [
+    "PROMPT_KINDS",
+    "AdapterRecipe",
+    "AttentionRecipe",
+    "BackendName",
+    "ContextRecipe",
+    "DataRecipe",
+    "MemoryRecipe",
+    "Recipe",
+    "RestorationRecipe",
+    "SourceRecipe",
+    "TrainingRecipe",
+    "check_documents",
+    "check_shardable",
+    "load_recipe",
+    "parse_recipe",
+    "shipped_recipes",
+]
