@@ -21,7 +21,8 @@ from lengthen.files import write_json
 from lengthen.models import default_device, find, load_base, load_config, load_tokenizer, pick_dtype
 from lengthen.quickstart import held_out_documents
 from lengthen.recipe import Recipe, parse_recipe
-from lengthen.training.run import read_metrics, train
+from lengthen.run_folder import RunFolder
+from lengthen.training.run import train
 from record import record
 
 MODEL, BASE_CONTEXT, TARGET = "tiny", 256, 2048
@@ -133,7 +134,7 @@ class Study:
             row = {
                 **asdict(case),
                 **measure(lengthen.load(str(run))[0]),
-                "final_loss": read_metrics(run)[-1]["loss"],
+                "final_loss": RunFolder(run).read_metrics()[-1]["loss"],
                 "step_seconds": (seconds - self.startup) / (case.steps - 1),
             }
         self.results.append(row)

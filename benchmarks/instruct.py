@@ -22,7 +22,7 @@ from lengthen.evaluation.tasks.metrics import score
 from lengthen.evaluation.tasks.scoring import answer_samples
 from lengthen.files import write_json, write_json_lines
 from lengthen.recipe import parse_recipe
-from lengthen.training.run import read_metrics
+from lengthen.run_folder import RunFolder
 from record import record
 
 MODEL = "smollm2-135m-instruct"
@@ -105,7 +105,7 @@ def main() -> None:
         results = {"before": measure(MODEL, asked, arguments.max_new_tokens)}
         run = train(read_samples([arguments.train]), arguments.steps, folder)
         results["after"] = measure(str(run), asked, arguments.max_new_tokens)
-        metrics = read_metrics(run)
+        metrics = RunFolder(run).read_metrics()
     for when, found in results.items():
         print(
             f"{when:<6}  {len(asked)} questions  ROUGE-L {found['rouge-l']:5.2f}  F1 {found['f1']:5.2f}  "

@@ -30,8 +30,8 @@ from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
 from lengthen.models import find, load_base, load_config, load_tokenizer
 from lengthen.recipe import parse_recipe
+from lengthen.run_folder import RunFolder
 from lengthen.training.memory import release_freed
-from lengthen.training.run import read_metrics
 from record import PeakMemory, record
 
 GROUP = 4096
@@ -81,7 +81,7 @@ def ours(way: str, folder: Path, length: int, scratch: Path) -> dict[str, float]
         "memory": {"activation_checkpointing": True},
         **OURS[way],
     }
-    (line,) = read_metrics(lengthen.train(parse_recipe(recipe, "memory")))
+    (line,) = RunFolder(lengthen.train(parse_recipe(recipe, "memory"))).read_metrics()
     return {"seconds": line["seconds"], "loss": line["loss"]}
 
 

@@ -20,9 +20,9 @@ from lengthen.attention import set_group_size
 from lengthen.errors import ModelError, RecipeError
 from lengthen.models import find, load_base, load_config, weight_hashes
 from lengthen.recipe import AdapterRecipe, parse_recipe
+from lengthen.run_folder import RunFolder
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import check_optimizer, page_states
-from lengthen.training.run import read_metrics
 
 pytestmark = pytest.mark.invariants
 
@@ -153,7 +153,7 @@ def test_lora_is_on_all_quantised_layers(base):
 
 
 def test_a_run_learns_and_loads_as_trained(run, base):
-    losses = [line["loss"] for line in read_metrics(run)]
+    losses = [line["loss"] for line in RunFolder(run).read_metrics()]
     assert losses[-1] < losses[0]
     record = json.loads((run / "adapter" / "base.json").read_text())
     assert (record["quantize"], record["weight_hash"]) == ("nf4", None)
@@ -174,7 +174,9 @@ def test_a_resumed_run_takes_the_same_steps(base, make_nf4_run):
     shutil.rmtree(half / "adapter")
     shutil.rmtree(half / "checkpoints" / "checkpoint-4")
     lengthen.train(lengthen.load_recipe(half / "recipe.yaml", [f"out={half}"]), resume=True)
-    assert [line["loss"] for line in read_metrics(half)] == [line["loss"] for line in read_metrics(whole)]
+    assert [line["loss"] for line in RunFolder(half).read_metrics()] == [
+        line["loss"] for line in RunFolder(whole).read_metrics()
+    ]
     ours, theirs = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (half, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -301,7 +303,7 @@ def test_optimisers(base, make_nf4_run):
     with pytest.raises(RecipeError, match="take adamw_8bit"):
         check_optimizer("paged_adamw_8bit", CPU)
     run = make_nf4_run(base, "8bit", optimizer="adamw_8bit")
-    losses = [line["loss"] for line in read_metrics(run)]
+    losses = [line["loss"] for line in RunFolder(run).read_metrics()]
     assert losses[-1] < losses[0]
 
 

@@ -17,6 +17,7 @@ from lengthen.files import write_json
 from lengthen.models import load_tokenizer
 from lengthen.recipe import load_recipe
 from lengthen.report import write_report
+from lengthen.run_folder import RunFolder
 from lengthen.training.run import train
 
 __all__ = ["CONTEXTS", "held_out_documents", "quickstart"]
@@ -67,7 +68,7 @@ def quickstart(out: Path, quiet: bool = True, overrides: Sequence[str] = ()) -> 
         "by_position": {name: results[CONTEXTS[-1]].to_json()["by_position"] for name, results in measured.items()},
         "run": str(run),
     }
-    write_json(run / "evals" / "quickstart.json", result)
+    write_json(RunFolder(run).evals / "quickstart.json", result)
     write_report(run)
     return result
 

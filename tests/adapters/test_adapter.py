@@ -14,7 +14,7 @@ from lengthen.adapters.save import save_adapter
 from lengthen.errors import ModelError, RecipeError
 from lengthen.models import find, load_base, load_config, weight_hashes
 from lengthen.recipe import PROMPT_KINDS, AdapterRecipe, load_recipe
-from lengthen.training.run import read_metrics
+from lengthen.run_folder import RunFolder
 from upstream_warnings import prefix_tuning_warns
 
 pytestmark = pytest.mark.invariants
@@ -194,7 +194,7 @@ def test_float32_masters_over_a_bfloat16_base(name):
 def test_at_the_papers_learning_rate_norms_move_over_a_bfloat16_base(make_base, make_run):
     base = make_base("bf16", dtype=torch.bfloat16)
     run = make_run(base, dtype="bfloat16", steps=10, learning_rate=2e-5)
-    assert len(read_metrics(run)) == 10
+    assert len(RunFolder(run).read_metrics()) == 10
     # Loaded in bfloat16 the masters would be rounded back.
     tensors = lengthen.load(str(run), "float32")[0].state_dict()
     norms = {name: tensor for name, tensor in tensors.items() if "norm" in name and "modules_to_save" in name}

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lengthen.recipe import parse_recipe
-from lengthen.training.run import read_metrics
+from lengthen.run_folder import RunFolder
 
 
 def _free_port():
@@ -52,6 +52,6 @@ def train_in_processes(documents, tmp_path):
         }
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        return run, [record["loss"] for record in read_metrics(run)]
+        return run, [record["loss"] for record in RunFolder(run).read_metrics()]
 
     return train

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lengthen.training.run import read_metrics, train
+from lengthen.run_folder import RunFolder
+from lengthen.training.run import train
 
 
 def losses(recipe, **options):
-    return [record["loss"] for record in read_metrics(train(recipe, **options))]
+    return [record["loss"] for record in RunFolder(train(recipe, **options)).read_metrics()]
 
 
 def check_resumed_from_its_middle(recipe):

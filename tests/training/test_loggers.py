@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 from lengthen.errors import RecipeError
+from lengthen.run_folder import RunFolder
 from lengthen.training.loggers import LOGGERS, check_loggers, start_loggers
-from lengthen.training.run import read_metrics
 
 
 def test_what_is_not_there_is_refused(monkeypatch):
@@ -31,7 +31,7 @@ def test_tensorboard_in_the_run_folder(make_run, base, monkeypatch, tmp_path):
     (file,) = (run / "tensorboard").iterdir()
     events = EventAccumulator(str(file)).Reload()
     losses = [event.value for event in events.Scalars("train/loss")]
-    assert losses == pytest.approx([record["loss"] for record in read_metrics(run)])
+    assert losses == pytest.approx([record["loss"] for record in RunFolder(run).read_metrics()])
     assert [event.step for event in events.Scalars("train/learning_rate")] == [1, 2]
     assert list(tmp_path.iterdir()) == []
 

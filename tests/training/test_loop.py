@@ -19,12 +19,13 @@ from lengthen.models import find, load_base, load_config
 from lengthen.planning.flops import model_flops
 from lengthen.planning.shape import model_shape
 from lengthen.recipe import TrainingRecipe, parse_recipe
+from lengthen.run_folder import RunFolder
 from lengthen.training.batches import Batches
 from lengthen.training.checkpoint import last_checkpoint
 from lengthen.training.loop import Loop
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import trained_parameters
-from lengthen.training.run import read_metrics, train
+from lengthen.training.run import train
 from lengthen.training.token_weights import PrefixWeights
 
 
@@ -109,9 +110,9 @@ def test_a_run_that_diverges_stops_and_keeps_what_is_finite(base, documents, tmp
     with pytest.raises(DivergedError, match=r"diverged: in step \d .* lower training\.learning_rate") as caught:
         train(recipe_of(base, documents, run, learning_rate=1e30, dtype=dtype))
     assert "\n" not in str(caught.value)
-    steps = [record["step"] for record in read_metrics(run)]
+    steps = [record["step"] for record in RunFolder(run).read_metrics()]
     assert 1 <= len(steps) < 6
-    assert all(math.isfinite(record["loss"]) for record in read_metrics(run))
+    assert all(math.isfinite(record["loss"]) for record in RunFolder(run).read_metrics())
     assert not (run / "adapter").exists()
     last = last_checkpoint(run)
     assert last.name == f"checkpoint-{steps[-1]}"
@@ -150,7 +151,7 @@ def test_the_loss_of_a_step_is_the_weighted_mean_over_its_batches(base, document
     losses = []
     for name, settings in (("accumulated", {"accumulation": 2}), ("batch", {"batch_size": 2})):
         run = train(recipe_of(base, documents, tmp_path / name, steps=2, **settings))
-        losses.append([record["loss"] for record in read_metrics(run)])
+        losses.append([record["loss"] for record in RunFolder(run).read_metrics()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     masked = [
         Block(block.input_ids, block.segments, trained=block.loss_weights > 0)
@@ -158,7 +159,7 @@ def test_the_loss_of_a_step_is_the_weighted_mean_over_its_batches(base, document
     ]  # fmt: skip
     monkeypatch.setattr(run_module, "build_data", lambda setup: masked)
     run = train(recipe_of(base, documents, tmp_path / "masked", steps=2, accumulation=2))
-    assert losses[0] == pytest.approx([record["loss"] for record in read_metrics(run)], rel=1e-5)
+    assert losses[0] == pytest.approx([record["loss"] for record in RunFolder(run).read_metrics()], rel=1e-5)
 
 
 def test_one_of_several_devices_without_a_launcher(base, documents, tmp_path, monkeypatch):
@@ -190,8 +191,8 @@ def test_weights_are_the_inverse_frequency_of_prefixes():
 def test_token_weights_reach_the_loss(base, documents, tmp_path):
     """With documents of several lengths the loss is another one, and the run learns it."""
     plain, exact = (
-        [record["loss"] for record in read_metrics(train(recipe_of(base, documents, tmp_path / kind, learning_rate=1e-2,
-         token_weights=kind)))] for kind in ("none", "exact")
+        [record["loss"] for record in RunFolder(train(recipe_of(base, documents, tmp_path / kind, learning_rate=1e-2,
+         token_weights=kind))).read_metrics()] for kind in ("none", "exact")
     )  # fmt: skip
     assert exact[0] != plain[0]
     assert exact[-1] < exact[0]

@@ -18,10 +18,11 @@ from lengthen.errors import DataError, RecipeError
 from lengthen.head import decoder_of
 from lengthen.models import find, load_base, load_config
 from lengthen.recipe import AdapterRecipe, TrainingRecipe, parse_recipe
+from lengthen.run_folder import RunFolder
 from lengthen.training import loss as loss_module
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.restoration import BasePositions, Windows
-from lengthen.training.run import read_metrics, train
+from lengthen.training.run import train
 
 pytestmark = pytest.mark.invariants
 
@@ -160,14 +161,14 @@ def test_a_run_is_drawn_to_its_base_and_resumes_bit_for_bit(base, documents, tmp
     restoration = {"share": 0.6, "length": 32, "weight": 3.0}
     recipe = recipe_of(base, documents, tmp_path / "run", restoration)
     run = train(recipe)
-    records = read_metrics(run)
+    records = RunFolder(run).read_metrics()
     assert records[0]["kl"] < 1e-6 < records[-1]["kl"]  # a random base hardly looks at positions
     adapter = run / "adapter" / "adapter_model.safetensors"
     expected = load_file(adapter)
     shutil.rmtree(adapter.parent)
     shutil.rmtree(run / "checkpoints" / "checkpoint-4")
     train(recipe, resume=True)
-    again = read_metrics(run)
+    again = RunFolder(run).read_metrics()
     assert [(r["loss"], r["kl"]) for r in again] == [(r["loss"], r["kl"]) for r in records]
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(adapter).items())
 
@@ -178,7 +179,7 @@ def test_restoration_restores(base, documents, tmp_path):
     for name, weight in (("held", 20.0), ("free", 1e-9)):
         restoration = {"share": 0.5, "length": 32, "weight": weight, "data": [str(documents)]}
         run = train(recipe_of(base, documents, tmp_path / name, restoration))
-        last.append(read_metrics(run)[-1]["kl"])
+        last.append(RunFolder(run).read_metrics()[-1]["kl"])
     assert last[0] < last[1]
 
 
@@ -187,7 +188,7 @@ def test_losses_by_source(base, documents, tmp_path):
     data = {"train": [{"path": [str(documents)], "weight": 0.5}, {"kind": "short", "path": [str(documents)],
             "weight": 0.5, "length": 32}]}  # fmt: skip
     run = train(recipe_of(base, documents, tmp_path / "run", {}, data=data))
-    for record in read_metrics(run):
+    for record in RunFolder(run).read_metrics():
         assert set(record["losses"]) <= {"long", "short"}
         assert min(record["losses"].values()) <= record["loss"] * (1 + 1e-6)
         assert max(record["losses"].values()) >= record["loss"] * (1 - 1e-6)

@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM
 from lengthen.adapters.load import load
 from lengthen.errors import DataError, LengthenError, ModelError, OutputError, RecipeError
 from lengthen.recipe import load_recipe, parse_recipe
+from lengthen.run_folder import RunFolder
 from lengthen.training.optim import lr_multiplier
-from lengthen.training.run import read_metrics, train
+from lengthen.training.run import train
 
 pytestmark = pytest.mark.invariants
 
@@ -57,7 +58,7 @@ def run(base, documents, out, **training):
 
 
 def losses(folder):
-    return [record["loss"] for record in read_metrics(Path(folder))]
+    return [record["loss"] for record in RunFolder(Path(folder)).read_metrics()]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_run_folder_is_whole(finished):
     assert config["max_position_embeddings"] == 128
     assert config["rope_parameters"]["rope_type"] == "yarn"
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["checkpoint-4", "checkpoint-6"]
-    records = read_metrics(finished)
+    records = RunFolder(finished).read_metrics()
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
     assert all(set(record) == KEYS for record in records)
     assert records[0]["loss"] > records[-1]["loss"]
@@ -278,7 +279,7 @@ def test_a_run_goes_on_for_more_steps_and_is_what_a_longer_one_is(base, document
     ours, whole = (load_file(each / "adapter" / "adapter_model.safetensors") for each in (folder, finished))
     for name, tensor in whole.items():
         assert torch.equal(ours[name], tensor), name
-    assert [record["step"] for record in read_metrics(folder)] == [1, 2, 3, 4, 6]
+    assert [record["step"] for record in RunFolder(folder).read_metrics()] == [1, 2, 3, 4, 6]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["checkpoint-5", "checkpoint-6"]
     assert load_recipe(folder / "recipe.yaml").training.steps == 6
     # What it had come to before is still there; and now it is finished.
@@ -304,5 +305,5 @@ def test_signal_stops_with_a_checkpoint_and_resumes(base, documents, tmp_path, n
     assert process.returncode == 128 + number, errors
     assert "go on with --resume" in errors
     assert "Traceback" not in errors
-    stopped = read_metrics(tmp_path / "run")[-1]["step"]
+    stopped = RunFolder(tmp_path / "run").read_metrics()[-1]["step"]
     assert (tmp_path / "run" / "checkpoints" / f"checkpoint-{stopped}").is_dir()

@@ -1,7 +1,6 @@
 """Load a model for use: a base, or a base and the adapter over it."""
 
 import copy
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from lengthen.models import (
     weight_hashes,
 )
 from lengthen.quantization import dequantize
+from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.upstream import reading
 from lengthen.vocabulary import embedding_rows, guard_embeddings
 
@@ -40,7 +40,6 @@ __all__ = [
     "adapter_config",
     "attaching",
     "base_of",
-    "base_record",
     "check_base",
     "check_folder",
     "has_tokenizer",
@@ -193,12 +192,12 @@ def _load_apart(
     if source.run is not None:
         if adapter is not None:
             raise ModelError(f"{model} is a run folder and has its adapter already; leave --adapter out")
-        adapter, source = source.run / "adapter", _base_of(source.run)
+        adapter, source = RunFolder(source.run).adapter, _base_of(source.run)
     folder = Path(adapter) if adapter is not None else None
     if folder is not None:
         check_folder(folder)
     tokenizer = tokenizer_beside(model, folder)
-    record = base_record(folder) if folder is not None else None
+    record = read_base_record(folder) if folder is not None else None
     nf4 = (quantize or (record or {}).get("quantize")) == "nf4"
     loaded: Any = load_base(
         source,
@@ -245,7 +244,7 @@ def own_tokenizer(path: Path, base: PreTrainedTokenizerBase) -> PreTrainedTokeni
     Raises:
         ModelError: the files can't be read.
     """
-    folder = path if (path / "adapter_config.json").is_file() else path / "adapter"
+    folder = path if (path / "adapter_config.json").is_file() else RunFolder(path).adapter
     place = next((each for each in (folder, path) if has_tokenizer(each)), None)
     if place is not None:
         own = from_pretrained(AutoTokenizer, Source(str(place), str(place)))
@@ -360,26 +359,6 @@ def adapter_config(adapter: Path) -> PreTrainedConfig | None:
     return from_pretrained(AutoConfig, Source(str(adapter), str(adapter)))
 
 
-def base_record(adapter: Path) -> dict[str, str] | None:
-    """What lengthen noted about the base of an adapter; None for adapters of others.
-
-    Returns:
-        id, model; weight_hash where the base was not in 4 bits, unquantized_hash; quantize where it was.
-    """
-    path = adapter / "base.json"
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        noted = {key: str(record[key]) for key in ("id", "model")}
-        hashes = ("weight_hash", "unquantized_hash")
-        if not any(record.get(key) for key in hashes):
-            raise KeyError("no fingerprint of the weights")
-        return noted | {key: str(record[key]) for key in (*hashes, "quantize") if record.get(key)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is damaged, so the adapter's base is not known; restore it") from error
-
-
 def trained_over_nf4(model: str | Path, adapter: str | Path | None) -> bool | None:
     """Whether an adapter was trained over a 4-bit base, by its maker's note; None for adapters of others.
 
@@ -387,22 +366,23 @@ def trained_over_nf4(model: str | Path, adapter: str | Path | None) -> bool | No
         model: a run folder, or a base with `adapter`.
         adapter: a PEFT folder.
     """
-    record = base_record(Path(adapter) if adapter else Path(model) / "adapter")
+    record = read_base_record(Path(adapter) if adapter else RunFolder(Path(model)).adapter)
     return None if record is None else record.get("quantize") == "nf4"
 
 
 def _base_of(run: Path) -> Source:
     """The base that a run folder's adapter was trained over."""
-    record = base_record(run / "adapter")
+    adapter = RunFolder(run).adapter
+    record = read_base_record(adapter)
     if record is None:
-        raise ModelError(f"{run / 'adapter'} has no base.json; give the base itself and --adapter {run / 'adapter'}")
+        raise ModelError(f"{adapter} has no base.json; give the base itself and --adapter {adapter}")
     try:
         source = find(record["model"])
         load_config(source)
     except ModelError as error:
         raise ModelError(
             f"the base of {run} was {record['id']} at {record['model']}, which is not there; give the base itself and "
-            f"--adapter {run / 'adapter'}"
+            f"--adapter {adapter}"
         ) from error
     return source
 
@@ -413,7 +393,7 @@ def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, st
     Args:
         hashes: `weight_hashes` of the base.
         folder: the adapter's.
-        record: its `base_record`.
+        record: its `read_base_record`.
         source: where the base's files are.
 
     Raises:

@@ -10,7 +10,6 @@ LongLoRA (arXiv 2309.12307), `script/merge_lora.py` of LongQLoRA (arXiv 2311.048
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -28,7 +27,7 @@ from lengthen.adapters.save import save_adapter
 from lengthen.adapters.targets import shortest_suffixes
 from lengthen.context import base_context, extend
 from lengthen.errors import ModelError, one_line
-from lengthen.files import atomic_folder, write_json, write_text
+from lengthen.files import atomic_folder, write_text
 from lengthen.models import (
     Source,
     find,
@@ -38,8 +37,8 @@ from lengthen.models import (
     quiet_transformers,
     weight_hashes,
 )
-from lengthen.provenance import command_line, versions
 from lengthen.recipe import Recipe, parse_recipe
+from lengthen.run_folder import RunFolder
 from lengthen.vocabulary import embedding_rows
 
 __all__ = ["Imported", "import_published"]
@@ -118,20 +117,14 @@ def import_published(folder: Path, out: Path, context: int, base: str | None = N
     recipe = _recipe(settings, trainable, lasting_name(name), context, out)
     tokenizer.model_max_length = context
     with atomic_folder(out) as temporary, quiet_transformers():
-        write_text(temporary / "recipe.yaml", _RECIPE_HEAD + recipe.to_yaml())
+        run = RunFolder(temporary)
+        write_text(run.recipe, _RECIPE_HEAD + recipe.to_yaml())
         config.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        save_adapter(peft_model, temporary / "adapter", config, about_base)
-        this = {"command": command_line(), "started": _now(), "versions": versions()}
+        save_adapter(peft_model, run.adapter, config, about_base)
         facts = {"imported_from": folder.resolve().name, "dropped_rows": dropped}
-        write_json(
-            temporary / "run.json", {"base": about_base, "trainable": asdict(trainable), **facts, "commands": [this]}
-        )
+        run.write_metadata({"base": about_base, "trainable": asdict(trainable), **facts})
     return Imported(out, about_base, trainable, dropped)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _read_settings(folder: Path) -> LoraConfig:

@@ -9,9 +9,10 @@ from transformers import PreTrainedConfig
 
 from lengthen.adapters.finite import check_weights
 from lengthen.context import base_context, state_lengths
-from lengthen.files import atomic_folder, write_json, write_text
+from lengthen.files import atomic_folder, write_text
 from lengthen.models import quiet_transformers
 from lengthen.quantization import compute_dtype, is_quantized
+from lengthen.run_folder import write_base_record
 
 __all__ = ["save_adapter", "save_full"]
 
@@ -90,7 +91,7 @@ def save_adapter(model: PeftModel, folder: Path, config: PreTrainedConfig, base:
         # Trained embeddings are among the modules to save; peft would look the base up to decide whether to add them.
         model.save_pretrained(str(temporary), save_embedding_layers=False)
         config.save_pretrained(temporary)
-        write_json(temporary / "base.json", base)
+        write_base_record(temporary, base)
         write_text(temporary / "README.md", readme)
 
 

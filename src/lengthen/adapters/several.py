@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import lengthen
-from lengthen.adapters.load import adapter_config, attaching, base_record, check_folder
+from lengthen.adapters.load import adapter_config, attaching, check_folder
 from lengthen.context import base_context, positions
 from lengthen.errors import ModelError
 from lengthen.models import Dtype, find, load_config
+from lengthen.run_folder import read_base_record
 
 __all__ = ["load_several"]
 
@@ -48,7 +49,7 @@ def load_several(
 
 def _check_same_base(model: str, first: Path, other: Path, stated: int | None) -> None:
     check_folder(other)
-    records = [base_record(first) or {}, base_record(other) or {}]
+    records = [read_base_record(first) or {}, read_base_record(other) or {}]
     for key in ("weight_hash", "unquantized_hash", "quantize"):
         values = [record.get(key) for record in records]
         if None not in values and values[0] != values[1]:

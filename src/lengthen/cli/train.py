@@ -21,7 +21,8 @@ def train(
 
     from lengthen.files import write_json
     from lengthen.recipe import load_recipe
-    from lengthen.training.run import Interrupted, read_metrics
+    from lengthen.run_folder import RunFolder
+    from lengthen.training.run import Interrupted
     from lengthen.training.run import train as run_training
 
     try:
@@ -32,6 +33,6 @@ def train(
     if not PartialState().is_main_process:
         return
     if json_file is not None:
-        write_json(json_file, {"run": str(run), "metrics": read_metrics(run)})
+        write_json(json_file, {"run": str(run), "metrics": RunFolder(run).read_metrics()})
     if not quiet:
         print(run)

@@ -15,12 +15,13 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lengthen import attention
-from lengthen.adapters.load import adapter_config, base_of, base_record, check_folder, tokenizer_beside, weight_shapes
+from lengthen.adapters.load import adapter_config, base_of, check_folder, tokenizer_beside, weight_shapes
 from lengthen.context import METHODS, attention_layers, extend, stated_context
 from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import LengthenError, one_line
 from lengthen.models import find, load_config, quiet_transformers, stated_lengths, towers_of
 from lengthen.quantization import check_not_quantized
+from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.upstream import check_chat_template, reading
 from lengthen.vocabulary import vocabulary_size
 
@@ -71,7 +72,7 @@ def examine_model(model: str, adapter: Path | None = None, context: int | None =
     """
     source = find(model)
     if source.run is not None and adapter is None:
-        adapter = source.run / "adapter"
+        adapter = RunFolder(source.run).adapter
     base = base_of(model)
     kind = "run folder" if source.run is not None else "GGUF file" if source.gguf else "base"
     config = load_config(base, context)
@@ -212,7 +213,7 @@ def _rows(adapter: Path | None) -> int | None:
 
 def _adapter(adapter: Path, config: PreTrainedConfig) -> Iterator[Finding]:
     check_folder(adapter)
-    record, own = base_record(adapter), adapter_config(adapter)
+    record, own = read_base_record(adapter), adapter_config(adapter)
     by = f"made by lengthen over {record['id']}" if record else "made elsewhere, without a note of its base's weights"
     yield Finding("adapter", f"{adapter}: {by}")
     if own is not None:

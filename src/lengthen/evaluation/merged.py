@@ -15,6 +15,7 @@ from lengthen.errors import DataError
 from lengthen.evaluation.sliding_perplexity import perplexity
 from lengthen.models import find, load_config, load_tokenizer
 from lengthen.recipe import Recipe
+from lengthen.run_folder import RunFolder
 
 __all__ = ["documents_to_score", "perplexities"]
 
@@ -46,7 +47,7 @@ def documents_to_score(
     if data is None:
         if adapter is not None:
             raise DataError("no documents were named")
-        recipe = lengthen.load_recipe(Path(model) / "recipe.yaml")
+        recipe = lengthen.load_recipe(RunFolder(Path(model)).recipe)
         data, most = recipe.data.validation or recipe.data.paths, recipe.data.max_documents
         if recipe.data.kind == "instruct":
             return _examples(recipe, data, tokenizer, quiet)

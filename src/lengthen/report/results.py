@@ -12,6 +12,7 @@ from typing_extensions import NotRequired, TypedDict
 from lengthen.errors import DataError, ModelError
 from lengthen.evaluation.compare.schema import Comparison
 from lengthen.recipe import Recipe, load_recipe
+from lengthen.run_folder import RunFolder
 
 __all__ = ["EXTENDED", "Evaluation", "Run", "read_run"]
 
@@ -176,15 +177,16 @@ def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
         ModelError: not a run folder, or a results file of another model.
         DataError: a file is broken; it is named.
     """
-    if not (folder / "recipe.yaml").is_file():
+    run = RunFolder(folder)
+    if not run.is_run:
         raise ModelError(f"{folder} is not a run folder, which has a recipe.yaml; give one that `lengthen train` wrote")
-    recipe = load_recipe(folder / "recipe.yaml")
-    about = _read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    base_file = folder / "adapter" / "base.json"
+    recipe = load_recipe(run.recipe)
+    about = run.read_metadata()
+    base_file = run.adapter / "base.json"
     base = about.get("base") or (_read_json(base_file) if base_file.is_file() else {"id": recipe.model})
     names = {folder.resolve().name, Path(recipe.out or "").name}
     evaluations = []
-    for path in sorted((folder / "evals").glob("*.json")):  # named by kind and time
+    for path in sorted(run.evals.glob("*.json")):  # named by kind and time
         evaluations += _read_evaluations(path, names, base["id"])
     for path in compare:
         evaluations += _read_evaluations(path, set(), base["id"])
@@ -193,9 +195,9 @@ def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
         recipe=recipe,
         base={"context": None, **base},
         about=about,
-        metrics=_read_metrics(folder / "metrics.jsonl"),
+        metrics=_read_metrics(run),
         evaluations=evaluations,
-        is_finished=(folder / "adapter").is_dir() or (folder / "model").is_dir(),
+        is_finished=run.is_finished,
     )
 
 
@@ -251,18 +253,11 @@ def _from_quickstart(content: dict[str, Any], file: str) -> list[Evaluation]:
     return evaluations
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]  # a run that goes on may be in the midst of a line
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            records.append(_METRICS.validate_python(json.loads(line)))
-        except (json.JSONDecodeError, ValidationError) as error:
-            raise DataError(f"{path}, line {number}, is not what a run writes; mend or remove the line") from error
-    return records
+def _read_metrics(run: RunFolder) -> list[dict[str, Any]]:
+    try:
+        return [_METRICS.validate_python(record) for record in run.read_metrics()]
+    except ValidationError as error:
+        raise DataError(f"{run.metrics} has a line that is not what a run writes; mend or remove it") from error
 
 
 def _checked(kind: Any, content: Any, path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from lengthen.errors import DivergedError, OutputError
 from lengthen.files import sync_folder, write_json
+from lengthen.run_folder import RunFolder
 from lengthen.training.optim import page_states, trained_parameters
 from lengthen.training.parallel import is_sharded, shard_like, whole_states, whole_tensors
 
@@ -37,7 +38,7 @@ TRAINABLE, OPTIMIZER, SCALER, STATE = "trainable.safetensors", "optimizer.pt", "
 
 def last_checkpoint(run: Path) -> Path | None:
     """The newest whole checkpoint of a run folder, or None."""
-    return max((run / "checkpoints").glob("checkpoint-*"), key=step_of, default=None)
+    return max(RunFolder(run).checkpoints.glob("checkpoint-*"), key=step_of, default=None)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -63,7 +64,7 @@ def save_checkpoint(
         DivergedError: a trained tensor is not finite; earlier checkpoints are untouched.
         OutputError: the disk is full, or the place is not writable.
     """
-    checkpoints = run / "checkpoints"
+    checkpoints = RunFolder(run).checkpoints
     final, temporary = checkpoints / f"checkpoint-{step}", checkpoints / ".tmp"
     is_main = accelerator.is_main_process
     try:

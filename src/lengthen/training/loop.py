@@ -30,18 +30,17 @@ from lengthen.data.mixture import FiniteSource
 from lengthen.data.packing import Block, collate
 from lengthen.errors import DivergedError
 from lengthen.recipe import Recipe
+from lengthen.run_folder import RunFolder
 from lengthen.training.batches import Batches
 from lengthen.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from lengthen.training.loggers import start_loggers
 from lengthen.training.loss import IGNORED
 from lengthen.training.metrics import (
-    METRICS,
     BySource,
     Metrics,
     StepSums,
     TrainingProgress,
     Utilization,
-    append_record,
     flat,
 )
 from lengthen.training.objective import CausalLMObjective
@@ -138,7 +137,7 @@ class Loop:
                     record = metrics.record(step, rate, norm)
                     progress.show(record)
                     if is_main:
-                        append_record(self.folder / METRICS, record)
+                        RunFolder(self.folder).append_metrics(record)
                     for logger in loggers:
                         logger.log(flat(record), step)
                 if step % self.training.save_every == 0 or is_last:

@@ -1,12 +1,10 @@
 """What a run tells while it goes on: metrics.jsonl and a progress bar."""
 
-import json
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,41 +14,20 @@ from transformers import PreTrainedConfig
 
 from lengthen.data.mixture import Mixture
 from lengthen.data.packing import Block
-from lengthen.errors import LengthenError, OutputError
-from lengthen.files import write_text
+from lengthen.errors import LengthenError
 from lengthen.planning.devices import this_device
 from lengthen.planning.flops import model_flops
 from lengthen.planning.shape import model_shape
 from lengthen.recipe import Recipe
 
 __all__ = [
-    "METRICS",
     "BySource",
     "Metrics",
     "StepSums",
     "TrainingProgress",
     "Utilization",
-    "append_record",
     "flat",
-    "keep_metrics_until",
 ]
-
-METRICS = "metrics.jsonl"
-
-
-def keep_metrics_until(path: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl after `step`: a resumed run writes them again."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the line in which the killed run died
-            continue
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    write_text(path, "".join(kept))
 
 
 class Utilization:
@@ -201,19 +178,6 @@ def _memory() -> dict[str, int]:
         return {"peak_memory_bytes": allocated, "reserved_memory_bytes": reserved}
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak_memory_bytes": used if sys.platform == "darwin" else used * 1024}
-
-
-def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Append a line to metrics.jsonl.
-
-    Raises:
-        OutputError: the disk is full, or the place is not writable.
-    """
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise OutputError(f"can't write {path}: {error.strerror}; free space and start again with --resume") from error
 
 
 class TrainingProgress:

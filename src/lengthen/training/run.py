@@ -4,14 +4,12 @@
 is loaded or written.
 """
 
-import json
 import math
 import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +47,9 @@ from lengthen.models import (
     pick_dtype,
     weight_hashes,
 )
-from lengthen.provenance import command_line, versions
 from lengthen.quantization import check_nf4, check_not_quantized, count_quantized
 from lengthen.recipe import Recipe, check_documents, load_recipe
+from lengthen.run_folder import RunFolder
 from lengthen.training.batches import Batches
 from lengthen.training.checkpoint import last_checkpoint, load_trained, step_of
 from lengthen.training.chunked import chunk_layers
@@ -59,7 +57,7 @@ from lengthen.training.fused import check_fused, fuse_elementwise
 from lengthen.training.loggers import check_loggers
 from lengthen.training.loop import Loop
 from lengthen.training.memory import enable_checkpointing, release_freed, tile_mlps
-from lengthen.training.metrics import METRICS, Utilization, keep_metrics_until
+from lengthen.training.metrics import Utilization
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import check_optimizer
 from lengthen.training.parallel import check_parallel, gather_trained, shard
@@ -67,10 +65,8 @@ from lengthen.training.restoration import BasePositions, cut_windows
 from lengthen.training.resume import check_recipe
 from lengthen.vocabulary import check_ids, embedding_rows, guard_embeddings
 
-__all__ = ["Interrupted", "read_metrics", "train"]
+__all__ = ["Interrupted", "train"]
 
-RECIPE = "recipe.yaml"
-ABOUT = "run.json"
 _LOOKED_AT = 16  # sequences of a mixture that tell how many of its tokens lie beyond the base's context
 
 
@@ -105,7 +101,7 @@ class Setup:
     """
 
     recipe: Recipe
-    run: Path
+    run: RunFolder
     resume: bool
     quiet: bool
     say: Callable[[str], None]
@@ -150,12 +146,12 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     """
     setup = resolve(recipe, resume, quiet)
     if setup is None:  # finished already
-        return _folder(recipe)
+        return _folder(recipe).path
     blocks, windows = build_data(setup), build_windows(setup)
     objective, base = build_model(setup, blocks)
     fit(setup, objective, base, blocks, windows)
     finish(setup, objective.model, base)
-    return setup.run
+    return setup.run.path
 
 
 def resolve(recipe: Recipe, resume: bool, quiet: bool) -> Setup | None:
@@ -319,13 +315,13 @@ def fit(
         Interrupted: a signal stopped it.
     """
     recipe, run = setup.recipe, setup.run
-    checkpoint = last_checkpoint(run) if setup.resume else None
+    checkpoint = last_checkpoint(run.path) if setup.resume else None
     count = count_trainable(objective.model)
     setup.say(f"training {count}")
     if setup.process.is_main_process:
-        _set_aside(run, checkpoint)
+        run.set_aside_result(step_of(checkpoint) if checkpoint else 0)
         _begin_folder(setup, base, asdict(count), blocks)
-        keep_metrics_until(run / METRICS, step_of(checkpoint) if checkpoint else 0)
+        run.trim_metrics(step_of(checkpoint) if checkpoint else 0)
     if recipe.parallel == "fsdp2":
         shard(objective, objective.model, setup.process.device)
     if checkpoint:
@@ -334,7 +330,7 @@ def fit(
             load_trained(checkpoint, objective)  # stopped between the last step and the adapter
             return
     utilization = Utilization(recipe, setup.config, setup.dtype)
-    loop = Loop(objective, blocks, recipe, run, setup.dtype, _pad_id(setup.tokenizer), utilization, windows)
+    loop = Loop(objective, blocks, recipe, run.path, setup.dtype, _pad_id(setup.tokenizer), utilization, windows)
     signal = loop.run(checkpoint, setup.quiet)
     if signal is not None:
         raise Interrupted(f"stopped after step {loop.done}; go on with --resume", signal)
@@ -346,16 +342,16 @@ def finish(setup: Setup, model: Any, base: dict[str, Any]) -> None:
     gather_trained(model, keep=setup.process.is_main_process)
     if setup.process.is_main_process:
         if recipe.adapter.kind == "full":
-            save_full(model, run / "model", setup.dtype, setup.tokenizer)
+            save_full(model, run.model, setup.dtype, setup.tokenizer)
         else:
-            save_adapter(model, run / "adapter", setup.config, base)
+            save_adapter(model, run.adapter, setup.config, base)
         if recipe.data.validation:
             _validate(recipe, run, setup.quiet)
     setup.process.wait_for_everyone()
 
 
-def _folder(recipe: Recipe) -> Path:
-    return Path(recipe.out or "runs/run")
+def _folder(recipe: Recipe) -> RunFolder:
+    return RunFolder(Path(recipe.out or "runs/run"))
 
 
 def _say_if_devices_idle(device: torch.device, say: Callable[[str], None]) -> None:
@@ -367,22 +363,13 @@ def _say_if_devices_idle(device: torch.device, say: Callable[[str], None]) -> No
         )
 
 
-def _set_aside(run: Path, checkpoint: Path | None) -> None:
-    """Keep what a run had come to that is now to be longer, under the number of its last step."""
-    for folder in (run / "adapter", run / "model"):
-        if folder.is_dir():
-            step = step_of(checkpoint) if checkpoint else 0
-            with writing(run):
-                folder.rename(run / f"{folder.name}-{step}")
-
-
 def _begin_folder(setup: Setup, base: dict[str, Any], trainable: dict[str, int], blocks: Sequence[Block]) -> None:
     run, tokenizer = setup.run, setup.tokenizer
-    write_text(run / RECIPE, setup.recipe.to_yaml())  # first: it tells that the folder is a run's
+    write_text(run.recipe, setup.recipe.to_yaml())  # first: it tells that the folder is a run's
     tokenizer.model_max_length = setup.recipe.context.target
-    with writing(run):
-        setup.config.save_pretrained(run)
-        tokenizer.save_pretrained(run)
+    with writing(run.path):
+        setup.config.save_pretrained(run.path)
+        tokenizer.save_pretrained(run.path)
     facts = {
         "base": base,
         "trainable": trainable,
@@ -390,33 +377,22 @@ def _begin_folder(setup: Setup, base: dict[str, Any], trainable: dict[str, int],
         "device": _name(setup.device),
         "processes": setup.process.num_processes,
     }
-    _write_about(run / ABOUT, facts)
+    run.write_metadata(facts)
 
 
 def _speaker(silent: bool) -> Callable[[str], None]:
     return (lambda _text: None) if silent else (lambda text: print(text, file=sys.stderr))
 
 
-def _prepare_folder(run: Path, recipe: Recipe, resume: bool) -> str:
+def _prepare_folder(run: RunFolder, recipe: Recipe, resume: bool) -> str:
     """Check that the run folder is new, or that it is this run's own and to be resumed; returns its state."""
-    # Hidden files can only be what a killed write left.
-    if not run.exists() or (run.is_dir() and all(path.name.startswith(".") for path in run.iterdir())):
-        return "new"
-    if not (run / RECIPE).is_file():
-        raise OutputError(f"{run} has other content; choose another out or empty it")
+    state = run.state()
+    if state == "new":
+        return state
     if not resume:
         raise OutputError(f"{run} holds a run already; go on with --resume, or choose another out")
-    is_longer = check_recipe(run, recipe, load_recipe(run / RECIPE))
-    finished = (run / "adapter").is_dir() or (run / "model").is_dir()
-    return "finished" if finished and not is_longer else "begun"
-
-
-def _write_about(path: Path, facts: dict[str, Any]) -> None:
-    """Write what the recipe does not say of a run; the commands of a resumed one are added to the earlier ones."""
-    earlier = json.loads(path.read_text(encoding="utf-8"))["commands"] if path.is_file() else []
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    this = {"command": command_line(), "started": started, "versions": versions()}
-    write_json(path, {**facts, "commands": [*earlier, this]})
+    is_longer = check_recipe(run.path, recipe, load_recipe(run.recipe))
+    return "begun" if is_longer else state
 
 
 def _name(device: torch.device) -> str:
@@ -530,11 +506,11 @@ def _say_if_full(blocks: Sequence[Block], group_size: int, say: Callable[[str], 
         say(f"note: no document is longer than half a group ({group_size // 2} tokens), so S2 is full attention here")
 
 
-def _validate(recipe: Recipe, run: Path, quiet: bool) -> None:
+def _validate(recipe: Recipe, run: RunFolder, quiet: bool) -> None:
     """Perplexity of what came out, on the first `context.target` tokens of each validation document."""
     from lengthen.evaluation import perplexity
 
-    model, tokenizer = load(run)
+    model, tokenizer = load(run.path)
     if recipe.data.kind == "instruct":
         _validate_answers(recipe, run, model, tokenizer, quiet)
         return
@@ -544,14 +520,14 @@ def _validate(recipe: Recipe, run: Path, quiet: bool) -> None:
     )
     documents = [store[i][: recipe.context.target] for i in range(len(store)) if len(store[i]) > 1]
     result = perplexity(model, documents, recipe.context.target, quiet=quiet)
-    write_json(run / "evals" / "validation.json", {"data": recipe.data.validation, "results": [result.to_json()]})
+    write_json(run.evals / "validation.json", {"data": recipe.data.validation, "results": [result.to_json()]})
 
 
 def _other_packing(recipe: Recipe) -> str:
     return "none" if recipe.data.kind == "instruct" else "concatenate to allow it"
 
 
-def _validate_answers(recipe: Recipe, run: Path, model: Any, tokenizer: Any, quiet: bool) -> None:
+def _validate_answers(recipe: Recipe, run: RunFolder, model: Any, tokenizer: Any, quiet: bool) -> None:
     """Perplexity of the trained tokens (answers) of the validation examples, each read by itself."""
     from lengthen.evaluation.losses import token_losses
 
@@ -569,14 +545,9 @@ def _validate_answers(recipe: Recipe, run: Path, model: Any, tokenizer: Any, qui
         count += int(trained.sum())
     loss = total / count
     result = {"perplexity": math.exp(loss), "loss": loss, "tokens": count, "examples": len(examples)}
-    write_json(run / "evals" / "validation.json", {"data": data.validation, "results": [result]})
+    write_json(run.evals / "validation.json", {"data": data.validation, "results": [result]})
 
 
 def _pad_id(tokenizer: Any) -> int:
     """Any id does: padding is a document of its own whose tokens are not predicted."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]

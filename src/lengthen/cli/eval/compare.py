@@ -177,10 +177,11 @@ def _documents(
     from lengthen.data.tokens import default_cache, load_tokens
     from lengthen.evaluation.prompts import encode
     from lengthen.recipe import load_recipe
+    from lengthen.run_folder import RunFolder
 
-    recipe = Path(pair.name) / "recipe.yaml"
-    if data is None and recipe.is_file():
-        about = load_recipe(recipe).data
+    run = RunFolder(Path(pair.name))
+    if data is None and run.is_run:
+        about = load_recipe(run.recipe).data
         data = about.validation if about.kind == "documents" and about.validation else None
     if not most:
         return [], []

@@ -153,15 +153,15 @@ def write_result(
     `name` is MODEL. A run folder's file is named by the kind and the time in UTC, so that no result is lost. Other
     models without `json_file` write nothing.
     """
-    from datetime import datetime, timezone
-
     from lengthen.files import write_json
     from lengthen.provenance import command_line, versions
+    from lengthen.run_folder import RunFolder
 
     if json_file is None:
-        if not (Path(name) / "recipe.yaml").is_file():
+        run = RunFolder(Path(name))
+        if not run.is_run:
             return None
-        json_file = Path(name) / "evals" / f"{kind}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}.json"
+        json_file = run.results_file(kind)
     about = {"command": command_line(), "versions": versions()}
     write_json(json_file, {**header, "kind": kind, **content, **about})
     typer.echo(f"wrote {json_file}", err=True)

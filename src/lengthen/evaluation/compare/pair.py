@@ -1,7 +1,6 @@
 """A run and its base: what each is, and both from one set of weights where they share it."""
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 import lengthen
-from lengthen.adapters.load import adapter_config, base_record
+from lengthen.adapters.load import adapter_config
 from lengthen.context import base_context, extend
 from lengthen.errors import ModelError
 from lengthen.head import causal_lm
 from lengthen.models import find, load_config, load_tokenizer, quiet_transformers
+from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["Pair", "find_pair", "positions_of"]
 
@@ -86,11 +86,11 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
             over, another shape, or another tokenizer.
     """
     source, stated = find(name), options.get("base_context")
-    adapter = options.get("adapter") or (source.run / "adapter" if source.run is not None else None)
-    full = _full_run(Path(name))
-    record = base_record(Path(adapter)) if adapter is not None else full
+    run = RunFolder(Path(name))
+    adapter = options.get("adapter") or (run.adapter if source.run is not None else None)
+    record = read_base_record(Path(adapter)) if adapter is not None else run.base_record()
     # What the model says that it was made over.
-    own = record["model"] if record is not None and (source.run is not None or full is not None) else None
+    own = record["model"] if record is not None and run.is_finished else None
     config = (adapter_config(Path(adapter)) if adapter is not None else None) or load_config(source, stated)
     if options.get("method"):
         config = extend(config, options["target"], options["method"])
@@ -110,7 +110,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
     _check_together(name, config, tokenizer, base, base_config)
     if record is not None and own is not None and found != find(own) and found.id != record["id"]:
         raise ModelError(f"{name} was made over {record['id']}, not over {base}; leave base out")
-    is_one = full is None and own is not None and find(own) == found and _only_positions_differ(config, base_config)
+    is_one = not run.is_full and own is not None and find(own) == found and _only_positions_differ(config, base_config)
     return Pair(
         name=name,
         id=source.id,
@@ -124,17 +124,6 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
         options=options,
         is_one=is_one,
     )
-
-
-def _full_run(folder: Path) -> dict[str, str] | None:
-    """What a run of full fine-tuning noted about its base."""
-    if not ((folder / "run.json").is_file() and (folder / "model").is_dir()):
-        return None
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))["base"]
-        return {key: str(record[key]) for key in ("id", "model")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / 'run.json'} does not say what the base was; name it with base") from error
 
 
 def _check_together(

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from lengthen.adapters.load import base_record
 from lengthen.errors import DataError, ModelError
 from lengthen.models import find
+from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["base_id", "base_threshold"]
 
@@ -32,29 +32,15 @@ class _Results(TypedDict):
     averages: list[_Average]
 
 
-class _Named(TypedDict):
-    id: str
-
-
-class _About(TypedDict):
-    base: _Named
-
-
 def base_id(model: str, adapter: Path | None) -> str:
     """What results call the base of a model: of a run the model that it extended, of others the model itself.
 
     Raises:
         ModelError: the model is not found, or the record of its base is damaged.
-        DataError: as ModelError, for a run of full fine-tuning.
     """
-    source, run = find(model), Path(model)
-    if adapter is None and source.run is not None:
-        adapter = source.run / "adapter"
-    record = base_record(adapter) if adapter is not None else None
-    if record is not None:
-        return record["id"]
-    is_full_run = (run / "run.json").is_file() and (run / "model").is_dir()
-    return str(_read(run / "run.json", _About)["base"]["id"]) if is_full_run else source.id
+    source = find(model)
+    record = read_base_record(adapter) if adapter is not None else RunFolder(Path(model)).base_record()
+    return record["id"] if record is not None else source.id
 
 
 def base_threshold(path: Path, base: str, tasks: Iterable[str]) -> float:

@@ -1,6 +1,5 @@
 """Adapters that are trained by request: one at a time, by `lengthen train` in a process of its own, then served."""
 
-import json
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from lengthen.errors import LengthenError, one_line
 from lengthen.files import write_json_lines, write_text
 from lengthen.models import Dtype, lasting_name
 from lengthen.recipe import Recipe, parse_recipe
+from lengthen.run_folder import RunFolder
 from lengthen.serving.api.schemas import TrainingRequest
 from lengthen.serving.api.service import Refusal, Service
 
@@ -302,16 +302,13 @@ class Training:
 
     def _tell_steps(self, job: Job) -> None:
         """An event for each step that the run has logged since."""
-        metrics = self._run(job.request.suffix) / "metrics.jsonl"
-        if not metrics.is_file():
-            return
-        *lines, _unfinished = metrics.read_text(encoding="utf-8").split("\n")
+        records = RunFolder(self._run(job.request.suffix)).read_metrics(start=job.steps)
         total = job.request.hyperparameters.n_steps
-        for record in map(json.loads, lines[job.steps :]):
+        for record in records:
             step, loss = record["step"], record["loss"]
             seen = {"step": step, "total_steps": total, "train_loss": loss if math.isfinite(loss) else None}
             job.tell(f"step {step}/{total}, loss {loss:.4f}", metrics=seen)
-        job.steps = len(lines)
+        job.steps += len(records)
 
     def _remove(self, name: str) -> None:
         """What a job left that did not succeed."""

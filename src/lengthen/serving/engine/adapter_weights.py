@@ -20,10 +20,11 @@ from peft.utils.save_and_load import load_peft_weights
 from safetensors import SafetensorError
 from torch import nn
 
-from lengthen.adapters.load import adapter_config, base_record, check_base
+from lengthen.adapters.load import adapter_config, check_base
 from lengthen.adapters.scale import between
 from lengthen.context import positions
 from lengthen.errors import ModelError, one_line
+from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.serving.engine.base_model import ServedBase
 from lengthen.serving.engine.lora_batch import LoraMatrices
 
@@ -108,7 +109,7 @@ def adapter_folder(path: Path) -> Path:
     Raises:
         ModelError: there is none.
     """
-    for folder in (path, path / "adapter"):
+    for folder in (path, RunFolder(path).adapter):
         if (folder / "adapter_config.json").is_file():
             return folder
     raise ModelError(f"{path} has no adapter_config.json, so it holds no adapter; give a PEFT or run folder")
@@ -128,7 +129,7 @@ def read_adapter(folder: Path, base: ServedBase, scale: float = 1.0) -> AdapterW
     """
     config = _config(folder)
     _check_positions(folder, base)
-    record = base_record(folder)
+    record = read_base_record(folder)
     if record is not None:
         check_base(base.hashes, folder, record, base.source)
     tensors = _tensors(folder)
