@@ -361,8 +361,8 @@ def test_the_base_s_own_score_is_the_threshold(results_file):
         ({"adapter": "runs/a"}, ModelError, r"of another model \(tiny, adapter runs/a\)"),
         ({"method": "yarn"}, ModelError, r"of another model \(tiny, method yarn\)"),
         ({"results": [{"task": "vt"}]}, DataError, r"other tasks \(vt\); measure both with the same --tasks"),
-        ({"averages": []}, DataError, "no score at the base's own context of 256 tokens"),
-        ({"averages": 1}, DataError, "is damaged, or not a results file"),
+        ({"averages": [{"tokens": 128, "score": 90.0}]}, DataError, "no score at the base's own context of 256 tokens"),
+        ({"averages": 1}, DataError, "averages: Input should be a valid list"),
     ],
 )
 def test_no_threshold_from_another_model_s_results(results_file, changes, error, message):

@@ -1,131 +1,19 @@
 """What a report is made of: a run folder's files, and results of its base, read and checked."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict
-
-from lengthen.errors import DataError, ModelError
-from lengthen.evaluation.compare.schema import Comparison
+from lengthen.errors import ModelError
 from lengthen.recipe import Recipe, load_recipe
+from lengthen.results import check_metrics, check_results, read_json
 from lengthen.run_folder import RunFolder
 
 __all__ = ["EXTENDED", "Evaluation", "Run", "read_run"]
 
 EXTENDED = "extended"
 """What a report calls the run's own model."""
-
-Count = Annotated[int, Field(ge=0)]
-Length = Annotated[int, Field(ge=1)]
-Bucket = TypedDict("Bucket", {"from": Count, "to": Count, "perplexity": float | None})
-
-
-class Interval(TypedDict):
-    """With 95% confidence; an end of None was too large for a float."""
-
-    low: float | None
-    high: float | None
-
-
-class Perplexity(TypedDict):
-    """At one context; a perplexity of None was too large for a float."""
-
-    context: Length
-    perplexity: float | None
-    interval: NotRequired[Interval | None]
-    by_position: NotRequired[list[Bucket]]
-
-
-class Cell(TypedDict):
-    """Of a grid of lengths and depths."""
-
-    tokens: Length
-    depth: Annotated[float, Field(ge=0, le=1)]
-    trials: Length
-    exact: Count
-    nats: float
-    correct: Count | None
-
-
-class Average(TypedDict):
-    """Of RULER's tasks at one length."""
-
-    tokens: Length
-    score: float
-
-
-class RulerScore(Average):
-    """Of one of RULER's tasks at one length."""
-
-    task: str
-
-
-class TaskScore(TypedDict):
-    """Of one task and metric."""
-
-    task: str
-    metric: str
-    score: float
-    samples: NotRequired[int | None]
-
-
-class _PerplexityFile(TypedDict):
-    results: Annotated[list[Perplexity], Field(min_length=1)]
-    protocol: NotRequired[str]
-    documents: NotRequired[list[str]]
-    data: NotRequired[list[str]]
-
-
-class _GridFile(TypedDict):
-    results: Annotated[list[Cell], Field(min_length=1)]
-    needles: NotRequired[int]
-
-
-class _RulerFile(TypedDict):
-    results: list[RulerScore]
-    averages: Annotated[list[Average], Field(min_length=1)]
-    threshold: NotRequired[float | None]
-    effective_context: NotRequired[int | None]
-
-
-class _TasksFile(TypedDict):
-    results: Annotated[list[TaskScore], Field(min_length=1)]
-
-
-_Curve = dict[Length, float | None]
-
-
-class _QuickstartFile(TypedDict):
-    documents: int
-    base: _Curve
-    scaled: _Curve
-    extended: _Curve
-    by_position: NotRequired[dict[str, list[Bucket]]]
-
-
-class _Step(TypedDict):
-    step: Length
-    loss: float
-    learning_rate: float
-    tokens_per_second: float
-    seconds: float
-    peak_memory_bytes: Count
-
-
-_KINDS: dict[str, Any] = {
-    "perplexity": TypeAdapter(_PerplexityFile),
-    "passkey": TypeAdapter(_GridFile),
-    "needle": TypeAdapter(_GridFile),
-    "ruler": TypeAdapter(_RulerFile),
-    "tasks": TypeAdapter(_TasksFile),
-    "compare": TypeAdapter(Comparison),
-}
-_QUICKSTART = TypeAdapter(_QuickstartFile)
-_METRICS: Any = TypeAdapter(_Step)
 
 
 @dataclass(frozen=True)
@@ -183,7 +71,7 @@ def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
     recipe = load_recipe(run.recipe)
     about = run.read_metadata()
     base_file = run.adapter / "base.json"
-    base = about.get("base") or (_read_json(base_file) if base_file.is_file() else {"id": recipe.model})
+    base = about.get("base") or (read_json(base_file) if base_file.is_file() else {"id": recipe.model})
     names = {folder.resolve().name, Path(recipe.out or "").name}
     evaluations = []
     for path in sorted(run.evals.glob("*.json")):  # named by kind and time
@@ -195,24 +83,22 @@ def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
         recipe=recipe,
         base={"context": None, **base},
         about=about,
-        metrics=_read_metrics(run),
+        metrics=check_metrics(run.read_metrics(), run.metrics),
         evaluations=evaluations,
         is_finished=run.is_finished,
     )
 
 
 def _read_evaluations(path: Path, own_names: set[str], base: str) -> list[Evaluation]:
-    content = _read_json(path)
+    content = read_json(path)
     if {"base", "scaled", "extended"} <= set(content):
-        return _from_quickstart(_checked(_QUICKSTART, content, path), path.name)
+        return _from_quickstart(check_results("quickstart", content, path), path.name)
     kind = _kind(content)
-    if kind not in _KINDS:
-        raise DataError(f"{path} is not a results file of `lengthen eval`; take it away or measure again")
     label = _label(content, own_names, base)
     if label is None:
         wanted = f"the run ({', '.join(sorted(own_names))}) or its base ({base})" if own_names else f"the base, {base}"
         raise ModelError(f"{path} holds results of another model, {content.get('model')!r}; give results of {wanted}")
-    checked = _checked(_KINDS[kind], content, path)
+    checked = check_results(kind, content, path)
     return [Evaluation(kind, label, checked, path.name, content.get("command"))]
 
 
@@ -251,29 +137,3 @@ def _from_quickstart(content: dict[str, Any], file: str) -> list[Evaluation]:
         max(points, key=lambda point: point["context"])["by_position"] = content.get("by_position", {}).get(key, [])
         evaluations.append(Evaluation("perplexity", label, {**what, "results": points}, file))
     return evaluations
-
-
-def _read_metrics(run: RunFolder) -> list[dict[str, Any]]:
-    try:
-        return [_METRICS.validate_python(record) for record in run.read_metrics()]
-    except ValidationError as error:
-        raise DataError(f"{run.metrics} has a line that is not what a run writes; mend or remove it") from error
-
-
-def _checked(kind: Any, content: Any, path: Path) -> dict[str, Any]:
-    try:
-        return kind.validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{path}: {place}: {first['msg']}; measure again, or take the file away") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} can't be read as JSON: {error}; write it again, or take it away") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object; write it again, or take it away")
-    return content

@@ -10,7 +10,7 @@ from lengthen.evaluation.compare.probes import (
     ruler_probe,
 )
 from lengthen.evaluation.compare.run import compare
-from lengthen.evaluation.compare.schema import Comparison
+from lengthen.results import Comparison
 
 __all__ = [
     "Comparison",

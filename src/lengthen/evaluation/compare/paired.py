@@ -8,7 +8,7 @@ import numpy as np
 from lengthen.evaluation.answers import Answer
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.evaluation.compare.probes import Probe
-from lengthen.evaluation.compare.schema import LongPerplexity, PerplexityRow, ScoreRow, SideScore
+from lengthen.results import LongPerplexity, PerplexityRow, ScoreRow, SideScore
 
 __all__ = ["long_perplexity", "perplexity_rows", "score_rows"]
 

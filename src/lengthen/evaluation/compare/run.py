@@ -12,10 +12,10 @@ from lengthen.evaluation.answers import Answer, ask
 from lengthen.evaluation.compare.pair import Pair
 from lengthen.evaluation.compare.paired import long_perplexity, perplexity_rows, score_rows
 from lengthen.evaluation.compare.probes import Probe
-from lengthen.evaluation.compare.schema import Comparison
 from lengthen.evaluation.compare.verdict import verdict
 from lengthen.evaluation.document_losses import document_losses
 from lengthen.progress import progress_bar
+from lengthen.results import Comparison
 
 __all__ = ["Measured", "compare"]
 

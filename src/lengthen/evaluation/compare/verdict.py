@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lengthen.evaluation.compare.schema import PerplexityRow, ScoreRow, Verdict
+from lengthen.results import PerplexityRow, ScoreRow, Verdict
 
 __all__ = ["SHARE", "verdict"]
 

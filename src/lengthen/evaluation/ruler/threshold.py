@@ -2,34 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
 
 from lengthen.errors import DataError, ModelError
 from lengthen.models import find
+from lengthen.results import check_results, read_json
 from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["base_id", "base_threshold"]
-
-
-class _Scored(TypedDict):
-    task: str
-
-
-class _Average(TypedDict):
-    tokens: int
-    score: float
-
-
-class _Results(TypedDict):
-    model: str
-    adapter: str | None
-    method: str | None
-    context: int
-    results: list[_Scored]
-    averages: list[_Average]
 
 
 def base_id(model: str, adapter: Path | None) -> str:
@@ -55,8 +34,11 @@ def base_threshold(path: Path, base: str, tasks: Iterable[str]) -> float:
         DataError: not such a file, of other tasks, or not measured at the base's context.
         ModelError: results of another model, of an adapter, or with scaled positions.
     """
-    found = _read(path, _Results)
-    changed = [f"{key} {found[key]}" for key in ("adapter", "method") if found[key] is not None]
+    content = read_json(path)
+    found = check_results("ruler", content, path)
+    if not {"model", "context"} <= found.keys():
+        raise DataError(f"{path} does not say whose results they are; measure again")
+    changed = [f"{key} {found[key]}" for key in ("adapter", "method") if found.get(key) is not None]
     if found["model"] != base or changed:
         named = ", ".join([found["model"], *changed])
         raise ModelError(f"{path} is a results file of another model ({named}); give one of the base, {base}")
@@ -72,12 +54,3 @@ def base_threshold(path: Path, base: str, tasks: Iterable[str]) -> float:
             f"{path} has no score at the base's own context of {context} tokens; measure it at that length too"
         )
     return float(scores[context])
-
-
-def _read(path: Path, kind: Any) -> Any:
-    try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"can't read {path}: {error.strerror}; give a file that lengthen wrote") from error
-    except ValidationError as error:
-        raise DataError(f"{path} is damaged, or not a results file of `lengthen eval ruler`") from error

@@ -1,0 +1,297 @@
+"""The form of every results file: what evaluation writes, and report and ruler read."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
+
+from lengthen.errors import DataError
+
+__all__ = [
+    "Comparison",
+    "GridCell",
+    "LongPerplexity",
+    "Perplexity",
+    "PerplexityRow",
+    "RulerFile",
+    "ScoreRow",
+    "SideScore",
+    "Verdict",
+    "check_metrics",
+    "check_results",
+    "read_json",
+]
+
+Count = Annotated[int, Field(ge=0)]
+Length = Annotated[int, Field(ge=1)]
+Bucket = TypedDict("Bucket", {"from": Count, "to": Count, "perplexity": float | None})
+
+
+class Interval(TypedDict):
+    """With 95% confidence; an end of None was too large for a float."""
+
+    low: float | None
+    high: float | None
+
+
+class Perplexity(TypedDict):
+    """At one context; a perplexity of None was too large for a float."""
+
+    context: Length
+    perplexity: float | None
+    interval: NotRequired[Interval | None]
+    by_position: NotRequired[list[Bucket]]
+
+
+class PerplexityFile(TypedDict):
+    """Of `lengthen eval perplexity`, and a run's validation.json."""
+
+    results: Annotated[list[Perplexity], Field(min_length=1)]
+    protocol: NotRequired[str]
+    documents: NotRequired[list[str]]
+    data: NotRequired[list[str]]
+
+
+class GridCell(TypedDict):
+    """Of a grid of lengths and depths."""
+
+    tokens: Length
+    depth: Annotated[float, Field(ge=0, le=1)]
+    trials: Length
+    exact: Count
+    nats: float
+    correct: Count | None
+
+
+class GridFile(TypedDict):
+    """Of `lengthen eval passkey` and `lengthen eval needle`."""
+
+    results: Annotated[list[GridCell], Field(min_length=1)]
+    needles: NotRequired[int]
+
+
+class RulerAverage(TypedDict):
+    """Of RULER's tasks at one length."""
+
+    tokens: Length
+    score: float
+
+
+class RulerScore(RulerAverage):
+    """Of one of RULER's tasks at one length."""
+
+    task: str
+
+
+class RulerFile(TypedDict):
+    """Of `lengthen eval ruler`; "context" is what the model was made for, in tokens."""
+
+    results: list[RulerScore]
+    averages: Annotated[list[RulerAverage], Field(min_length=1)]
+    model: NotRequired[str]
+    adapter: NotRequired[str | None]
+    method: NotRequired[str | None]
+    context: NotRequired[int]
+    threshold: NotRequired[float | None]
+    effective_context: NotRequired[int | None]
+
+
+class TaskResult(TypedDict):
+    """Of one task and metric."""
+
+    task: str
+    metric: str
+    score: float
+    samples: NotRequired[int | None]
+
+
+class TasksFile(TypedDict):
+    """Of `lengthen eval tasks`."""
+
+    results: Annotated[list[TaskResult], Field(min_length=1)]
+
+
+_Curve = dict[Length, float | None]
+
+
+class QuickstartFile(TypedDict):
+    """Of `lengthen quickstart`: perplexity by context, and by position at the longest one."""
+
+    documents: int
+    base: _Curve
+    scaled: _Curve
+    extended: _Curve
+    by_position: NotRequired[dict[str, list[Bucket]]]
+
+
+class MetricsRecord(TypedDict):
+    """A line of metrics.jsonl."""
+
+    step: Length
+    loss: float
+    learning_rate: float
+    tokens_per_second: float
+    seconds: float
+    peak_memory_bytes: Count
+
+
+class SideScore(TypedDict):
+    """Of one model on the questions of a row.
+
+    "score" is the mean of 0 to 1, "nats" the mean loss of the right answer's tokens, "right_tokens" the mean share of
+    them that are the most likely ones, and "first_wrong" counts the answers by the place of their first token that is
+    not.
+    """
+
+    score: float
+    nats: float
+    right_tokens: float
+    first_wrong: list[int]
+
+
+class ScoreRow(TypedDict):
+    """Both models on the same questions: of a task, at a length, at one depth or (None) at all of them.
+
+    "difference" is run - base, "low" and "high" its 95% interval by a bootstrap over prompts (None for one prompt).
+    """
+
+    task: str
+    tokens: int
+    depth: float | None
+    prompts: int
+    questions: int
+    base: SideScore
+    run: SideScore
+    difference: float
+    low: float | None
+    high: float | None
+    beyond_base: bool
+
+
+PerplexityRow = TypedDict(
+    "PerplexityRow",
+    {
+        "from": int,
+        "to": int,
+        "tokens": int,
+        "documents": int,
+        "base": float | None,
+        "run": float | None,
+        "ratio": float | None,
+        "low": float | None,
+        "high": float | None,
+        "beyond_base": bool,
+    },
+)
+"""Perplexity of both models on the same tokens, by position in the document; "ratio" is run / base, with its 95%
+interval by a bootstrap over documents. None is a number too large for a float."""
+
+
+class LongPerplexity(TypedDict):
+    """Perplexity of both models on the tokens that a long context helps (LongPPL, arXiv 2410.23771).
+
+    "evaluator" chose them: by its loss with "short_context" tokens being over 2 nats above its loss with its whole
+    context, and that below 2 nats. "share" is theirs of all tokens. The evaluator's own perplexity on them is low by
+    the choice.
+    """
+
+    evaluator: str
+    short_context: int
+    share: float
+    tokens: int
+    base: float | None
+    run: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+
+
+class Verdict(TypedDict):
+    """What a comparison says; see `lengthen.evaluation.compare.verdict.verdict`."""
+
+    usable: int | None
+    base_usable: int | None
+    best: float | None
+    best_tokens: int | None
+    below: list[int]
+    lost: list[str]
+    kept: list[str]
+    fell: bool
+    sentence: str
+
+
+class Comparison(TypedDict):
+    """The results; a file also says what was compared, with what, and how."""
+
+    verdict: Verdict
+    scores: list[ScoreRow]
+    perplexity: list[PerplexityRow]
+    long_perplexity: NotRequired[LongPerplexity | None]
+    seconds: NotRequired[dict[str, float]]
+
+
+_FILES: dict[str, TypeAdapter[Any]] = {
+    "perplexity": TypeAdapter(PerplexityFile),
+    "passkey": TypeAdapter(GridFile),
+    "needle": TypeAdapter(GridFile),
+    "ruler": TypeAdapter(RulerFile),
+    "tasks": TypeAdapter(TasksFile),
+    "compare": TypeAdapter(Comparison),
+    "quickstart": TypeAdapter(QuickstartFile),
+}
+_METRICS: TypeAdapter[Any] = TypeAdapter(list[MetricsRecord])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        DataError: the file can't be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror}; give a file that lengthen wrote") from error
+    except ValueError as error:
+        raise DataError(f"{path} can't be read as JSON: {error}; write it again, or take it away") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object; write it again, or take it away")
+    return content
+
+
+def check_results(kind: str, content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a results file in the form of its kind, without what is not part of it.
+
+    Args:
+        kind: perplexity, passkey, needle, ruler, tasks, compare or quickstart.
+        content: of the file.
+        path: of the file, for messages.
+
+    Raises:
+        DataError: there is no such kind, or something has another form; the first such place is named.
+    """
+    if kind not in _FILES:
+        raise DataError(f"{path} is not a results file of `lengthen eval`; take it away or measure again")
+    try:
+        checked: dict[str, Any] = _FILES[kind].validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path}: {place}: {first['msg']}; measure again, or take the file away") from error
+    return checked
+
+
+def check_metrics(records: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl in their form, without what is not part of it.
+
+    Raises:
+        DataError: one has another form; its line is named.
+    """
+    try:
+        checked: list[dict[str, Any]] = _METRICS.validate_python(records)
+    except ValidationError as error:
+        line = int(error.errors()[0]["loc"][0]) + 1
+        raise DataError(f"{path}, line {line}, is not what a run writes; mend or remove the line") from error
+    return checked
