@@ -26,14 +26,13 @@ from lengthen.adapters.save import save_adapter, save_full
 from lengthen.attention.backends import pick_backend
 from lengthen.attention_pattern import layer_patterns
 from lengthen.context import base_context, extend
-from lengthen.data.instruct.dataset import load_instructions, mix, pack_instructions
+from lengthen.data.instruct.dataset import load_instructions
 from lengthen.data.instruct.templates import use_template
-from lengthen.data.mixture import FiniteSource, Mixture
-from lengthen.data.packing import Block, pack, positions_beyond
-from lengthen.data.skip_wise import skip_wise
-from lengthen.data.sources import open_mixture
+from lengthen.data.mixture import FiniteSource
+from lengthen.data.packing import Block
+from lengthen.data.sequences import describe, is_packed, training_sequences
 from lengthen.data.tokens import default_cache, load_tokens
-from lengthen.errors import DataError, ModelError, OutputError, RecipeError
+from lengthen.errors import ModelError, OutputError, RecipeError
 from lengthen.files import write_json, write_text, writing
 from lengthen.head import check_head
 from lengthen.models import (
@@ -207,7 +206,7 @@ def build_data(setup: Setup) -> Sequence[Block]:
     """
     recipe = setup.recipe
     with setup.process.main_process_first():
-        return _blocks(
+        return training_sequences(
             recipe, setup.tokenizer, setup.config, setup.context, setup.process.num_processes, setup.quiet, setup.say
         )
 
@@ -265,12 +264,12 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
         largest = max(int(block.input_ids.max()) for block in blocks)
         check_ids(largest, embedding_rows(model), setup.tokenizer)
     check_head(model, torch.from_numpy(blocks[0].input_ids)[None])
-    if _is_packed(blocks) and not attention.keeps_documents_apart(model):
+    if is_packed(blocks) and not attention.keeps_documents_apart(model):
         raise ModelError(
             f"documents packed into one sequence would see each other in {type(model).__name__}; leave the short ones "
             f"out with data.min_tokens={recipe.sequence_length}, or set data.packing={_other_packing(recipe)}"
         )
-    if _is_packed(blocks) and recipe.attention.kind == "full" and not attention.use_full_by_layout(model):
+    if is_packed(blocks) and recipe.attention.kind == "full" and not attention.use_full_by_layout(model):
         say("note: full attention keeps packed documents apart by a mask of all pairs of tokens in this model")
     base = {
         "id": setup.source.id,
@@ -373,7 +372,7 @@ def _begin_folder(setup: Setup, base: dict[str, Any], trainable: dict[str, int],
     facts = {
         "base": base,
         "trainable": trainable,
-        "data": _about(blocks),
+        "data": describe(blocks),
         "device": _name(setup.device),
         "processes": setup.process.num_processes,
     }
@@ -397,107 +396,6 @@ def _prepare_folder(run: RunFolder, recipe: Recipe, resume: bool) -> str:
 
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
-
-
-def _about(blocks: Sequence[Block]) -> dict[str, Any]:
-    if isinstance(blocks, Mixture):
-        return {"sequences": len(blocks), "tokens": blocks.tokens, "sources": blocks.describe()}
-    return {"sequences": len(blocks), "tokens": sum(len(block.input_ids) for block in blocks)}
-
-
-def _is_packed(blocks: Sequence[Block]) -> bool:
-    return blocks.packed if isinstance(blocks, Mixture) else any(len(block.segments) > 1 for block in blocks)
-
-
-def _blocks(
-    recipe: Recipe,
-    tokenizer: Any,
-    config: Any,
-    context: int,
-    processes: int,
-    quiet: bool,
-    say: Callable[[str], None],
-) -> Sequence[Block]:
-    if recipe.data.is_mixture:
-        return _mixture(recipe, tokenizer, config, context, processes, quiet, say)
-    if recipe.data.kind == "instruct":
-        return _instruction_blocks(recipe, tokenizer, context, quiet, say)
-    vocabulary = config.get_text_config().vocab_size
-    data = recipe.data
-    store, warnings = load_tokens(
-        data.paths, tokenizer, vocabulary, default_cache(), quiet, max_documents=data.max_documents
-    )
-    for warning in warnings:
-        say(f"warning: {warning}")
-    length = recipe.context.target if data.skip_wise else recipe.sequence_length
-    blocks = pack(store, length, data.packing, data.min_tokens, data.max_tokens)
-    if data.skip_wise:
-        blocks = skip_wise(blocks, recipe.sequence_length, recipe.context.target, recipe.seed)
-    tokens = sum(len(block.input_ids) for block in blocks)
-    read = f"{len(store)} documents, {tokens:,} tokens in {len(blocks)} sequences"
-    if recipe.context.target == context:  # nothing is extended
-        say(read)
-        return blocks
-    beyond = positions_beyond(blocks, context)
-    say(f"{read}; {beyond:.0%} lie beyond the base's {context}")
-    _check_beyond(beyond, context, say)
-    return blocks
-
-
-def _check_beyond(beyond: float, context: int, say: Callable[[str], None]) -> None:
-    """Refuse data that teach nothing longer than the base's context."""
-    if beyond == 0:
-        raise DataError(
-            f"no training token lies beyond the base's context of {context} tokens, so nothing longer would be learnt; "
-            "use longer documents, a larger data.sequence_length, or data.packing=concatenate"
-        )
-    if beyond < 0.25:
-        say(f"warning: only {beyond:.0%} of the training tokens lie beyond the base's context; use longer documents")
-
-
-def _mixture(
-    recipe: Recipe,
-    tokenizer: Any,
-    config: Any,
-    context: int,
-    processes: int,
-    quiet: bool,
-    say: Callable[[str], None],
-) -> Mixture:
-    training = recipe.training
-    assert training.steps is not None
-    count = training.steps * training.accumulation * training.batch_size * processes
-    mixture = open_mixture(recipe, tokenizer, config.get_text_config().vocab_size, count, quiet, say)
-    say(f"{mixture.tokens:,} tokens in {len(mixture)} sequences: {mixture.summary()}")
-    if recipe.context.target > context:
-        _check_beyond(positions_beyond(mixture[:_LOOKED_AT], context), context, say)
-    return mixture
-
-
-def _instruction_blocks(
-    recipe: Recipe, tokenizer: Any, context: int, quiet: bool, say: Callable[[str], None]
-) -> list[Block]:
-    data = recipe.data
-    loaded = load_instructions(
-        data.paths,
-        tokenizer,
-        recipe.sequence_length,
-        data.template,
-        data.min_tokens,
-        data.max_tokens,
-        data.max_documents,
-        quiet,
-    )
-    for warning in (warning for source in loaded for warning in source.warnings):
-        say(f"warning: {warning}")
-    examples = mix(loaded, data.weights, recipe.seed)
-    blocks = pack_instructions(examples, recipe.sequence_length, data.packing)
-    tokens, trained = sum(map(len, examples)), sum(int(example.trained.sum()) for example in examples)
-    say(
-        f"{len(examples)} examples, {tokens:,} tokens in {len(blocks)} sequences, {trained:,} of them trained; "
-        f"{positions_beyond(blocks, context):.0%} lie beyond the base's {context}"
-    )
-    return blocks
 
 
 def _say_if_full(blocks: Sequence[Block], group_size: int, say: Callable[[str], None]) -> None:

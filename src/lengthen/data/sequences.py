@@ -1,0 +1,134 @@
+"""The training sequences of a run: documents, instructions or a mixture, as its recipe says."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lengthen.data.instruct.dataset import load_instructions, mix, pack_instructions
+from lengthen.data.mixture import Mixture
+from lengthen.data.packing import Block, pack, positions_beyond
+from lengthen.data.skip_wise import skip_wise
+from lengthen.data.sources import open_mixture
+from lengthen.data.tokens import default_cache, load_tokens
+from lengthen.errors import DataError
+from lengthen.recipe import Recipe
+
+__all__ = ["describe", "is_packed", "training_sequences"]
+
+_LOOKED_AT = 16  # sequences of a mixture that tell how many of its tokens lie beyond the base's context
+
+
+def training_sequences(
+    recipe: Recipe,
+    tokenizer: Any,
+    config: Any,
+    context: int,
+    processes: int,
+    quiet: bool,
+    say: Callable[[str], None],
+) -> Sequence[Block]:
+    """Read, tokenize and pack what a recipe trains on.
+
+    Args:
+        recipe: of the run.
+        tokenizer: of the base, with the chat template that is meant.
+        config: the model's.
+        context: of the base, tokens.
+        processes: of the run.
+        quiet: show no progress.
+        say: takes warnings and what was read, a line each.
+
+    Raises:
+        DataError: a document can't be used, or nothing is left to train on.
+    """
+    if recipe.data.is_mixture:
+        return _mixture(recipe, tokenizer, config, context, processes, quiet, say)
+    if recipe.data.kind == "instruct":
+        return _instruction_blocks(recipe, tokenizer, context, quiet, say)
+    vocabulary = config.get_text_config().vocab_size
+    data = recipe.data
+    store, warnings = load_tokens(
+        data.paths, tokenizer, vocabulary, default_cache(), quiet, max_documents=data.max_documents
+    )
+    for warning in warnings:
+        say(f"warning: {warning}")
+    length = recipe.context.target if data.skip_wise else recipe.sequence_length
+    blocks = pack(store, length, data.packing, data.min_tokens, data.max_tokens)
+    if data.skip_wise:
+        blocks = skip_wise(blocks, recipe.sequence_length, recipe.context.target, recipe.seed)
+    tokens = sum(len(block.input_ids) for block in blocks)
+    read = f"{len(store)} documents, {tokens:,} tokens in {len(blocks)} sequences"
+    if recipe.context.target == context:  # nothing is extended
+        say(read)
+        return blocks
+    beyond = positions_beyond(blocks, context)
+    say(f"{read}; {beyond:.0%} lie beyond the base's {context}")
+    _check_beyond(beyond, context, say)
+    return blocks
+
+
+def _check_beyond(beyond: float, context: int, say: Callable[[str], None]) -> None:
+    """Refuse data that teach nothing longer than the base's context."""
+    if beyond == 0:
+        raise DataError(
+            f"no training token lies beyond the base's context of {context} tokens, so nothing longer would be learnt; "
+            "use longer documents, a larger data.sequence_length, or data.packing=concatenate"
+        )
+    if beyond < 0.25:
+        say(f"warning: only {beyond:.0%} of the training tokens lie beyond the base's context; use longer documents")
+
+
+def _mixture(
+    recipe: Recipe,
+    tokenizer: Any,
+    config: Any,
+    context: int,
+    processes: int,
+    quiet: bool,
+    say: Callable[[str], None],
+) -> Mixture:
+    training = recipe.training
+    assert training.steps is not None
+    count = training.steps * training.accumulation * training.batch_size * processes
+    mixture = open_mixture(recipe, tokenizer, config.get_text_config().vocab_size, count, quiet, say)
+    say(f"{mixture.tokens:,} tokens in {len(mixture)} sequences: {mixture.summary()}")
+    if recipe.context.target > context:
+        _check_beyond(positions_beyond(mixture[:_LOOKED_AT], context), context, say)
+    return mixture
+
+
+def _instruction_blocks(
+    recipe: Recipe, tokenizer: Any, context: int, quiet: bool, say: Callable[[str], None]
+) -> list[Block]:
+    data = recipe.data
+    loaded = load_instructions(
+        data.paths,
+        tokenizer,
+        recipe.sequence_length,
+        data.template,
+        data.min_tokens,
+        data.max_tokens,
+        data.max_documents,
+        quiet,
+    )
+    for warning in (warning for source in loaded for warning in source.warnings):
+        say(f"warning: {warning}")
+    examples = mix(loaded, data.weights, recipe.seed)
+    blocks = pack_instructions(examples, recipe.sequence_length, data.packing)
+    tokens, trained = sum(map(len, examples)), sum(int(example.trained.sum()) for example in examples)
+    say(
+        f"{len(examples)} examples, {tokens:,} tokens in {len(blocks)} sequences, {trained:,} of them trained; "
+        f"{positions_beyond(blocks, context):.0%} lie beyond the base's {context}"
+    )
+    return blocks
+
+
+def describe(blocks: Sequence[Block]) -> dict[str, Any]:
+    """What run.json says of the sequences: their number, tokens and, of a mixture, sources."""
+    if isinstance(blocks, Mixture):
+        return {"sequences": len(blocks), "tokens": blocks.tokens, "sources": blocks.describe()}
+    return {"sequences": len(blocks), "tokens": sum(len(block.input_ids) for block in blocks)}
+
+
+def is_packed(blocks: Sequence[Block]) -> bool:
+    """Whether a sequence has more than one document."""
+    return blocks.packed if isinstance(blocks, Mixture) else any(len(block.segments) > 1 for block in blocks)
