@@ -4,7 +4,6 @@
 is loaded or written.
 """
 
-import math
 import os
 import platform
 import sys
@@ -13,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
@@ -21,19 +19,18 @@ from transformers import PreTrainedConfig
 
 from lengthen import attention
 from lengthen.adapters.build import add_adapter, count_trainable
-from lengthen.adapters.load import load
 from lengthen.adapters.save import save_adapter, save_full
 from lengthen.attention.backends import pick_backend
 from lengthen.attention_pattern import layer_patterns
 from lengthen.context import base_context, extend
-from lengthen.data.instruct.dataset import load_instructions
 from lengthen.data.instruct.templates import use_template
 from lengthen.data.mixture import FiniteSource
 from lengthen.data.packing import Block
 from lengthen.data.sequences import describe, is_packed, training_sequences
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import ModelError, OutputError, RecipeError
-from lengthen.files import write_json, write_text, writing
+from lengthen.evaluation.validation import validate
+from lengthen.files import write_text, writing
 from lengthen.head import check_head
 from lengthen.models import (
     Source,
@@ -345,7 +342,7 @@ def finish(setup: Setup, model: Any, base: dict[str, Any]) -> None:
         else:
             save_adapter(model, run.adapter, setup.config, base)
         if recipe.data.validation:
-            _validate(recipe, run, setup.quiet)
+            validate(recipe, run, setup.quiet)
     setup.process.wait_for_everyone()
 
 
@@ -404,46 +401,8 @@ def _say_if_full(blocks: Sequence[Block], group_size: int, say: Callable[[str], 
         say(f"note: no document is longer than half a group ({group_size // 2} tokens), so S2 is full attention here")
 
 
-def _validate(recipe: Recipe, run: RunFolder, quiet: bool) -> None:
-    """Perplexity of what came out, on the first `context.target` tokens of each validation document."""
-    from lengthen.evaluation import perplexity
-
-    model, tokenizer = load(run.path)
-    if recipe.data.kind == "instruct":
-        _validate_answers(recipe, run, model, tokenizer, quiet)
-        return
-    vocabulary = model.config.get_text_config().vocab_size
-    store, _ = load_tokens(
-        recipe.data.validation, tokenizer, vocabulary, default_cache(), quiet, max_documents=recipe.data.max_documents
-    )
-    documents = [store[i][: recipe.context.target] for i in range(len(store)) if len(store[i]) > 1]
-    result = perplexity(model, documents, recipe.context.target, quiet=quiet)
-    write_json(run.evals / "validation.json", {"data": recipe.data.validation, "results": [result.to_json()]})
-
-
 def _other_packing(recipe: Recipe) -> str:
     return "none" if recipe.data.kind == "instruct" else "concatenate to allow it"
-
-
-def _validate_answers(recipe: Recipe, run: RunFolder, model: Any, tokenizer: Any, quiet: bool) -> None:
-    """Perplexity of the trained tokens (answers) of the validation examples, each read by itself."""
-    from lengthen.evaluation.losses import token_losses
-
-    data = recipe.data
-    loaded = load_instructions(
-        data.validation, tokenizer, recipe.sequence_length, data.template, max_examples=data.max_documents, quiet=quiet
-    )
-    examples = [example for source in loaded for example in source.examples]
-    total, count = 0.0, 0
-    model.eval()
-    for example in examples:
-        ids = torch.from_numpy(example.input_ids.astype(np.int64)).to(model.device)
-        trained = torch.from_numpy(example.trained[1:])
-        total += token_losses(model, ids[None])[0].cpu()[trained].double().sum().item()
-        count += int(trained.sum())
-    loss = total / count
-    result = {"perplexity": math.exp(loss), "loss": loss, "tokens": count, "examples": len(examples)}
-    write_json(run.evals / "validation.json", {"data": data.validation, "results": [result]})
 
 
 def _pad_id(tokenizer: Any) -> int:
