@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lengthen
 from lengthen.adapters.load import tokenizer_beside
-from lengthen.adapters.published import import_published
+from lengthen.adapters.longlora import import_published
 from lengthen.doctor.model import examine_model
 from lengthen.errors import ModelError
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import lengthen
-from lengthen.adapters.several import load_several
+from lengthen.adapters.multi import load_several
 from lengthen.chat.session import Answer, ChatSession
 from lengthen.chat.shared_model import NO_ADAPTER, Desk, Progress, Visitor
 from lengthen.errors import DataError, ModelError

@@ -18,7 +18,7 @@ from lengthen.data.retrieval.tasks import SHARES, TASKS
 from lengthen.data.retrieval.vocabulary import VALUES, Draw
 from lengthen.data.tokens import tokenize
 from lengthen.errors import DataError
-from lengthen.evaluation.needle import _CITIES
+from lengthen.evaluation.retrieval.needle import _CITIES
 from lengthen.evaluation.ruler.words import ADJECTIVES, NOUNS, VERBS
 from lengthen.models import load_tokenizer
 

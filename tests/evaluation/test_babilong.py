@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, make
 
-from lengthen.evaluation.babilong import TASKS, babilong_prompt
 from lengthen.evaluation.haystack import Haystack, documentation
+from lengthen.evaluation.retrieval.babilong import TASKS, babilong_prompt
 
 MOVE = re.compile(r"(\w+) (?:went to|moved to|travelled to|journeyed to) the (\w+)\.")
 TAKE = re.compile(r"(\w+) (?:picked up|took|grabbed) the (\w+)\.")

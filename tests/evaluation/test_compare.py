@@ -16,7 +16,7 @@ from lengthen.evaluation.compare import Probe, compare, find_pair, needle_probe
 from lengthen.evaluation.compare.paired import long_perplexity
 from lengthen.evaluation.compare.verdict import verdict
 from lengthen.evaluation.haystack import Haystack, documentation
-from lengthen.evaluation.needle import needle
+from lengthen.evaluation.retrieval.needle import needle
 
 LENGTHS, DEPTHS, TRIALS = (420, 512), (0.25, 0.75), 2
 

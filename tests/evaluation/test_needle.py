@@ -14,9 +14,9 @@ from lengthen.cli.eval import app
 from lengthen.errors import DataError, LengthenError
 from lengthen.evaluation.answers import Answer
 from lengthen.evaluation.haystack import Haystack, documentation
-from lengthen.evaluation.needle import MOST_NEEDLES, needle_prompt
 from lengthen.evaluation.prompts import Question
-from lengthen.evaluation.retrieval import ANSWER_TOKENS, count_cell
+from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS, count_cell
+from lengthen.evaluation.retrieval.needle import MOST_NEEDLES, needle_prompt
 
 FACT = re.compile(r"\nThe magic number of (\w+) is ([0-9]{5})\.\n")
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 import lengthen
 from lengthen.cli.eval import app
 from lengthen.errors import ContextError, DataError, LengthenError
-from lengthen.evaluation.passkey import passkey, passkey_filler, passkey_prompt
 from lengthen.evaluation.prompts import encode
-from lengthen.evaluation.retrieval import ANSWER_TOKENS
+from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS
+from lengthen.evaluation.retrieval.passkey import passkey, passkey_filler, passkey_prompt
 
 KEY_LINE = re.compile(r"\nThe pass key is ([0-9]{5})\. Remember it\. ([0-9]{5}) is the pass key\.\n")
 TRAINING_STEPS, LENGTH, DEPTHS, TRIALS = 60, 128, (0, 0.5, 1), 10

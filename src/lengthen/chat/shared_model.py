@@ -42,7 +42,7 @@ class Desk:
     """A model, and who talks to it.
 
     Args:
-        model: from `lengthen.load`, or with several adapters from `lengthen.adapters.several.load_several`.
+        model: from `lengthen.load`, or with several adapters from `lengthen.adapters.multi.load_several`.
         tokenizer: its tokenizer.
         template: name of a prompt template; default the tokenizer's own.
         adapters: by name, what peft calls them.

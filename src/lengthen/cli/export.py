@@ -47,7 +47,7 @@ def export(
     from lengthen.adapters.load import base_of
     from lengthen.adapters.vllm import export_for_vllm
     from lengthen.errors import DataError
-    from lengthen.evaluation.merged import documents_to_score, perplexities
+    from lengthen.evaluation.merge_quality import documents_to_score, perplexities
     from lengthen.files import write_json
     from lengthen.models import load_config, towers_of
 

@@ -21,7 +21,7 @@ def import_(
     """Turn a published LongLoRA or LongQLoRA adapter into a run folder."""
     from dataclasses import asdict
 
-    from lengthen.adapters.published import import_published
+    from lengthen.adapters.longlora import import_published
     from lengthen.files import write_json
 
     imported = import_published(folder, out, context, base)

@@ -35,7 +35,7 @@ def ui(
     from lengthen.errors import require
 
     require("the web page", "ui", "gradio")
-    from lengthen.adapters.several import load_several
+    from lengthen.adapters.multi import load_several
     from lengthen.chat.shared_model import Desk
     from lengthen.chat.web import serve_page
     from lengthen.files import write_json

@@ -118,7 +118,7 @@ def compare(
 
 def _names(tasks: str) -> list[str]:
     """The tasks, before anything is loaded."""
-    from lengthen.evaluation.babilong import TASKS as BABILONG
+    from lengthen.evaluation.retrieval.babilong import TASKS as BABILONG
     from lengthen.evaluation.ruler import TASKS as RULER
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]

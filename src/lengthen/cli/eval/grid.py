@@ -9,7 +9,7 @@ import typer
 from lengthen.cli.eval.subject import Subject, print_table, write_result
 
 if TYPE_CHECKING:
-    from lengthen.evaluation.retrieval import Cell
+    from lengthen.evaluation.retrieval.grid import Cell
 
 __all__ = ["BatchSize", "Depths", "Generate", "Haystack", "Lengths", "Seed", "Trials", "parse_depths", "report_grid"]
 

@@ -34,8 +34,8 @@ def needle(
     tokens, places = parse_lengths(lengths, "--lengths"), parse_depths(depths)
 
     from lengthen.evaluation.haystack import Haystack, read_haystack
-    from lengthen.evaluation.needle import needle as measure
-    from lengthen.evaluation.retrieval import ANSWER_TOKENS
+    from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS
+    from lengthen.evaluation.retrieval.needle import needle as measure
 
     source, text = read_haystack(haystack)
     subject = load_subject(model, adapter, quantize, dtype, method, target, base_context, adapter_scale)

@@ -30,8 +30,8 @@ def passkey(
     """Count how often a number hidden in a long repetitive text is found (Landmark Attention's prompt)."""
     tokens, places = parse_lengths(lengths, "--lengths"), parse_depths(depths)
 
-    from lengthen.evaluation.passkey import passkey as measure
-    from lengthen.evaluation.retrieval import ANSWER_TOKENS
+    from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS
+    from lengthen.evaluation.retrieval.passkey import passkey as measure
 
     subject = load_subject(model, adapter, quantize, dtype, method, target, base_context, adapter_scale)
     subject.check_lengths(tokens, beyond)

@@ -9,11 +9,11 @@ import numpy as np
 
 from lengthen.errors import DataError
 from lengthen.evaluation.answers import Answer
-from lengthen.evaluation.babilong import TASKS as BABILONG
-from lengthen.evaluation.babilong import babilong_prompt
 from lengthen.evaluation.haystack import Haystack
-from lengthen.evaluation.needle import needle_prompt
 from lengthen.evaluation.prompts import Prompt, make_prompt
+from lengthen.evaluation.retrieval.babilong import TASKS as BABILONG
+from lengthen.evaluation.retrieval.babilong import babilong_prompt
+from lengthen.evaluation.retrieval.needle import needle_prompt
 from lengthen.evaluation.ruler.run import make_prompts
 from lengthen.evaluation.ruler.tasks import Sources
 
@@ -80,7 +80,7 @@ def ruler_probe(tokenizer: Any, sources: Sources, task: str, tokens: int, trials
 
 
 def babilong_probe(tokenizer: Any, haystack: Haystack, task: str, tokens: int, trials: int, seed: int) -> Probe:
-    """The prompts of `lengthen.evaluation.babilong`.
+    """The prompts of `lengthen.evaluation.retrieval.babilong`.
 
     Raises:
         DataError: no prompt of this length can be made.

@@ -8,7 +8,7 @@ from typing import Any
 from lengthen.errors import LengthenError
 from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.prompts import Prompt, encode, fit, make_prompt
-from lengthen.evaluation.retrieval import ANSWER_TOKENS, Cell, random_number, retrieve
+from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS, Cell, random_number, retrieve
 
 __all__ = ["DEPTHS", "MOST_NEEDLES", "needle", "needle_prompt"]
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, GPTNeo
 
 import lengthen
 from lengthen import cli
-from lengthen.adapters.published import import_published
+from lengthen.adapters.longlora import import_published
 from lengthen.errors import ContextError, ModelError, OutputError
 from lengthen.recipe import load_recipe
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.prompts import Prompt, fit, make_prompt
-from lengthen.evaluation.retrieval import ANSWER_TOKENS, Cell, random_number, retrieve
+from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS, Cell, random_number, retrieve
 
 __all__ = ["passkey", "passkey_filler", "passkey_prompt"]
 
