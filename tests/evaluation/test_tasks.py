@@ -399,7 +399,7 @@ def test_the_command_writes_results_and_predictions(tmp_path):
     data = lines(tmp_path / "data.jsonl", code, code, code | {"context": CODE * 60}, leval())
     out, answers = tmp_path / "out.json", tmp_path / "answers.jsonl"
     ran = invoke(
-        *("tiny", "--data", data, "--max-new-tokens", 4, "--context", 200, "--max-samples", 3),
+        *("tiny", "--data", data, "--max-new-tokens", 4, "--context", 200, "--trials", 3),
         *("--json", out, "--predictions", answers, "--quiet"),
     )
     assert ran.exit_code == 0, ran.output
@@ -509,7 +509,7 @@ def test_lm_eval_s_tasks_run_on_what_we_loaded(task_folder, tmp_path):
 
 def test_lm_eval_s_limit_and_lengths(task_folder, tmp_path):
     out = tmp_path / "out.json"
-    ran = invoke("tiny", "--tasks", "code_line", "--include", task_folder, "--limit", 1, "--json", out, "--quiet")
+    ran = invoke("tiny", "--tasks", "code_line", "--include", task_folder, "--trials", 1, "--json", out, "--quiet")
     assert ran.exit_code == 0, ran.output
     assert json.loads(out.read_text(encoding="utf-8"))["results"][0]["samples"] == 1
     with pytest.raises(ContextError, match="code_line generates up to 300 tokens"):

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from lengthen._compat import silence_upstream
+from lengthen.cli._options import with_options
 from lengthen.errors import LengthenError
 
 __all__ = ["app", "main", "set_allocator"]
@@ -41,7 +42,7 @@ for _name in (
     "recipes",
     "report",
 ):
-    app.command(_name.rstrip("_"))(getattr(import_module(f"lengthen.cli.{_name}"), _name))
+    app.command(_name.rstrip("_"))(with_options(getattr(import_module(f"lengthen.cli.{_name}"), _name)))
 
 
 def _show_warning(message: Warning | str, *_details: Any, **_more: Any) -> None:

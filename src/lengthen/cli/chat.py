@@ -3,18 +3,20 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lengthen.cli.eval import subject as common
-from lengthen.cli.reading import ReadingBar, Recent, Sinks, StreamingFlag, pick_streaming
+from lengthen.cli._loaded_model import load_model, write_result
+from lengthen.cli._options import LoadOptions, Model, Output, StreamingOptions, Template
+from lengthen.cli._reading_bar import ReadingBar, pick_streaming
 
 if TYPE_CHECKING:
     from lengthen.chat.session import Answer, ChatSession
-    from lengthen.cli.eval.subject import Subject
+    from lengthen.cli._loaded_model import LoadedModel
 
 __all__ = ["chat"]
 
@@ -35,54 +37,48 @@ class Fit(str, Enum):
 
 
 def chat(
-    model: common.Model,
+    model: Model,
     document: Annotated[
         list[Path] | None, typer.Option(help="Text, PDF, EPUB, HTML, DOCX, ... to talk about; repeatable.")
     ] = None,
     question: Annotated[str | None, typer.Option(help="Ask this, print the answer and leave.")] = None,
-    template: Annotated[
-        str | None, typer.Option(help="llama2, vicuna, alpaca or chatml; default the tokenizer's own.")
-    ] = None,
+    template: Template = None,
     fit: Annotated[Fit, typer.Option(help="What to do with documents longer than the context.")] = Fit.refuse,
-    streaming: StreamingFlag = False,
-    sinks: Sinks = None,
-    recent: Recent = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="At most this many in an answer.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token; above: sample.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    adapter: common.Adapter = None,
-    adapter_scale: common.AdapterScale = 1.0,
-    quantize: common.Quantize = None,
-    dtype: common.Dtype = "auto",
-    base_context: common.BaseContext = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the conversation to this file.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the answers only.")] = False,
+    *,
+    streaming: StreamingOptions,
+    options: LoadOptions,
+    output: Output,
 ) -> None:
     """Talk to a model about documents, streamed; /help lists the commands."""
     from lengthen.chat.session import ChatSession
     from lengthen.errors import LengthenError
 
-    if streaming and fit is Fit.middle_cut:
+    if streaming.streaming and fit is Fit.middle_cut:
         raise LengthenError("--streaming takes documents of any length, so --fit middle-cut has nothing to cut")
-    subject = common.load_subject(model, adapter, quantize, dtype, None, None, base_context, adapter_scale)
-    kept = pick_streaming(streaming or fit is Fit.streaming, sinks, recent, subject.context)
-    session = ChatSession(subject.model, subject.tokenizer, subject.context, template, kept)
-    terminal = _Terminal(subject, session, fit, (max_new_tokens, temperature, seed), quiet)
+    loaded = load_model(model, options)
+    if fit is Fit.streaming:
+        streaming = replace(streaming, streaming=True)
+    kept = pick_streaming(streaming, loaded.context)
+    session = ChatSession(loaded.model, loaded.tokenizer, loaded.context, template, kept)
+    terminal = _Terminal(loaded, session, fit, (max_new_tokens, temperature, seed), output.quiet)
     for path in document or []:
         terminal.load(path, question)
     if question is not None:
         terminal.ask(question)
     else:
         terminal.talk()
-    if json_file is not None:
-        common.write_result(subject.name, subject.header, "chat", session.to_json(), json_file)
+    if output.json_file is not None:
+        write_result(loaded.name, loaded.header, "chat", session.to_json(), output.json_file)
 
 
 class _Terminal:
     def __init__(
-        self, subject: "Subject", session: "ChatSession", fit: Fit, answers: tuple[int, float, int], quiet: bool
+        self, loaded: "LoadedModel", session: "ChatSession", fit: Fit, answers: tuple[int, float, int], quiet: bool
     ):
-        self._subject, self._session, self._fit, self._quiet = subject, session, fit, quiet
+        self._loaded, self._session, self._fit, self._quiet = loaded, session, fit, quiet
         self._answers = answers
 
     def talk(self) -> None:
@@ -113,8 +109,8 @@ class _Terminal:
         room = None
         if self._fit is Fit.middle_cut:
             longest = self._answers[0]
-            asked = len(self._subject.tokenizer(question)["input_ids"]) if question is not None else None
-            room = min(longest, self._subject.context // 4) + (asked or self._subject.context // 8)
+            asked = len(self._loaded.tokenizer(question)["input_ids"]) if question is not None else None
+            room = min(longest, self._loaded.context // 4) + (asked or self._loaded.context // 8)
         for document in documents:
             try:
                 loaded = self._session.load(Path(document.name).name, document.text, room)
@@ -164,7 +160,7 @@ class _Terminal:
         if name == "/load" and argument:
             self.load(Path(argument).expanduser())
         elif name == "/save" and argument:
-            write_json(Path(argument).expanduser(), {**self._subject.header, **self._session.to_json()})
+            write_json(Path(argument).expanduser(), {**self._loaded.header, **self._session.to_json()})
             self._note(f"wrote {argument}")
         elif name == "/context" and not argument:
             self._note(self._context(), always=True)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lengthen.cli._options import Output, with_options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,8 +22,6 @@ Inputs = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option("--model", help="Whose tokenizer: a hub id, folder, GGUF file, run or alias.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but warnings.")]
 Dtype = Annotated[
     str | None,
     typer.Option(metavar="uint16|uint32", help="How token files are read, where the vocabulary does not tell."),
@@ -37,19 +37,19 @@ def _check_out(out: Path) -> Path:
 
 
 @app.command("tokenize")
+@with_options
 def tokenize_command(
     inputs: Inputs,
     model: Model,
     out: Annotated[Path, typer.Option(metavar="FILE.bin", help="The token file to write.", callback=_check_out)],
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     dtype: Dtype = None,
-    json_file: JsonFile = None,
-    quiet: Quiet = False,
+    *,
+    output: Output,
 ) -> None:
     """Write documents, one after another, as one token file (flat uint16 or uint32 ids)."""
     from lengthen.data.tokens import default_cache, load_tokens, write_token_file
     from lengthen.errors import OutputError
-    from lengthen.files import write_json
     from lengthen.models import load_tokenizer
     from lengthen.vocabulary import vocabulary_size
 
@@ -57,7 +57,7 @@ def tokenize_command(
         raise OutputError(f"{out} exists; choose another name, or overwrite it with --force")
     tokenizer = load_tokenizer(model)
     vocabulary = vocabulary_size(tokenizer)
-    store, warnings = load_tokens(inputs, tokenizer, vocabulary, default_cache(), quiet, dtype)
+    store, warnings = load_tokens(inputs, tokenizer, vocabulary, default_cache(), output.quiet, dtype)
     write_token_file(out, store, vocabulary)
     result = {
         "model": model,
@@ -68,13 +68,13 @@ def tokenize_command(
         "warnings": warnings,
     }
     print_warnings(warnings)
-    if not quiet:
+    if not output.quiet:
         print(f"{out}: {result['documents']:,} documents, {result['tokens']:,} tokens, {result['bytes']:,} bytes")
-    if json_file is not None:
-        write_json(json_file, result)
+    output.write(result)
 
 
 @app.command("inspect")
+@with_options
 def inspect_command(
     inputs: Annotated[
         list[str],
@@ -114,8 +114,8 @@ def inspect_command(
     sequences: Annotated[
         int | None, typer.Option(min=1, help="For a recipe: count so many sequences; default those of the run.")
     ] = None,
-    json_file: JsonFile = None,
-    quiet: Quiet = False,
+    *,
+    output: Output,
 ) -> None:
     """Show how many documents and tokens there are, how long they are, and what packing makes of them.
 
@@ -125,7 +125,7 @@ def inspect_command(
     from lengthen.cli.mixtures import inspect_mixture, is_recipe
 
     if is_recipe(inputs[0]):
-        inspect_mixture(inputs[0], inputs[1:], model, sequences, show, json_file, quiet)
+        inspect_mixture(inputs[0], inputs[1:], model, sequences, show, output.json_file, output.quiet)
         return
     if model is None:
         raise typer.BadParameter("name the model whose tokenizer is to be used", param_hint="--model")
@@ -135,7 +135,6 @@ def inspect_command(
 
     from lengthen.data.packing import choose_documents, describe_blocks, describe_lengths, pack
     from lengthen.data.tokens import default_cache, load_tokens
-    from lengthen.files import write_json
     from lengthen.models import load_tokenizer
     from lengthen.vocabulary import vocabulary_size
 
@@ -157,11 +156,11 @@ def inspect_command(
             limits,
             packing,
             context,
-            json_file,
-            quiet,
+            output.json_file,
+            output.quiet,
         )
         return
-    store, warnings = load_tokens(inputs, tokenizer, vocabulary_size(tokenizer), default_cache(), quiet, dtype)
+    store, warnings = load_tokens(inputs, tokenizer, vocabulary_size(tokenizer), default_cache(), output.quiet, dtype)
     chosen = choose_documents(store, min_tokens, max_tokens)
     result: dict[str, Any] = {
         "model": model,
@@ -175,13 +174,13 @@ def inspect_command(
         blocks = pack(store, sequence_length, packing, min_tokens, max_tokens)
         result["packing"] = {"kind": packing, **describe_blocks(blocks, sequence_length, context)}
     print_warnings(warnings)
-    if not quiet:
+    if not output.quiet:
         _print_inspection(Console(highlight=False, soft_wrap=True), result)
-    if json_file is not None:
-        write_json(json_file, result)
+    output.write(result)
 
 
 @app.command("qa")
+@with_options
 def qa_command(
     inputs: Inputs,
     endpoint: Annotated[
@@ -196,8 +195,8 @@ def qa_command(
     key_variable: Annotated[
         str | None, typer.Option(metavar="NAME", help="Environment variable that holds the endpoint's key.")
     ] = None,
-    json_file: JsonFile = None,
-    quiet: Quiet = False,
+    *,
+    output: Output,
 ) -> None:
     """Have a model write questions with answers about documents, as data for instruction tuning.
 
@@ -209,7 +208,6 @@ def qa_command(
     from lengthen.data.endpoint import Endpoint
     from lengthen.data.qa import make_pairs
     from lengthen.errors import LengthenError
-    from lengthen.files import write_json
 
     if out.suffix.lower() != ".jsonl":
         raise typer.BadParameter(f"{out} must end in .jsonl, by which instruction data are known", param_hint="--out")
@@ -220,13 +218,12 @@ def qa_command(
     documents, warnings = read_documents(inputs)
     print_warnings(warnings)
     names = [name.strip() for name in kinds.split(",")]
-    made = make_pairs(documents, server, out, names, passage_chars, max_passages, parallel, quiet)
+    made = make_pairs(documents, server, out, names, passage_chars, max_passages, parallel, output.quiet)
     missing = [f"{count} pairs missing, as the reply {reason}" for reason, count in made["missing"].items()]
     print_warnings(missing)
-    if not quiet:
+    if not output.quiet:
         print(f"{out}: {made['pairs']:,} pairs about {made['passages']:,} passages, {made['before']:,} from before")
-    if json_file is not None:
-        write_json(json_file, {"model": model, "endpoint": server.url, "out": str(out), **made, "warnings": warnings})
+    output.write({"model": model, "endpoint": server.url, "out": str(out), **made, "warnings": warnings})
 
 
 def print_warnings(warnings: list[str]) -> None:

@@ -5,24 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
+from lengthen.cli._options import BaseContext, Model, Output
+
 __all__ = ["doctor"]
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(help="Hub id, model folder, .gguf file, run folder or alias.")],
+    model: Model,
     adapter: Annotated[Path | None, typer.Option(help="PEFT folder to look at too.")] = None,
     data: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE", help="Data to look at too; may be given several times.")
     ] = None,
-    base_context: Annotated[
-        int | None, typer.Option(min=2, help="The base's context in tokens, where its files leave that open.")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write it to this file.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+    base_context: BaseContext = None,
+    *,
+    output: Output,
 ) -> None:
     """Say what a base, an adapter and data are, as the other commands read them. Needs no weights in memory."""
     from lengthen.doctor import examine_data, examine_model
-    from lengthen.files import write_json
     from lengthen.models import load_tokenizer
     from lengthen.provenance import versions
 
@@ -35,9 +34,8 @@ def doctor(
         "findings": [finding.to_json() for finding in findings],
         "versions": versions(),
     }
-    if json_file is not None:
-        write_json(json_file, content)
-    if not quiet:
+    output.write(content)
+    if not output.quiet:
         width = max(len(finding.subject) for finding in findings)
         last = None
         for finding in findings:

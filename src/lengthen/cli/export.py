@@ -5,35 +5,32 @@ from typing import Annotated, Any
 
 import typer
 
+from lengthen.cli._options import AdapterScale, BaseContext, Output
+
 __all__ = ["export"]
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="a run folder, or a base with --adapter")],
-    out: Annotated[Path, typer.Argument(help="a new folder")],
-    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32")] = "bfloat16",
-    adapter: Annotated[str | None, typer.Option(help="a PEFT folder to merge into the base")] = None,
+    run: Annotated[str, typer.Argument(help="A run folder, or a base with --adapter.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    dtype: Annotated[str, typer.Option(help="Bfloat16, float16 or float32.")] = "bfloat16",
+    adapter: Annotated[str | None, typer.Option(help="A PEFT folder to merge into the base.")] = None,
     merge_into: Annotated[
         str,
-        typer.Option(help="for 4-bit runs: the original base, or dequantized, which is exactly what was trained"),
+        typer.Option(help="For 4-bit runs: the original base, or dequantized, which is exactly what was trained."),
     ] = "original",
     for_: Annotated[
         str | None,
-        typer.Option("--for", help="vllm: a base with embeddings and norms merged, a LoRA adapter beside it"),
+        typer.Option("--for", help="vllm: a base with embeddings and norms merged, a LoRA adapter beside it."),
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="for 4-bit runs: measure the merge on these documents; default the run's own"),
+        typer.Option(help="For 4-bit runs: measure the merge on these documents; default the run's own."),
     ] = None,
-    base_context: Annotated[
-        int | None, typer.Option(min=2, help="the base's context in tokens, where its files leave that open")
-    ] = None,
-    adapter_scale: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="share of the adapter that is applied: 1 all of it, 0 the base's weights"),
-    ] = 1.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing")] = False,
+    base_context: BaseContext = None,
+    adapter_scale: AdapterScale = 1.0,
+    *,
+    output: Output,
 ) -> None:
     """Merge a run into one ordinary Hugging Face folder, or write what vLLM serves and print the line that does.
 
@@ -48,7 +45,6 @@ def export(
     from lengthen.adapters.vllm import export_for_vllm
     from lengthen.errors import DataError
     from lengthen.evaluation.merge_quality import documents_to_score, perplexities
-    from lengthen.files import write_json
     from lengthen.models import load_config, towers_of
 
     content: dict[str, Any] = {
@@ -66,7 +62,7 @@ def export(
     else:
         content["perplexity"] = documents = None
         try:
-            documents = documents_to_score(run, adapter, data, quiet)
+            documents = documents_to_score(run, adapter, data, output.quiet)
         except DataError as error:
             if data:
                 raise
@@ -74,7 +70,7 @@ def export(
             lines.insert(0, f"perplexity as trained and merged: not measured, {error}; name documents with --data")
         run_export(run, out, dtype, adapter, merge_into, base_context, adapter_scale)
         if documents is not None:
-            measured = content["perplexity"] = perplexities(run, out, adapter, documents, quiet, adapter_scale)
+            measured = content["perplexity"] = perplexities(run, out, adapter, documents, output.quiet, adapter_scale)
             lines.insert(
                 0,
                 f"perplexity as trained (4-bit base) {measured['trained']:.2f}, merged into the {merge_into} base "
@@ -83,7 +79,6 @@ def export(
     content["towers"] = towers = towers_of(load_config(base_of(run), base_context))
     if towers:
         lines.insert(0, f"the text decoder has what was trained; {' and '.join(towers)} kept as in the base")
-    if json_file is not None:
-        write_json(json_file, content)
-    if not quiet:
+    output.write(content)
+    if not output.quiet:
         print("\n".join(lines))

@@ -1,10 +1,11 @@
 """`lengthen plan`."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from lengthen.cli._options import Output
 
 if TYPE_CHECKING:
     from lengthen.planning import Plan
@@ -15,26 +16,25 @@ _GB = 1e9
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")],
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
     device: Annotated[
-        str | None, typer.Option(help="what it is to run on, such as v100-32gb or cpu; default this machine's")
+        str | None, typer.Option(help="What it is to run on, such as v100-32gb or cpu; default this machine's.")
     ] = None,
-    devices: Annotated[int, typer.Option(help="how many of them")] = 1,
+    devices: Annotated[int, typer.Option(help="How many of them.")] = 1,
     max_context: Annotated[
-        bool, typer.Option("--max-context", help="print only the longest context that fits, in tokens")
+        bool, typer.Option("--max-context", help="Print only the longest context that fits, in tokens.")
     ] = False,
     efficiency: Annotated[
-        float | None, typer.Option(help="share of the device's peak speed that training reaches")
+        float | None, typer.Option(help="Share of the device's peak speed that training reaches.")
     ] = None,
     unfused_loss: Annotated[
-        bool, typer.Option("--unfused-loss", help="plan for all logits at once, as in the papers' code")
+        bool, typer.Option("--unfused-loss", help="Plan for all logits at once, as in the papers' code.")
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing")] = False,
+    *,
+    output: Output,
 ) -> None:
     """Say whether a recipe fits a device, how long it takes, and what to change. Needs no weights."""
-    from lengthen.files import write_json
     from lengthen.planning import plan as make_plan
     from lengthen.planning import this_device
     from lengthen.recipe import load_recipe
@@ -51,9 +51,8 @@ def plan(
         efficiency=efficiency,
         unfused_loss=unfused_loss,
     )
-    if json_file is not None:
-        write_json(json_file, result.to_json())
-    if not quiet:
+    output.write(result.to_json())
+    if not output.quiet:
         print(("any" if result.max_context is None else result.max_context) if max_context else _report(result))
     if result.device.kind == "cpu" and not chosen.memory.release_freed:
         print(

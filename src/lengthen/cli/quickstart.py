@@ -5,26 +5,26 @@ from typing import Annotated
 
 import typer
 
+from lengthen.cli._options import Output
+
 __all__ = ["quickstart"]
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="run folder, new or empty")] = Path("runs/quickstart"),
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing")] = False,
+    out: Annotated[Path, typer.Option(help="Run folder, new or empty.")] = Path("runs/quickstart"),
+    *,
+    output: Output,
 ) -> None:
     """Extend the shipped base from 256 to 2048 tokens and measure it before and after: two minutes on a laptop."""
     from rich.console import Console
     from rich.table import Table
 
-    from lengthen.files import write_json
     from lengthen.quickstart import CONTEXTS
     from lengthen.quickstart import quickstart as run_quickstart
 
-    result = run_quickstart(out, quiet=quiet)
-    if json_file is not None:
-        write_json(json_file, result)
-    if quiet:
+    result = run_quickstart(out, quiet=output.quiet)
+    output.write(result)
+    if output.quiet:
         return
     table = Table(title=f"Perplexity on {result['documents']} held-out files, the same tokens at every context")
     table.add_column("context")

@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from lengthen.cli._options import AdapterScale, BaseContext, Dtype, Model, Quantize, Template
+
 __all__ = ["serve"]
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, run folder or alias.")],
+    model: Model,
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME=PATH of a PEFT or run folder; may be repeated.")
     ] = None,
@@ -36,18 +38,11 @@ def serve(
     adapter_memory: Annotated[
         float | None, typer.Option(min=0.001, help="GiB for adapters; default a quarter of what is free.")
     ] = None,
-    quantize: Annotated[str | None, typer.Option(help="nf4 or none; default as trained.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    base_context: Annotated[
-        int | None, typer.Option(min=2, help="The base's context in tokens, where its files leave that open.")
-    ] = None,
-    adapter_scale: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Share of every adapter that is applied: 1 all of it, 0 the base's weights."),
-    ] = 1.0,
-    template: Annotated[
-        str | None, typer.Option(help="Chat template: llama2, vicuna, alpaca or chatml; default the tokenizer's.")
-    ] = None,
+    quantize: Quantize = None,
+    dtype: Dtype = "auto",
+    base_context: BaseContext = None,
+    adapter_scale: AdapterScale = 1.0,
+    template: Template = None,
 ) -> None:
     """Serve one base with many adapters to clients of OpenAI's API."""
     from lengthen.serving.api import ServerSettings

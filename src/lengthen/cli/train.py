@@ -1,38 +1,37 @@
 """`lengthen train`."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from lengthen.cli._options import Output
 
 __all__ = ["train"]
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")],
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result there")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, errors only")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    *,
+    output: Output,
 ) -> None:
     """Extend a base as a recipe says, into a run folder. Runs under torchrun and accelerate launch too."""
     from accelerate import PartialState
 
-    from lengthen.files import write_json
     from lengthen.recipe import load_recipe
     from lengthen.run_folder import RunFolder
     from lengthen.training.run import Interrupted
     from lengthen.training.run import train as run_training
 
     try:
-        run = run_training(load_recipe(recipe, overrides or ()), resume=resume, quiet=quiet)
+        run = run_training(load_recipe(recipe, overrides or ()), resume=resume, quiet=output.quiet)
     except Interrupted as interruption:
         print(f"lengthen: {interruption}", file=sys.stderr)
         raise typer.Exit(128 + interruption.signal) from interruption
     if not PartialState().is_main_process:
         return
-    if json_file is not None:
-        write_json(json_file, {"run": str(run), "metrics": RunFolder(run).read_metrics()})
-    if not quiet:
+    output.write({"run": str(run), "metrics": RunFolder(run).read_metrics()})
+    if not output.quiet:
         print(run)

@@ -4,6 +4,8 @@ from importlib import import_module
 
 import typer
 
+from lengthen.cli._options import with_options
+
 __all__ = ["app"]
 
 app = typer.Typer(help="Measure a model, and what of its context is usable.", no_args_is_help=True)
@@ -16,4 +18,4 @@ def _group() -> None:
 
 
 for _name in ("compare", "perplexity", "passkey", "needle", "ruler", "tasks"):
-    app.command(_name)(getattr(import_module(f"lengthen.cli.eval.{_name}"), _name))
+    app.command(_name)(with_options(getattr(import_module(f"lengthen.cli.eval.{_name}"), _name)))

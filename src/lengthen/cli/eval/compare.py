@@ -1,15 +1,26 @@
 """``lengthen eval compare``."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthen.cli.eval import grid
-from lengthen.cli.eval import subject as common
-from lengthen.cli.eval.grid import parse_depths
-from lengthen.cli.eval.subject import check_lengths, check_scaling, parse_lengths, print_table, write_result
+from lengthen.cli._loaded_model import check_lengths, check_scaling, write_result
+from lengthen.cli._options import (
+    BatchSize,
+    Depths,
+    EvalOptions,
+    Haystack,
+    Model,
+    Output,
+    Seed,
+    Trials,
+    parse_depths,
+    parse_lengths,
+)
+from lengthen.cli._tables import print_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,17 +35,17 @@ _SHORT_TRIALS = 4
 
 
 def compare(
-    model: common.Model,
+    model: Model,
     base: Annotated[str | None, typer.Option(help="What it was made over; default as the run folder says.")] = None,
     lengths: Annotated[
         str | None, typer.Option(help="Tokens of prompt and answer; default halves of the run's context.")
     ] = None,
-    depths: grid.Depths = "0,0.25,0.5,0.75,1",
-    trials: grid.Trials = 5,
+    depths: Depths = "0,0.25,0.5,0.75,1",
+    trials: Trials = 5,
     tasks: Annotated[
         str, typer.Option(help="Of needle, copy, cloze, babilong_qa1 to babilong_qa3, and RULER's tasks.")
     ] = "needle,copy,cloze",
-    haystack: grid.Haystack = None,
+    haystack: Haystack = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,57 +57,40 @@ def compare(
     short_context: Annotated[
         int | None, typer.Option(min=2, help="Tokens that LongPPL compares with; default an eighth.")
     ] = None,
-    batch_size: grid.BatchSize = 1,
-    seed: grid.Seed = 0,
-    beyond: common.Beyond = False,
-    adapter: common.Adapter = None,
-    adapter_scale: common.AdapterScale = 1.0,
-    quantize: common.Quantize = None,
-    dtype: common.Dtype = "auto",
-    method: common.Method = None,
-    target: common.Target = None,
-    base_context: common.BaseContext = None,
-    json_file: common.JsonFile = None,
-    quiet: common.Quiet = False,
+    batch_size: BatchSize = 1,
+    seed: Seed = 0,
+    *,
+    options: EvalOptions,
+    output: Output,
 ) -> None:
     """Compare a run with its base on the same prompts and documents, and say what of its context is usable."""
-    check_scaling(method, target)
+    check_scaling(options)
     asked, places = parse_lengths(lengths, "--lengths") if lengths is not None else None, parse_depths(depths)
 
     from lengthen.evaluation.compare import compare as measure
     from lengthen.evaluation.compare import find_pair
-    from lengthen.evaluation.haystack import Haystack, read_haystack
+    from lengthen.evaluation.haystack import Haystack as Prose
+    from lengthen.evaluation.haystack import read_haystack
 
-    options: dict[str, Any] = {
-        "adapter": adapter,
-        "adapter_scale": adapter_scale,
-        "dtype": dtype,
-        "quantize": quantize,
-        "method": method,
-        "target": target,
-        "base_context": base_context,
-    }
-    pair = find_pair(model, base, **options)
+    given = asdict(options)
+    beyond = given.pop("beyond")
+    pair = find_pair(model, base, **given)
     chosen = asked or _default_lengths(pair)
     check_lengths(model, pair.context, chosen, beyond)
     source, text = read_haystack(haystack)
-    prose = Haystack(pair.tokenizer, text)
+    prose = Prose(pair.tokenizer, text)
     typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)
     wanted = _names(tasks)
     probes = _probes(wanted, pair, prose, text, chosen, places, trials, seed)
-    names, read = _documents(pair, data, documents, max(chosen), text, quiet)
+    names, read = _documents(pair, data, documents, max(chosen), text, output.quiet)
     found = measure(
-        pair, probes, read, evaluator=evaluator, short_context=short_context, batch_size=batch_size, quiet=quiet
+        pair, probes, read, evaluator=evaluator, short_context=short_context, batch_size=batch_size, quiet=output.quiet
     )
-    _print(found, pair, quiet)
+    _print(found, pair, output.quiet)
     header = {
         "model": pair.id,
-        "dtype": dtype,
-        "adapter": None if adapter is None else str(adapter),
-        "quantize": quantize,
-        "method": method,
-        "target": target,
-        "adapter_scale": adapter_scale,
+        **{key: given[key] for key in ("dtype", "quantize", "method", "target", "adapter_scale")},
+        "adapter": None if options.adapter is None else str(options.adapter),
     }
     content = {
         "base": pair.base_id,
@@ -111,7 +105,7 @@ def compare(
         "documents": names,
         **found,
     }
-    written = write_result(model, header, "compare", content, json_file)
+    written = write_result(model, header, "compare", content, output.json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
         _draw(found, pair, written.with_suffix(".png"))
 

@@ -1,47 +1,22 @@
-"""What passkey and needle share on the command line: the grid's options, its table, its file and its picture."""
+"""The results of passkey and needle: table, file and picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lengthen.cli.eval.subject import Subject, print_table, write_result
+from lengthen.cli._loaded_model import LoadedModel, write_result
+from lengthen.cli._tables import print_table
 
 if TYPE_CHECKING:
     from lengthen.evaluation.retrieval.grid import Cell
 
-__all__ = ["BatchSize", "Depths", "Generate", "Haystack", "Lengths", "Seed", "Trials", "parse_depths", "report_grid"]
-
-Lengths = Annotated[str, typer.Option(help="Tokens of prompt and answer, such as 2048,4096.")]
-Depths = Annotated[str, typer.Option(help="Shares of the text before what is hidden, 0 to 1.")]
-Trials = Annotated[int, typer.Option(min=1, help="Prompts for each length (and task, where there are several).")]
-Generate = Annotated[
-    bool, typer.Option(help="Also let the model answer, beside the likelihood of the right answers; slower.")
-]
-Haystack = Annotated[
-    Path | None, typer.Option(help="File or folder with prose; default: the documentation of this Python.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that are run together.")]
-Seed = Annotated[int, typer.Option(help="Of all that is random.")]
-
-
-def parse_depths(text: str) -> list[float]:
-    """Parse depths such as "0,0.5,1", in their order and without repetitions."""
-    try:
-        depths = [float(part) for part in text.split(",")]
-    except ValueError:
-        depths = [-1.0]
-    if not all(0 <= depth <= 1 for depth in depths):
-        raise typer.BadParameter(
-            f"{text!r} is not a list of depths from 0 (the beginning) to 1 (the end); write it as 0,0.5,1",
-            param_hint="--depths",
-        )
-    return list(dict.fromkeys(depths))
+__all__ = ["report_grid"]
 
 
 def report_grid(
-    subject: Subject, kind: str, cells: Sequence["Cell"], content: dict[str, Any], json_file: Path | None
+    loaded: LoadedModel, kind: str, cells: Sequence["Cell"], content: dict[str, Any], json_file: Path | None
 ) -> None:
     """Print the cells, depths down and lengths across, and a summary; write them, and beside the file a heatmap."""
     from lengthen.evaluation.plot import plot_heatmap
@@ -59,10 +34,10 @@ def report_grid(
         [_summary(tokens, [cell for cell in cells if cell.tokens == tokens]) for tokens in lengths],
     )
     results = [cell.to_json() for cell in cells]
-    written = write_result(subject.name, subject.header, kind, {**content, "results": results}, json_file)
+    written = write_result(loaded.name, loaded.header, kind, {**content, "results": results}, json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
         picture = written.with_suffix(".png")
-        plot_heatmap(results, picture, f"{kind}: {Path(subject.name).name}")
+        plot_heatmap(results, picture, f"{kind}: {Path(loaded.name).name}")
         typer.echo(f"wrote {picture}", err=True)
 
 

@@ -5,14 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from lengthen.cli.eval import subject as common
-from lengthen.cli.eval.subject import load_subject, parse_lengths, print_table, write_result
+from lengthen.cli._loaded_model import load_model, write_result
+from lengthen.cli._options import EvalOptions, Model, Output, parse_lengths
+from lengthen.cli._tables import print_table
 
 __all__ = ["perplexity"]
 
 
 def perplexity(
-    model: common.Model,
+    model: Model,
     data: Annotated[list[Path], typer.Option(help="Token file, document or folder of documents; repeatable.")],
     context: Annotated[str, typer.Option(help="Window lengths in tokens, such as 2048,4096.")],
     stride: Annotated[int | None, typer.Option(help="Tokens between windows; default: half the context.")] = None,
@@ -28,16 +29,9 @@ def perplexity(
     short_context: Annotated[
         int | None, typer.Option(min=2, help="Also measure what is gained over a context of N tokens.")
     ] = None,
-    beyond: common.Beyond = False,
-    adapter: common.Adapter = None,
-    adapter_scale: common.AdapterScale = 1.0,
-    quantize: common.Quantize = None,
-    dtype: common.Dtype = "auto",
-    method: common.Method = None,
-    target: common.Target = None,
-    base_context: common.BaseContext = None,
-    json_file: common.JsonFile = None,
-    quiet: common.Quiet = False,
+    *,
+    options: EvalOptions,
+    output: Output,
 ) -> None:
     """Measure perplexity on long documents, once for each context length."""
     contexts = parse_lengths(context, "--context")
@@ -54,10 +48,10 @@ def perplexity(
     from lengthen.errors import DataError
     from lengthen.evaluation import perplexity as measure
 
-    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context, adapter_scale)
-    subject.check_lengths(contexts, beyond)
-    vocabulary = subject.model.get_input_embeddings().weight.shape[0]
-    store, warnings = load_tokens(data, subject.tokenizer, vocabulary, default_cache(), quiet=quiet)
+    loaded = load_model(model, options)
+    loaded.check_lengths(contexts, options.beyond)
+    vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
+    store, warnings = load_tokens(data, loaded.tokenizer, vocabulary, default_cache(), quiet=output.quiet)
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     chosen = [i for i in range(len(store)) if len(store[i]) >= min_tokens]
@@ -68,7 +62,7 @@ def perplexity(
     # The longest context first: what is too long for the data or the memory fails before any time is spent.
     measured = {
         size: measure(
-            subject.model,
+            loaded.model,
             documents,
             size,
             stride,
@@ -78,7 +72,7 @@ def perplexity(
             bucket=bucket,
             chunk=chunk,
             short_context=short_context,
-            quiet=quiet,
+            quiet=output.quiet,
         )
         for size in sorted(contexts, reverse=True)
     }
@@ -92,8 +86,8 @@ def perplexity(
         ],
     )
     begin = results[0].bos_token_id
-    if begin is not None and not quiet:
-        typer.echo(f"every window begins with {subject.tokenizer.decode([begin])!r}, as the documents do")
+    if begin is not None and not output.quiet:
+        typer.echo(f"every window begins with {loaded.tokenizer.decode([begin])!r}, as the documents do")
     gains = [(r.context, r.gain) for r in results if r.gain is not None]
     if gains:
         print_table(
@@ -102,7 +96,7 @@ def perplexity(
             [[size, g["short_context"], g["loss_short"], g["gain"], _interval(g)] for size, g in gains],
         )
     place = "document" if protocol == "strided" else "window"
-    for r in () if quiet else results:
+    for r in () if output.quiet else results:
         rows = [[b["from"], b["to"], b["perplexity"], b["tokens"]] for b in r.by_position]
         columns = ["from", "to", "perplexity", "tokens"]
         if r.gain is not None:
@@ -115,7 +109,7 @@ def perplexity(
         "documents": [store.names[i] for i in chosen],
         "results": [{k: v for k, v in r.to_json().items() if k != "protocol"} for r in results],
     }
-    write_result(subject.name, subject.header, f"perplexity-{protocol}", content, json_file)
+    write_result(loaded.name, loaded.header, f"perplexity-{protocol}", content, output.json_file)
 
 
 def _interval(ends: dict[str, Any] | None) -> str:

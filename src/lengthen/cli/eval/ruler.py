@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthen.cli.eval import grid
-from lengthen.cli.eval import subject as common
-from lengthen.cli.eval.subject import Subject, load_subject, parse_lengths, print_table, write_result
+from lengthen.cli._loaded_model import LoadedModel, load_model, write_result
+from lengthen.cli._options import BatchSize, EvalOptions, Haystack, Lengths, Model, Output, Seed, Trials, parse_lengths
+from lengthen.cli._tables import print_table
 
 if TYPE_CHECKING:
     from lengthen.evaluation.ruler import RulerResult
@@ -18,11 +18,11 @@ _FILES = {"qa_1": "--squad", "qa_2": "--hotpotqa"}
 
 
 def ruler(
-    model: common.Model,
-    lengths: grid.Lengths,
+    model: Model,
+    lengths: Lengths,
     tasks: Annotated[str | None, typer.Option(help="Such as niah_single_1,vt; default: all 13 of RULER.")] = None,
-    trials: grid.Trials = 20,
-    haystack: grid.Haystack = None,
+    trials: Trials = 20,
+    haystack: Haystack = None,
     squad: Annotated[Path | None, typer.Option(help="SQuAD's JSON file, for qa_1.")] = None,
     hotpotqa: Annotated[Path | None, typer.Option(help="HotpotQA's JSON file (distractor), for qa_2.")] = None,
     threshold: Annotated[
@@ -31,18 +31,11 @@ def ruler(
     threshold_from: Annotated[
         Path | None, typer.Option(help="Results file of the base: its score at its own context is the threshold.")
     ] = None,
-    batch_size: grid.BatchSize = 1,
-    seed: grid.Seed = 0,
-    beyond: common.Beyond = False,
-    adapter: common.Adapter = None,
-    adapter_scale: common.AdapterScale = 1.0,
-    quantize: common.Quantize = None,
-    dtype: common.Dtype = "auto",
-    method: common.Method = None,
-    target: common.Target = None,
-    base_context: common.BaseContext = None,
-    json_file: common.JsonFile = None,
-    quiet: common.Quiet = False,
+    batch_size: BatchSize = 1,
+    seed: Seed = 0,
+    *,
+    options: EvalOptions,
+    output: Output,
 ) -> None:
     """Measure RULER's tasks at each length, and the effective context: up to where the model can use its context."""
     tokens = parse_lengths(lengths, "--lengths")
@@ -68,34 +61,34 @@ def ruler(
     if hotpotqa is not None:
         questions["qa_2"] = read_hotpotqa(hotpotqa)
     chosen, skipped = _choose(tasks, set(questions))
-    base = base_id(model, adapter)
+    base = base_id(model, options.adapter)
     if threshold_from is not None:
         threshold = base_threshold(threshold_from, base, chosen)
     least = PUBLISHED_THRESHOLD if threshold is None else threshold
     source, text = read_haystack(haystack)
-    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context, adapter_scale)
-    subject.check_lengths(tokens, beyond)
+    loaded = load_model(model, options)
+    loaded.check_lengths(tokens, options.beyond)
     for task, reason in skipped.items():
         typer.echo(f"{task} is skipped: {reason}", err=True)
     typer.echo(f"haystack: {source}", err=True)
 
     sources = Sources(Essay(text), questions)
     result = measure(
-        subject.model,
-        subject.tokenizer,
+        loaded.model,
+        loaded.tokenizer,
         sources,
         chosen,
         tokens,
         trials,
         batch_size=batch_size,
         seed=seed,
-        quiet=quiet,
+        quiet=output.quiet,
     )
     effective = effective_context(result.averages, least)
     _print(result, tokens, least, effective)
     content = {
         "base": base,
-        "context": subject.context,
+        "context": loaded.context,
         "seed": seed,
         "haystack": {"source": source},
         "skipped": skipped,
@@ -104,7 +97,7 @@ def ruler(
         "threshold": least,
         "effective_context": effective,
     }
-    _write(subject, content, result, least, json_file)
+    _write(loaded, content, result, least, output.json_file)
 
 
 def _choose(tasks: str | None, given: set[str]) -> tuple[list[str], dict[str, str]]:
@@ -147,14 +140,14 @@ def _print(result: "RulerResult", lengths: list[int], threshold: float, effectiv
 
 
 def _write(
-    subject: Subject, content: dict[str, Any], result: "RulerResult", threshold: float, json_file: Path | None
+    loaded: LoadedModel, content: dict[str, Any], result: "RulerResult", threshold: float, json_file: Path | None
 ) -> None:
     """The results file, and beside it a picture."""
-    written = write_result(subject.name, subject.header, "ruler", content, json_file)
+    written = write_result(loaded.name, loaded.header, "ruler", content, json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
         from lengthen.evaluation.plot import plot_bars
 
         # Without an alias's origin, for which a picture has no room.
-        model, picture = subject.header["model"].split(" (")[0], written.with_suffix(".png")
+        model, picture = loaded.header["model"].split(" (")[0], written.with_suffix(".png")
         plot_bars({model: result.averages}, picture, f"RULER: {model}", threshold, "mean score of the tasks (%)")
         typer.echo(f"wrote {picture}", err=True)

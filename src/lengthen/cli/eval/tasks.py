@@ -5,39 +5,31 @@ from typing import Annotated, Any
 
 import typer
 
-from lengthen.cli.eval import subject as common
-from lengthen.cli.eval.subject import load_subject, print_table, write_result
+from lengthen.cli._loaded_model import LoadedModel, load_model, write_result
+from lengthen.cli._options import EvalOptions, Model, Output
+from lengthen.cli._tables import print_table
 
 __all__ = ["tasks"]
 
 
 def tasks(
-    model: common.Model,
+    model: Model,
     names: Annotated[str | None, typer.Option("--tasks", help="lm-eval tasks, such as hellaswag,longbench_*.")] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="JSONL of LongBench, L-Eval, SQuALITY or QMSum, or a folder; repeatable.")
     ] = None,
     metric: Annotated[str, typer.Option(help="With --data: auto (each data set's own), f1, rouge-l, ...")] = "auto",
     include: Annotated[Path | None, typer.Option(help="With --tasks: folder with more task configurations.")] = None,
-    max_samples: Annotated[
-        int | None, typer.Option("--max-samples", "--limit", min=1, help="The first N samples of each task.")
-    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Prompts of each task, the first; default all.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default each task's own.")] = None,
     context: Annotated[
         int | None, typer.Option(min=2, help="Tokens of prompt and answer; default the model's.")
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the tokenizer's chat template around prompts.")] = False,
     predictions: Annotated[Path | None, typer.Option(help="Also write each answer to this JSONL file.")] = None,
-    beyond: common.Beyond = False,
-    adapter: common.Adapter = None,
-    adapter_scale: common.AdapterScale = 1.0,
-    quantize: common.Quantize = None,
-    dtype: common.Dtype = "auto",
-    method: common.Method = None,
-    target: common.Target = None,
-    base_context: common.BaseContext = None,
-    json_file: common.JsonFile = None,
-    quiet: common.Quiet = False,
+    *,
+    options: EvalOptions,
+    output: Output,
 ) -> None:
     """Measure a model on benchmark tasks: files of long-document suites, or tasks of lm-eval."""
     from lengthen.errors import LengthenError, require
@@ -50,8 +42,7 @@ def tasks(
     if names is not None and metric != "auto":
         raise LengthenError(f"--metric {metric} goes with --data; lm-eval's tasks say themselves how they are scored")
 
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat, "quiet": quiet}
-    load_options = (model, adapter, quantize, dtype, method, target, base_context, adapter_scale, context, beyond)
+    answering: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat, "quiet": output.quiet}
     results: list[dict[str, Any]]
     answers: list[dict[str, Any]]
     if names is not None:
@@ -59,22 +50,20 @@ def tasks(
         require("--tasks", "tasks", "lm_eval")
         from lengthen.evaluation.tasks.harness import evaluate_tasks
 
-        subject, size = _load(*load_options)
+        loaded, size = _load(model, options, context)
         wanted = [name.strip() for name in names.split(",") if name.strip()]
-        results, answers = evaluate_tasks(
-            subject.model, subject.tokenizer, wanted, size, include, max_samples, **options
-        )
+        results, answers = evaluate_tasks(loaded.model, loaded.tokenizer, wanted, size, include, trials, **answering)
     else:
         from lengthen.evaluation.tasks.files import choose, read_samples
         from lengthen.evaluation.tasks.metrics import check_metric
         from lengthen.evaluation.tasks.scoring import answer_samples, summarize
 
         check_metric(metric)
-        samples, left_out = choose(read_samples(data or []), metric, max_samples)
+        samples, left_out = choose(read_samples(data or []), metric, trials)
         if left_out:
             typer.echo(f"warning: {left_out} answers are left out: L-Eval has them judged, not scored", err=True)
-        subject, size = _load(*load_options)
-        scored = answer_samples(subject.model, subject.tokenizer, samples, size, metric, **options)
+        loaded, size = _load(model, options, context)
+        scored = answer_samples(loaded.model, loaded.tokenizer, samples, size, metric, **answering)
         results, answers = summarize(scored), [each.to_json() for each in scored]
 
     columns = [name for name in ("task", "metric", "score", "stderr", "samples", "truncated") if name in results[0]]
@@ -89,23 +78,12 @@ def tasks(
         "max_new_tokens": max_new_tokens,
         "results": results,
     }
-    write_result(subject.name, subject.header, "tasks", content, json_file)
+    write_result(loaded.name, loaded.header, "tasks", content, output.json_file)
 
 
-def _load(
-    model: str,
-    adapter: Path | None,
-    quantize: str | None,
-    dtype: str,
-    method: str | None,
-    target: int | None,
-    base_context: int | None,
-    adapter_scale: float,
-    context: int | None,
-    beyond: bool,
-) -> tuple[common.Subject, int]:
+def _load(name: str, options: EvalOptions, context: int | None) -> tuple[LoadedModel, int]:
     """Load the model; return it and the context to use, in tokens."""
-    subject = load_subject(model, adapter, quantize, dtype, method, target, base_context, adapter_scale)
-    size = context or subject.context
-    subject.check_lengths([size], beyond)
-    return subject, size
+    loaded = load_model(name, options)
+    size = context or loaded.context
+    loaded.check_lengths([size], options.beyond)
+    return loaded, size

@@ -1,24 +1,18 @@
-"""What the commands that generate share: the options of a streaming cache, and a bar while a long prompt is read."""
+"""A streaming cache as the options ask for it, and a bar while a long prompt is read."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from lengthen.cli._options import StreamingOptions
 
 if TYPE_CHECKING:
     from lengthen.decoding.streaming import Streaming
 
-__all__ = ["ReadingBar", "Recent", "Sinks", "StreamingFlag", "pick_streaming"]
-
-StreamingFlag = Annotated[
-    bool, typer.Option("--streaming", help="No limit on length: attend to the first and the latest tokens only.")
-]
-Sinks = Annotated[int | None, typer.Option(min=0, help="First tokens that streaming keeps; default 4.")]
-Recent = Annotated[int | None, typer.Option(min=1, help="Latest tokens that it keeps; default 3/4 of the context.")]
+__all__ = ["ReadingBar", "pick_streaming"]
 
 _LONG = 1024
 
 
-def pick_streaming(wanted: bool, sinks: int | None, recent: int | None, context: int) -> "Streaming | None":
+def pick_streaming(options: StreamingOptions, context: int) -> "Streaming | None":
     """The sizes of a streaming cache, or None where none is wanted.
 
     Raises:
@@ -27,9 +21,10 @@ def pick_streaming(wanted: bool, sinks: int | None, recent: int | None, context:
     from lengthen.decoding.streaming import Streaming
     from lengthen.errors import LengthenError
 
-    if not wanted and (sinks is not None or recent is not None):
+    sinks, recent = options.sinks, options.recent
+    if not options.streaming and (sinks is not None or recent is not None):
         raise LengthenError("--sinks and --recent are sizes of a streaming cache; add --streaming, or leave them out")
-    return Streaming.within(context, 4 if sinks is None else sinks, recent) if wanted else None
+    return Streaming.within(context, 4 if sinks is None else sinks, recent) if options.streaming else None
 
 
 class ReadingBar:

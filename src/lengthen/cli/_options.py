@@ -1,0 +1,200 @@
+"""The options that several commands have, each described once, and what wraps every command.
+
+A command takes a group of options as one parameter, whose annotation is a dataclass with a field for each option.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from lengthen.errors import LengthenError
+
+__all__ = [
+    "AdapterScale",
+    "BaseContext",
+    "BatchSize",
+    "Depths",
+    "Dtype",
+    "EvalOptions",
+    "Generate",
+    "Haystack",
+    "JsonFile",
+    "Lengths",
+    "LoadOptions",
+    "Model",
+    "Output",
+    "Quantize",
+    "Seed",
+    "StreamingOptions",
+    "Template",
+    "Trials",
+    "parse_depths",
+    "parse_lengths",
+    "with_options",
+]
+
+Model = Annotated[str, typer.Argument(help="Hub id, model folder, .gguf file, run folder or alias.")]
+BaseContext = Annotated[
+    int | None, typer.Option(min=2, help="The base's context in tokens, where its files leave that open.")
+]
+Quantize = Annotated[str | None, typer.Option(help="nf4 or none; default as trained.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+AdapterScale = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of the adapter that is applied: 1 all of it, 0 the base's weights.")
+]
+Template = Annotated[
+    str | None, typer.Option(help="Chat template: llama2, vicuna, alpaca or chatml; default the tokenizer's own.")
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results to this file.")]
+Lengths = Annotated[str, typer.Option(help="Tokens of prompt and answer, such as 2048,4096.")]
+Depths = Annotated[str, typer.Option(help="Shares of the text before what is hidden, 0 to 1.")]
+Trials = Annotated[int, typer.Option(min=1, help="Prompts for each length (and task, where there are several).")]
+Generate = Annotated[
+    bool, typer.Option(help="Also let the model answer, beside the likelihood of the right answers; slower.")
+]
+Haystack = Annotated[
+    Path | None, typer.Option(help="File or folder with prose; default: the documentation of this Python.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that are run together.")]
+Seed = Annotated[int, typer.Option(help="Of all that is random.")]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded."""
+
+    adapter: Annotated[Path | None, typer.Option(help="PEFT adapter folder to put on the base.")] = None
+    adapter_scale: AdapterScale = 1.0
+    quantize: Quantize = None
+    dtype: Dtype = "auto"
+    base_context: BaseContext = None
+
+
+@dataclass(frozen=True)
+class EvalOptions(LoadOptions):
+    """How a model is loaded that is to be measured."""
+
+    method: Annotated[str | None, typer.Option(help="Scale positions, untrained, before measuring.")] = None
+    target: Annotated[int | None, typer.Option(min=1, help="Context in tokens that --method scales to.")] = None
+    beyond: Annotated[bool, typer.Option("--beyond", help="Allow lengths beyond the model's context.")] = False
+
+
+@dataclass(frozen=True)
+class StreamingOptions:
+    """A cache of the first and the latest tokens."""
+
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="No limit on length: attend to the first and the latest tokens only.")
+    ] = False
+    sinks: Annotated[int | None, typer.Option(min=0, help="First tokens that streaming keeps; default 4.")] = None
+    recent: Annotated[
+        int | None, typer.Option(min=1, help="Latest tokens that streaming keeps; default 3/4 of the context.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the results go beside the terminal, and how much is printed."""
+
+    json_file: JsonFile = None
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, and only the result.")] = False
+
+    def write(self, content: Any) -> None:
+        """Write the results as JSON, where a file is named for them."""
+        from lengthen.files import write_json
+
+        if self.json_file is not None:
+            write_json(self.json_file, content)
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer takes it: with the options of its groups, and with flags in its errors.
+
+    Args:
+        command: whose parameters are options or groups of them.
+    """
+    given = list(inspect.signature(command).parameters.values())
+    groups: dict[str, Any] = {
+        parameter.name: parameter.annotation for parameter in given if is_dataclass(parameter.annotation)
+    }
+    options = [option for parameter in given for option in _options_of(parameter)]
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        try:
+            command(**values)
+        except LengthenError as error:
+            error.args = (_with_flags(str(error), flags),)
+            raise
+
+    flags = {option.name: _flag(option) for option in options}
+    del run.__wrapped__  # inspect would take the signature from there
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    run.__annotations__ = {option.name: option.annotation for option in options}
+    return run
+
+
+def _options_of(parameter: Parameter) -> list[Parameter]:
+    """The parameter, or those that its group stands for; all by keyword, so that their order is free."""
+    if not is_dataclass(parameter.annotation):
+        return [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
+    kinds = get_type_hints(parameter.annotation, include_extras=True)
+
+    def option(field: Field[Any]) -> Parameter:
+        default = Parameter.empty if field.default is MISSING else field.default
+        return Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=kinds[field.name])
+
+    return [option(field) for field in fields(parameter.annotation)]
+
+
+def _flag(option: Parameter) -> str:
+    """What the command line calls a parameter: its flag, or an argument in capitals."""
+    (info,) = option.annotation.__metadata__
+    if isinstance(info, typer.models.ArgumentInfo):
+        return option.name.upper()
+    return info.param_decls[0] if info.param_decls else f"--{option.name.replace('_', '-')}"
+
+
+def _with_flags(message: str, flags: dict[str, str]) -> str:
+    """An error's message with flags in place of the parameters in it: `name`, or `name=value`."""
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name not in flags:
+            return match.group()
+        return flags[name] + (f" {value}" if value and value != "True" else "")
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", flag, message)
+
+
+def parse_lengths(text: str, flag: str, least: int = 2) -> list[int]:
+    """Parse lengths such as "2048,4096", in their order and without repetitions."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) >= least for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of lengths of at least {least} tokens; write it as 2048,4096", param_hint=flag
+        )
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def parse_depths(text: str) -> list[float]:
+    """Parse depths such as "0,0.5,1", in their order and without repetitions."""
+    try:
+        depths = [float(part) for part in text.split(",")]
+    except ValueError:
+        depths = [-1.0]
+    if not all(0 <= depth <= 1 for depth in depths):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of depths from 0 (the beginning) to 1 (the end); write it as 0,0.5,1",
+            param_hint="--depths",
+        )
+    return list(dict.fromkeys(depths))
