@@ -69,7 +69,7 @@ OPEN = {
 def test_where_a_config_leaves_it_open_nothing_is_guessed(case):
     config, (low, high) = OPEN[case]
     for ask in (base_context, lambda config: extend(config, 10**6, config.rope_parameters["rope_type"])):
-        with pytest.raises(ContextError, match=rf"{low}.* or {high}.*context\.base.*--base-context"):
+        with pytest.raises(ContextError, match=rf"{low}.* or {high}.*context\.base.*`base_context`"):
             ask(config)
     for context in (low, high):
         assert stated_context(config, context).source == "stated by the user"

@@ -46,7 +46,7 @@ def test_problems_are_marked_and_the_rest_is_said_too(make_base, tokenizer):
     findings = examine_model(str(folder))
     problems = {finding.subject for finding in findings if finding.is_problem}
     assert {"context", "tokenizer"} <= problems
-    assert "--base-context" in said(findings, "context")
+    assert "`base_context`" in said(findings, "context")
     assert "257 ids, 200 embedding rows" in said(findings, "tokenizer")
     assert said(examine_model(str(folder), context=128), "context").startswith("128 tokens, from stated by the user")
 

@@ -217,7 +217,7 @@ def test_what_is_not_offered(base, run):
     assert "sizes that NF4 takes" in refused(base, quantize="nf4")
     assert "choose nf4 or none" in refused(base, quantize="int3")
     assert "target" in refused(base, method="yarn")
-    assert "leave --adapter out" in refused(run, adapter=run / "adapter")
+    assert "leave `adapter` out" in refused(run, adapter=run / "adapter")
 
 
 def test_scaling_without_training(base):
@@ -326,5 +326,5 @@ def test_a_run_whose_base_vanished(run, tmp_path):
         (moved / "adapter" / "base.json").write_text(json.dumps(record | {"model": model}))
         message = refused(moved)
         assert model in message
-        assert f"--adapter {moved / 'adapter'}" in message
+        assert f"`adapter={moved / 'adapter'}`" in message
     assert load_tokenizer(str(moved)).model_max_length == 128

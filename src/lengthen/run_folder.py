@@ -170,7 +170,7 @@ class RunFolder:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise OutputError(
-                f"can't write {self.metrics}: {error.strerror}; free space and start again with --resume"
+                f"can't write {self.metrics}: {error.strerror}; free space and start again with `resume`"
             ) from error
 
     def read_metrics(self, start: int = 0) -> list[dict[str, Any]]:

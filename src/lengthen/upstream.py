@@ -60,11 +60,11 @@ def check_chat_template(tokenizer: Any) -> None:
     """
     template = tokenizer.chat_template
     if not template:
-        raise DataError("this model's tokenizer has no chat template; choose one with --template or data.template")
+        raise DataError("this model's tokenizer has no chat template; choose one by `template`")
     if isinstance(template, dict) and "default" not in template:
         raise DataError(
             f"this model's tokenizer has chat templates by name ({', '.join(template)}) and none that is the default; "
-            "choose one with --template or data.template"
+            "choose one by `template`"
         )
 
 

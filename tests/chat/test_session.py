@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(session):
         session.ask("x" * CONTEXT)
     with pytest.raises(DataError, match="the question is empty"):
         session.ask(" ")
-    with pytest.raises(LengthenError, match="--max-new-tokens is 0"):
+    with pytest.raises(LengthenError, match="`max_new_tokens` is 0"):
         session.ask("What?", 0)
     full = session.ask("x" * (CONTEXT - 30), 100)
     assert full.end == "context"
@@ -244,7 +244,7 @@ def test_answers_end_at_the_templates_end_token(make_base, tokenizer):
 def test_templates_are_asked_for(loaded):
     model, tokenizer = loaded
     tokenizer.chat_template = None
-    with pytest.raises(DataError, match=r"no chat template.*--template llama2\|vicuna"):
+    with pytest.raises(DataError, match=r"no chat template.*`template`: llama2, vicuna"):
         ChatSession(model, tokenizer, CONTEXT)
     with pytest.raises(DataError, match="template 'nope' is not one of"):
         ChatSession(model, tokenizer, CONTEXT, "nope")

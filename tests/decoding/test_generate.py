@@ -77,9 +77,9 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(loaded):
 def test_what_makes_no_sense_is_refused(loaded):
     with pytest.raises(DataError, match="the prompt is empty"):
         generate(*loaded, "")
-    with pytest.raises(LengthenError, match="--temperature is -1"):
+    with pytest.raises(LengthenError, match="`temperature` is -1"):
         generate(*loaded, PROMPT, temperature=-1)
-    with pytest.raises(LengthenError, match="--max-new-tokens is 0"):
+    with pytest.raises(LengthenError, match="`max_new_tokens` is 0"):
         generate(*loaded, PROMPT, 0)
 
 

@@ -174,7 +174,7 @@ def test_sizes():
     assert Streaming.within(8192) == Streaming(4, 6140, 512)
     assert Streaming.within(256, 0, 255) == Streaming(0, 255, 1)
     for sinks, recent in ((-1, 8), (4, 0), (4, 252)):
-        with pytest.raises(LengthenError, match=f"--sinks {sinks} and --recent {recent}"):
+        with pytest.raises(LengthenError, match=f"`sinks={sinks}` and `recent={recent}`"):
             Streaming.within(256, sinks, recent)
 
 

@@ -261,7 +261,7 @@ def test_the_first_samples_of_each_task_are_taken_and_judged_ones_left_out(tmp_p
     assert [sample.task for sample in chosen] == ["qasper", "x"]
     assert left_out == 2
     assert choose(samples, "f1", None) == (samples, 0)
-    with pytest.raises(DataError, match="human or model judgement; choose a --metric"):
+    with pytest.raises(DataError, match="human or model judgement; choose a `metric`"):
         choose(samples[3:5], "auto", None)
 
 
@@ -351,7 +351,7 @@ def test_a_document_that_fits_is_whole(tiny):
 def test_no_room_for_the_question_is_refused(tiny):
     model, tokenizer = tiny
     sample = Sample("t", PLAIN, CODE, "why " * 100, ("7",))
-    with pytest.raises(ContextError, match=r"t: a question takes \d+ tokens .* leaves 56; raise --context"):
+    with pytest.raises(ContextError, match=r"t: a question takes \d+ tokens .* leaves 56; raise `context`"):
         answer_samples(model, tokenizer, [sample], 64)
     with pytest.raises(ContextError, match="leaves 0"):
         answer_samples(model, tokenizer, [sample], 64, max_new_tokens=100)

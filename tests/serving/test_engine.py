@@ -512,7 +512,7 @@ def test_adapters_make_room_for_each_other(plain):
     before = engine.registry.evicted
     engine.complete([ask("a0"), ask("a1")])
     assert engine.registry.evicted == before, "what is in memory is not read again"
-    with pytest.raises(ModelError, match="MiB for adapters; give more by --adapter-memory"):
+    with pytest.raises(ModelError, match="MiB for adapters; give the engine more for them"):
         load_engine(base, folders, adapter_bytes=one // 2)
 
 

@@ -216,4 +216,4 @@ def test_without_permission(run, tmp_path):
     cases = (("tiny", tmp_path / "missing", "is no folder"), (str(run), tmp_path, "is a run folder; export it"))
     for model, folder, message in cases:
         with pytest.raises(LengthenError, match=message):
-            serve(model, {}, ServerSettings(port=0, training=folder))
+            serve(model, {}, ServerSettings(port=0, allow_training=folder))

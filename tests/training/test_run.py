@@ -162,7 +162,7 @@ def test_refusals(base, documents, tmp_path, finished):
         train(parse_recipe(content, "test"))
     assert not (tmp_path / "short").exists()
     before = sorted(path.name for path in finished.iterdir())
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputError, match="`resume`"):
         run(base, documents, finished)
     assert sorted(path.name for path in finished.iterdir()) == before
     with pytest.raises(RecipeError, match=r"different: training\.learning_rate\).* Only .*training\.steps"):

@@ -191,7 +191,7 @@ def _load_apart(
     source = find(model)
     if source.run is not None:
         if adapter is not None:
-            raise ModelError(f"{model} is a run folder and has its adapter already; leave --adapter out")
+            raise ModelError(f"{model} is a run folder and has its adapter already; leave `adapter` out")
         adapter, source = RunFolder(source.run).adapter, _base_of(source.run)
     folder = Path(adapter) if adapter is not None else None
     if folder is not None:
@@ -375,14 +375,14 @@ def _base_of(run: Path) -> Source:
     adapter = RunFolder(run).adapter
     record = read_base_record(adapter)
     if record is None:
-        raise ModelError(f"{adapter} has no base.json; give the base itself and --adapter {adapter}")
+        raise ModelError(f"{adapter} has no base.json; give the base itself and `adapter={adapter}`")
     try:
         source = find(record["model"])
         load_config(source)
     except ModelError as error:
         raise ModelError(
             f"the base of {run} was {record['id']} at {record['model']}, which is not there; give the base itself and "
-            f"--adapter {adapter}"
+            f"`adapter={adapter}`"
         ) from error
     return source
 

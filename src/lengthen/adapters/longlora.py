@@ -162,11 +162,11 @@ def _named_base(settings: LoraConfig, folder: Path) -> str:
     """The base's name in adapter_config.json; published folders often hold a path of the machine they were made on."""
     name = settings.base_model_name_or_path
     if not name:
-        raise ModelError(f"{folder} does not name its base; give it with --base")
+        raise ModelError(f"{folder} does not name its base; give it as `base`")
     try:
         find(name)
     except ModelError as error:
-        raise ModelError(f"{folder} names its base as {name}, which is not here; give it with --base") from error
+        raise ModelError(f"{folder} names its base as {name}, which is not here; give it as `base`") from error
     return name
 
 

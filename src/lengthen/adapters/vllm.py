@@ -72,13 +72,13 @@ def export_for_vllm(
     written = pick_dtype(dtype, torch.device("cpu"))
     loaded, tokenizer = load_for_export(model, adapter, merge_into, base_context, adapter_scale)
     if not isinstance(loaded, PeftModel):
-        raise ModelError(f"{model} has no adapter; vLLM serves it as it is, exported without --for vllm if it is a run")
+        raise ModelError(f"{model} has no adapter; vLLM serves it as it is, exported as a whole if it is a run")
     settings = loaded.active_peft_config
     tensors = get_peft_model_state_dict(loaded, save_embedding_layers=False)
     problems = _problems(settings, tensors)
     if problems:
         raise ModelError(
-            f"vLLM does not take the adapter of {adapter or model}: {', '.join(problems)}; export without --for vllm, "
+            f"vLLM does not take the adapter of {adapter or model}: {', '.join(problems)}; export it as a whole, "
             "which merges it"
         )
     # What else an adapter holds goes into the base.

@@ -100,8 +100,8 @@ class ChatSession:
     ):
         if template is None and not tokenizer.chat_template:
             raise DataError(
-                "this model has no chat template, as base models that were not tuned on instructions; choose one with "
-                f"--template {'|'.join(TEMPLATES)}"
+                "this model has no chat template, as base models that were not tuned on instructions; choose one by "
+                f"`template`: {', '.join(TEMPLATES)}"
             )
         use_template(tokenizer, template or "tokenizer")
         self._tokenizer, self._context, self._streaming = tokenizer, context, streaming

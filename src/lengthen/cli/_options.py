@@ -161,7 +161,9 @@ def _flag(option: Parameter) -> str:
     (info,) = option.annotation.__metadata__
     if isinstance(info, typer.models.ArgumentInfo):
         return option.name.upper()
-    return info.param_decls[0] if info.param_decls else f"--{option.name.replace('_', '-')}"
+    # In an annotation, typer keeps the first name where a default would be.
+    declared = [name for name in (info.default, *(info.param_decls or ())) if str(name).startswith("--")]
+    return str(declared[0]) if declared else f"--{option.name.replace('_', '-')}"
 
 
 def _with_flags(message: str, flags: dict[str, str]) -> str:

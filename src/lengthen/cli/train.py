@@ -28,7 +28,7 @@ def train(
     try:
         run = run_training(load_recipe(recipe, overrides or ()), resume=resume, quiet=output.quiet)
     except Interrupted as interruption:
-        print(f"lengthen: {interruption}", file=sys.stderr)
+        print(f"lengthen: {interruption}; go on with --resume", file=sys.stderr)
         raise typer.Exit(128 + interruption.signal) from interruption
     if not PartialState().is_main_process:
         return

@@ -74,7 +74,7 @@ def stated_context(
         return plausible[0]
     raise ContextError(
         f"the context of this {text.model_type} is not clear: {readings[0].tokens} tokens ({readings[0].source}) or "
-        f"{readings[1].tokens} ({readings[1].source}); say which with context.base in a recipe, or --base-context"
+        f"{readings[1].tokens} ({readings[1].source}); say which with context.base in a recipe, or `base_context`"
     )
 
 

@@ -240,9 +240,9 @@ def check_sampling(max_new_tokens: int, temperature: float) -> None:
         LengthenError: no tokens asked for, or a temperature below 0.
     """
     if max_new_tokens < 1:
-        raise LengthenError(f"--max-new-tokens is {max_new_tokens}; it must be at least 1")
+        raise LengthenError(f"`max_new_tokens` is {max_new_tokens}; it must be at least 1")
     if not 0 <= temperature < float("inf"):
-        raise LengthenError(f"--temperature is {temperature}; it must be 0 (greedy) or above")
+        raise LengthenError(f"`temperature` is {temperature}; it must be 0 (greedy) or above")
 
 
 def generate(
@@ -282,7 +282,7 @@ def generate(
     if streaming is None and len(ids) + max_new_tokens > context:
         raise DataError(
             f"the prompt has {len(ids)} tokens and {max_new_tokens} more are asked for, but the context is {context}; "
-            "shorten the prompt, lower --max-new-tokens, extend the model further or add --streaming"
+            "shorten the prompt, lower `max_new_tokens`, extend the model further or add `streaming`"
         )
     started = time.perf_counter()
     ends, stream, new_tokens = end_tokens(model, tokenizer), TextStream(tokenizer, ids), 0

@@ -66,7 +66,7 @@ class Streaming:
         recent = context * 3 // 4 - sinks if recent is None else recent
         if sinks < 0 or recent < 1 or sinks + recent >= context:
             raise LengthenError(
-                f"--sinks {sinks} and --recent {recent} don't fit the context of {context} tokens; sinks are at least "
+                f"`sinks={sinks}` and `recent={recent}` don't fit the context of {context} tokens; sinks are at least "
                 "0, recent tokens at least 1, and both together fewer than the context"
             )
         return cls(sinks, recent, min(_CHUNK, context - sinks - recent))
@@ -92,18 +92,18 @@ class StreamingCache(DynamicCache):
         config = causal_lm(model).config
         if not rope_by_type(config):
             raise ContextError(
-                f"this {config.model_type} has no RoPE, so its cache can't be streamed; leave --streaming out"
+                f"this {config.model_type} has no RoPE, so its cache can't be streamed; leave `streaming` out"
             )
         if is_length_dependent(config):
             raise ContextError(
                 f"this {config.model_type} has RoPE that changes with the length of its input, so the "
-                "keys in a cache can't be moved; use it without --streaming"
+                "keys in a cache can't be moved; use it without `streaming`"
             )
         layers = new_cache(model).layers
         if any(type(layer) is not GrowingLayer for layer in layers):
             raise ModelError(
                 f"{type(causal_lm(model)).__name__} has layers that don't see everything before a token (a sliding "
-                "window, or a state in place of keys and values); use it without --streaming"
+                "window, or a state in place of keys and values); use it without `streaming`"
             )
         move = _Move(model)
         _check_moves(model, move)
@@ -181,7 +181,7 @@ class _Move:
         if self._rotary is None or self._apply is None:
             raise ModelError(
                 f"lengthen does not know how {type(causal_lm(model)).__name__} rotates its keys; use it without "
-                "--streaming"
+                "`streaming`"
             )
         self._distance: int | None = None
         self._cos_1TR = self._sin_1TR = torch.empty(0)
@@ -220,5 +220,5 @@ def _check_moves(model: Any, move: _Move) -> None:
         if not error.norm() <= tolerance * after.float().norm():
             raise ModelError(
                 f"the keys of {type(base).__name__} depend on more than RoPE's distances, so they can't be moved; use "
-                "it without --streaming"
+                "it without `streaming`"
             )

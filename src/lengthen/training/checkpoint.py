@@ -89,7 +89,7 @@ def save_checkpoint(
                 shutil.rmtree(old)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         reason = str(error).splitlines()[0]
-        raise OutputError(f"can't write {final.name}: {reason}; free space and start again with --resume") from error
+        raise OutputError(f"can't write {final.name}: {reason}; free space and start again with `resume`") from error
     accelerator.wait_for_everyone()
 
 

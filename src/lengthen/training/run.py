@@ -329,7 +329,7 @@ def fit(
     loop = Loop(objective, blocks, recipe, run.path, setup.dtype, _pad_id(setup.tokenizer), utilization, windows)
     signal = loop.run(checkpoint, setup.quiet)
     if signal is not None:
-        raise Interrupted(f"stopped after step {loop.done}; go on with --resume", signal)
+        raise Interrupted(f"stopped after step {loop.done}, with a checkpoint", signal)
 
 
 def finish(setup: Setup, model: Any, base: dict[str, Any]) -> None:
@@ -386,7 +386,7 @@ def _prepare_folder(run: RunFolder, recipe: Recipe, resume: bool) -> str:
     if state == "new":
         return state
     if not resume:
-        raise OutputError(f"{run} holds a run already; go on with --resume, or choose another out")
+        raise OutputError(f"{run} holds a run already; go on with `resume`, or choose another out")
     is_longer = check_recipe(run.path, recipe, load_recipe(run.recipe))
     return "begun" if is_longer else state
 

@@ -58,7 +58,7 @@ def exact_prompt(draft: Draft, count: Callable[[str], int], tokens: int) -> str:
     nearest = size(0, most, draft.filler if most == draft.most_units else 0)
     if nearest < tokens and most == draft.most_units:
         raise DataError(
-            f"there is text for {nearest} tokens, but {tokens} are needed; give more of it or lower --lengths"
+            f"there is text for {nearest} tokens, but {tokens} are needed; give more of it or lower `lengths`"
         )
     # Where no filler ends exactly, another number of units may, or a few dots.
     tries = ((dots, most - fewer) for dots in range(_MOST_DOTS + 1) for fewer in range(3))

@@ -196,5 +196,5 @@ def _make_all(
                     problems.append(str(error))
                 advance(1)
     if problems:
-        raise DataError("; ".join(problems) + ". Change --lengths, or choose other --tasks")
+        raise DataError("; ".join(problems) + ". Change `lengths`, or choose other `tasks`")
     return made

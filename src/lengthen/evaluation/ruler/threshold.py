@@ -45,7 +45,7 @@ def base_threshold(path: Path, base: str, tasks: Iterable[str]) -> float:
     measured = {result["task"] for result in found["results"]}
     if measured != set(tasks):
         raise DataError(
-            f"{path} has scores of other tasks ({', '.join(sorted(measured))}); measure both with the same --tasks"
+            f"{path} has scores of other tasks ({', '.join(sorted(measured))}); measure both with the same `tasks`"
         )
     scores = {average["tokens"]: average["score"] for average in found["averages"]}
     context = found["context"]

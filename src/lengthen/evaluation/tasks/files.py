@@ -73,7 +73,7 @@ def choose(samples: Sequence[Sample], metric: str, most: int | None) -> tuple[li
     kept = [sample for sample in samples if metric != "auto" or sample.layout is not LEVAL_JUDGED]
     if not kept:
         raise DataError(
-            f"L-Eval leaves all {len(samples)} answers to human or model judgement; choose a --metric, such as rouge-l"
+            f"L-Eval leaves all {len(samples)} answers to human or model judgement; choose a `metric`, such as rouge-l"
         )
     seen: Counter[str] = Counter()
     chosen = []

@@ -43,7 +43,7 @@ class _CountingLM(HFLM):
             if new >= self.max_length:
                 raise ContextError(
                     f"{request.task_name} generates up to {new} tokens, which leaves nothing of the {self.max_length} "
-                    "of the context; lower --max-new-tokens or raise --context"
+                    "of the context; lower `max_new_tokens` or raise `context`"
                 )
             self._note(request, prompt, self.max_length - new)
         return super().generate_until(requests, disable_tqdm=disable_tqdm or self._quiet)
@@ -91,9 +91,9 @@ def evaluate_tasks(
         ContextError: a task's answers alone fill the context.
     """
     if chat and not tokenizer.chat_template:
-        raise ModelError("this model's tokenizer has no chat template; leave --chat out")
+        raise ModelError("this model's tokenizer has no chat template; leave `chat` out")
     if include is not None and not include.is_dir():
-        raise DataError(f"--include {include} is no folder; give one that holds task configurations (.yaml)")
+        raise DataError(f"`include={include}` is no folder; give one that holds task configurations (.yaml)")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = _manager(include)
     model.eval()
@@ -114,7 +114,7 @@ def evaluate_tasks(
         # datasets says ConnectionError (an OSError) or ValueError for what it can't fetch, FileNotFoundError for files.
         raise DataError(
             f"lm-eval can't run {', '.join(tasks)}: {_first_line(error)}; its data sets come from the hub, unless a "
-            "task of --include names files"
+            "task of `include` names files"
         ) from error
     return _results(loaded, lm.truncated), _predictions(loaded)
 
@@ -132,7 +132,7 @@ def _known(manager: TaskManager, tasks: Sequence[str]) -> list[str]:
         if not found:
             near = difflib.get_close_matches(task, manager.all_tasks, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "`lm-eval ls tasks` lists them"
-            raise DataError(f"--tasks {task} is no task of lm-eval {lm_eval.__version__}; {hint}")
+            raise DataError(f"`tasks={task}` is no task of lm-eval {lm_eval.__version__}; {hint}")
         names += found
     return list(dict.fromkeys(names))
 

@@ -218,7 +218,7 @@ def check_metric(metric: str) -> None:
         LengthenError: the metric is neither known nor "auto", or needs a package that is not installed.
     """
     if metric != "auto" and metric not in METRICS:
-        raise LengthenError(f"--metric {metric} is unknown; choose one of auto, {', '.join(METRICS)}")
+        raise LengthenError(f"`metric={metric}` is unknown; choose one of auto, {', '.join(METRICS)}")
     require(f"metric {metric}", "tasks", *_PACKAGES.get(metric, ()))
 
 

@@ -75,12 +75,12 @@ def answer_samples(
         ContextError: no room for a question and its answer.
     """
     if chat and not tokenizer.chat_template:
-        raise ModelError("this model's tokenizer has no chat template; leave --chat out")
+        raise ModelError("this model's tokenizer has no chat template; leave `chat` out")
     metrics = [sample.layout.metric if metric == "auto" else metric for sample in samples]
     for each in dict.fromkeys(metrics):
         check_metric(each)
     if metric == "classification" and not all(sample.classes for sample in samples):
-        raise LengthenError("--metric classification is for files with all_classes; choose another, or auto")
+        raise LengthenError("`metric=classification` is for files with all_classes; choose another, or auto")
     scored, control = [], ControlTokens(tokenizer)
     model.eval()
     with progress_bar("answers", len(samples), "questions", quiet) as advance:
@@ -136,7 +136,7 @@ def _prompt_ids(
     if least > room:
         raise ContextError(
             f"{sample.task}: a question takes {least} tokens without its document, but with room for the answer the "
-            f"context leaves {max(room, 0)}; raise --context, or lower --max-new-tokens"
+            f"context leaves {max(room, 0)}; raise `context`, or lower `max_new_tokens`"
         )
     plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
     document = tokenizer(sample.document, **plain)["input_ids"]

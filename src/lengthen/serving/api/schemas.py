@@ -286,7 +286,7 @@ class ChatRequest(_Sampled):
             DataError: there is no template, or it does not take such a conversation.
         """
         if not tokenizer.chat_template:
-            raise DataError("this model has no chat template; use /v1/completions, or serve it with --template")
+            raise DataError("this model has no chat template; use /v1/completions, or have it served with a `template`")
         prompt = True if self.add_generation_prompt is None else self.add_generation_prompt
         try:
             messages = control.shield([message.for_template() for message in self.messages])

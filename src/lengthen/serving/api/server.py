@@ -23,9 +23,9 @@ class ServerSettings:
         host: address to listen at.
         port: 0 for any free one.
         token: bearer token that clients have to send; None for none.
-        allowed: folders from which adapters may be loaded by request.
-        training: folder in which adapters may be trained by request, and from which they may be loaded; None for no
-            training.
+        allow: folders from which adapters may be loaded by request.
+        allow_training: folder in which adapters may be trained by request, and from which they may be loaded; None
+            for no training.
         max_tokens: that one request may ask for; None for what the context leaves.
         max_body: bytes of one request.
         timeout: seconds that one request may take.
@@ -36,8 +36,8 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None
-    allowed: Sequence[Path] = ()
-    training: Path | None = None
+    allow: Sequence[Path] = ()
+    allow_training: Path | None = None
     max_tokens: int | None = None
     max_body: int = 4 * 2**20
     timeout: float = 600.0
@@ -82,19 +82,19 @@ def serve(
     from lengthen.serving.api.service import Service
 
     check_scale(adapter_scale)
-    for folder in settings.allowed:
+    for folder in settings.allow:
         if not folder.is_dir():
-            raise LengthenError(f"--allow {folder} is no folder; give one that holds adapters")
-    if settings.training is not None:
-        _check_training(settings.training, model)
+            raise LengthenError(f"`allow={folder}` is no folder; give one that holds adapters")
+    if settings.allow_training is not None:
+        _check_training(settings.allow_training, model)
     with _listen(settings.host, settings.port) as listener:
         engine, base_name = _load(
             model, adapters, settings.limits, dtype, quantize, template, base_context, adapter_scale
         )
-        allowed = [*settings.allowed, *([settings.training] if settings.training else [])]
+        allowed = [*settings.allow, *([settings.allow_training] if settings.allow_training else [])]
         service = Service(engine, base_name, allowed, settings.max_tokens, settings.timeout)
         nf4 = "nf4" if quantize == "nf4" else None
-        training = Training(service, settings.training, model, nf4, dtype) if settings.training else None
+        training = Training(service, settings.allow_training, model, nf4, dtype) if settings.allow_training else None
         config = uvicorn.Config(
             make_app(service, training, settings.token, settings.max_body),
             log_level="warning",
@@ -116,10 +116,10 @@ def serve(
 
 def _check_training(folder: Path, model: str) -> None:
     if not folder.is_dir():
-        raise LengthenError(f"--allow-training {folder} is no folder; make one for the runs")
+        raise LengthenError(f"`allow_training={folder}` is no folder; make one for the runs")
     if find(model).run is not None:
         raise LengthenError(
-            f"--allow-training trains over a base, and {model} is a run folder; export it, and serve what comes out"
+            f"`allow_training` trains over a base, and {model} is a run folder; export it, and serve what comes out"
         )
 
 
@@ -139,7 +139,7 @@ def _load(
     named = dict(adapters)
     name = Path(model).resolve().name if Path(model).exists() else model
     if name in named:
-        raise LengthenError(f"--adapter {name}=... has the name of the model; choose another one")
+        raise LengthenError(f"`adapter={name}=...` has the name of the model; choose another one")
     if apart.adapter is not None:
         named = {name: apart.adapter, **named}
     for each, path in named.items():
@@ -152,4 +152,4 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        raise LengthenError(f"can't listen at {host}:{port} ({error}); choose another --host or --port") from error
+        raise LengthenError(f"can't listen at {host}:{port} ({error}); choose another `host` or `port`") from error

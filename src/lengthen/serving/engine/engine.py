@@ -172,7 +172,7 @@ class Engine:
         if needed > self._max_tokens:
             raise DataError(
                 f"the request needs memory for {needed} tokens, and there is some for {self._max_tokens}; lower "
-                "max_tokens, or give more by --cache-memory"
+                "max_tokens, or give the engine more memory for keys and values"
             )
         with self._wake:
             if self._closing is not None:

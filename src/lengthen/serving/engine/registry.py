@@ -99,7 +99,7 @@ class AdapterRegistry:
         if needed > self.bank.max_bytes:
             raise ModelError(
                 f"the adapter {folder} takes {needed / 2**20:.0f} MiB, and there are "
-                f"{self.bank.max_bytes / 2**20:.0f} MiB for adapters; give more by --adapter-memory"
+                f"{self.bank.max_bytes / 2**20:.0f} MiB for adapters; give the engine more for them"
             )
         return Adapter("", folder, stamp), weights
 

@@ -27,7 +27,7 @@ def refused(*arguments):
 
 
 def test_it_refuses_before_it_serves(base, run, tmp_path):
-    assert "choose one with --template" in refused("tiny")
+    assert "choose one by --template" in refused("tiny")
     assert "template 'none' is not one of" in refused("tiny", "--template", "none")
     assert "holds no adapter" in refused(str(base), "--template", "llama2", "--adapter", f"mine={tmp_path}")
     assert "NAME=PATH" in refused(str(base), "--adapter", "a=x", "--adapter", "a=y")

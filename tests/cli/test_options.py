@@ -1,0 +1,55 @@
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from lengthen.cli._options import with_options
+from lengthen.errors import DataError
+
+
+@dataclass(frozen=True)
+class Group:
+    long_name: Annotated[int, typer.Option(help="A number.")] = 3
+    flag: Annotated[bool, typer.Option("--flag", help="A flag.")] = False
+    file: Annotated[str | None, typer.Option("--json", help="A file.")] = None
+
+
+@pytest.fixture
+def call():
+    """A function that calls a command with a group, and gives back what it got, or raises what it raised."""
+
+    def command(model: Annotated[str, typer.Argument()], *, group: Group) -> None:
+        """Take a group."""
+        if group.long_name < 0:
+            raise DataError("`long_name=-1` and `flag=True` of `model`; not `other`, give `file`")
+        got.append((model, group))
+
+    def invoke(*arguments):
+        got.clear()
+        app = typer.Typer()
+        app.command()(with_options(command))
+        ran = CliRunner().invoke(app, arguments, catch_exceptions=True)
+        if isinstance(ran.exception, DataError):
+            raise ran.exception
+        return got[0] if got else ran
+
+    got: list[tuple[str, Group]] = []
+    return invoke
+
+
+def test_a_group_is_its_options(call):
+    assert call("m") == ("m", Group())
+    assert call("m", "--long-name", "5", "--flag", "--json", "x") == ("m", Group(5, True, "x"))
+
+
+def test_the_help_has_the_group_s_options_and_the_command_s_text(call):
+    shown = call("--help").output
+    assert all(part in shown for part in ("--long-name", "--flag", "--json", "A number.", "Take a group."))
+    assert "group" not in shown.replace("Take a group.", "")
+
+
+def test_errors_name_flags_in_place_of_parameters(call):
+    with pytest.raises(DataError, match=r"^--long-name -1 and --flag of MODEL; not `other`, give --json$"):
+        call("m", "--long-name", "-1")
