@@ -16,7 +16,7 @@ from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
 from lengthen.planning.shape import ModelShape, model_shape
 from lengthen.quantization import check_not_quantized
-from lengthen.recipe import Recipe, check_shardable, parse_recipe
+from lengthen.recipe import Recipe, parse_recipe
 from lengthen.upstream import reading
 
 __all__ = ["Advice", "Plan", "config_of", "plan"]
@@ -155,7 +155,6 @@ def plan(
         raise RecipeError(
             f"training.optimizer={recipe.training.optimizer} needs CUDA, which {device.name} has not; choose adamw"
         )
-    check_shardable(recipe)
     config = config_of(recipe)
     check_not_quantized(config)
     extend(config, **recipe.context.scaling)

@@ -4,9 +4,8 @@ A recipe is a YAML file, the name of a shipped one (`lengthen recipes`), or buil
 """
 
 from lengthen.recipe.load import load_recipe, parse_recipe, shipped_recipes
-from lengthen.recipe.rules import check_documents, check_shardable
+from lengthen.recipe.rules import PROMPT_KINDS, check_documents
 from lengthen.recipe.schema import (
-    PROMPT_KINDS,
     AdapterRecipe,
     AttentionRecipe,
     BackendName,
@@ -32,7 +31,6 @@ __all__ = [
     "SourceRecipe",
     "TrainingRecipe",
     "check_documents",
-    "check_shardable",
     "load_recipe",
     "parse_recipe",
     "shipped_recipes",

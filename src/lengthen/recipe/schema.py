@@ -1,6 +1,7 @@
 """The sections of a recipe: every key with its type, its default and its unit."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -13,8 +14,9 @@ from pydantic import (
     model_validator,
 )
 
+from lengthen.recipe.rules import KINDS_OF_KEY, beside_problems, memory_problems, problems, source_problems
+
 __all__ = [
-    "PROMPT_KINDS",
     "AdapterRecipe",
     "AttentionRecipe",
     "BackendName",
@@ -26,10 +28,6 @@ __all__ = [
     "SourceRecipe",
     "TrainingRecipe",
 ]
-
-
-PROMPT_KINDS = ("cartridge", "cpt", "multitask_prompt_tuning", "p_tuning", "prefix_tuning", "prompt_tuning")
-"""PEFT methods that put virtual tokens before the text."""
 
 
 def _as_list(value: Any) -> Any:
@@ -48,6 +46,16 @@ Names = Annotated[list[str], BeforeValidator(_as_list)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+_Any = TypeVar("_Any", bound=_Section)
+
+
+def _checked(section: _Any, found: Iterable[str]) -> _Any:
+    """The section, unless there are problems: then all of them are one error."""
+    if message := "; ".join(dict.fromkeys(found)):
+        raise ValueError(message)
+    return section
 
 
 class ContextRecipe(_Section):
@@ -150,32 +158,10 @@ class SourceRecipe(_Section):
         return self.length or 1024
 
     @model_validator(mode="after")
-    def _keys_of_its_kind(self) -> "SourceRecipe":
-        for key, field in type(self).model_fields.items():
-            kinds = _KINDS_OF_KEY.get(key)
-            if kinds is not None and self.kind not in kinds and getattr(self, key) != field.default:
-                raise ValueError(f"{key} is for kind {' or '.join(kinds)}; this source's kind is {self.kind}")
-        if self.kind != "retrieval" and not self.path:
-            raise ValueError(f"a source of kind {self.kind} needs a path")
-        if self.kind == "short" and isinstance(self.length, tuple):
-            raise ValueError(f"length {list(self.length)} is for kind retrieval; short windows have one length")
-        if isinstance(self.length, tuple) and self.length[0] > self.length[1]:
-            raise ValueError(f"length {list(self.length)} has the longest first; write [shortest, longest]")
-        return self
+    def _follows_the_rules(self) -> "SourceRecipe":
+        return _checked(self, source_problems(self))
 
 
-_DOCUMENTS = ("long", "short", "code")
-_KINDS_OF_KEY = {
-    "path": (*_DOCUMENTS, "instruct"),
-    "length": ("short", "retrieval"),
-    "min_tokens": (*_DOCUMENTS, "instruct"),
-    "max_tokens": (*_DOCUMENTS, "instruct"),
-    "length_weights": _DOCUMENTS,
-    "skip_wise": ("long", "code", "retrieval"),
-    **dict.fromkeys(
-        ("haystack", "tasks", "facts", "answer_weight", "text_weight", "bare", "early", "middle"), ("retrieval",)
-    ),
-}
 MAPPING = "source"  # what pydantic's errors call an entry of data.train that is no plain path
 Sources = Annotated[
     list[
@@ -230,14 +216,8 @@ class DataRecipe(_Section):
     )
 
     @model_validator(mode="after")
-    def _beside_leaves_a_rest(self) -> "DataRecipe":
-        given = [source.weight for source in self.beside if source.weight is not None]
-        if len(given) < len(self.beside) or sum(given) >= 1:
-            raise ValueError(
-                f"of {len(self.beside)} sources in beside {len(given)} have a weight, {sum(given):g} in all; give each "
-                "its share of the whole, less than 1 in all, so that train has the rest"
-            )
-        return self
+    def _follows_the_rules(self) -> "DataRecipe":
+        return _checked(self, beside_problems(self))
 
     @property
     def is_mixture(self) -> bool:
@@ -282,7 +262,7 @@ class DataRecipe(_Section):
 
     def is_skip_wise(self, source: SourceRecipe) -> bool:
         """Whether a source's positions jump."""
-        if source.kind not in _KINDS_OF_KEY["skip_wise"]:
+        if source.kind not in KINDS_OF_KEY["skip_wise"]:
             return False
         return self.skip_wise if source.skip_wise is None else source.skip_wise
 
@@ -381,13 +361,8 @@ class MemoryRecipe(_Section):
         return {**_PRESETS[preset], **chunks, **given}
 
     @model_validator(mode="after")
-    def _recomputes_once(self) -> "MemoryRecipe":
-        if self.sequence_chunk and self.activation_checkpointing:
-            raise ValueError(
-                f"memory.sequence_chunk={self.sequence_chunk} recomputes layers by itself; set "
-                "memory.activation_checkpointing=false"
-            )
-        return self
+    def _follows_the_rules(self) -> "MemoryRecipe":
+        return _checked(self, memory_problems(self))
 
 
 class Recipe(_Section):
@@ -422,81 +397,8 @@ class Recipe(_Section):
         return given
 
     @model_validator(mode="after")
-    def _belongs_together(self) -> "Recipe":
-        if (self.training.steps is None) == (self.training.epochs is None):
-            raise ValueError("give one of training.steps and training.epochs")
-        if self.data.sequence_length is not None and self.data.sequence_length > self.context.target:
-            raise ValueError(
-                f"data.sequence_length {self.data.sequence_length} is above context.target {self.context.target}"
-            )
-        if self.attention.full_last and (self.attention.kind == "full" or self.attention.pattern == "full"):
-            raise ValueError(
-                "attention.full_last ends a run of S2 at full attention, and all of this one is; leave it out"
-            )
-        if self.memory.sequence_chunk:
-            self._check_chunk()
-        if self.data.is_mixture:
-            self._check_mixture()
-        if self.is_skip_wise:
-            self._check_skip_wise()
-        self._check_data_kind()
-        if self.training.restoration.share:
-            self._check_restoration()
-        if self.adapter.kind != "lora":
-            defaults = AdapterRecipe()  # type: ignore[call-arg]
-            for key in AdapterRecipe.model_fields:
-                if key not in ("kind", "options") and getattr(self.adapter, key) != getattr(defaults, key):
-                    raise ValueError(f"adapter.{key} is for adapter.kind=lora; the kind is {self.adapter.kind}")
-        is_stream = self.attention.kind == "full" and self.data.packing != "documents"
-        if self.adapter.kind in PROMPT_KINDS and not is_stream:
-            raise ValueError(
-                f"adapter.kind={self.adapter.kind} puts virtual tokens before the text, for which S2 and packed "
-                "documents are not defined; set attention.kind=full, data.packing=concatenate (for data.kind=instruct: "
-                "none)"
-            )
-        if self.quantize and (self.adapter.kind != "lora" or self.adapter.variant == "pissa"):
-            what = "variant=pissa" if self.adapter.kind == "lora" else f"kind={self.adapter.kind}"
-            raise ValueError(f"adapter.{what} needs weights that are not quantised; set quantize=null")
-        if self.adapter.kind in ("lora", "full") and self.adapter.options:
-            raise ValueError(f"adapter.options is for other PEFT methods; the kind is {self.adapter.kind}")
-        return self
-
-    def _check_chunk(self) -> None:
-        chunk, attention = self.memory.sequence_chunk, self.attention
-        if attention.kind == "full" or attention.pattern == "full" or attention.full_last:
-            what = "full_last" if attention.full_last else "kind" if attention.kind == "full" else "pattern"
-            raise ValueError(
-                f"memory.sequence_chunk cuts layers where S2 sees no further, and with attention.{what}="
-                f"{getattr(attention, what)} every token sees all before it; set memory.sequence_chunk=0"
-            )
-        if chunk % self.group_size:
-            raise ValueError(
-                f"memory.sequence_chunk is {chunk}, which is no multiple of the group size of {self.group_size} tokens"
-            )
-        if self.parallel.startswith("zero"):
-            raise ValueError(f"memory.sequence_chunk is for parallel ddp and fsdp2, not {self.parallel}")
-
-    def _check_restoration(self) -> None:
-        adapter, wanted = self.adapter, self.training.restoration
-        if adapter.kind == "full":
-            raise ValueError(
-                "training.restoration needs the base beside the run, and full fine-tuning has no adapter to turn off: "
-                "it would take a second copy of all weights; set adapter.kind=lora or training.restoration.share=0"
-            )
-        if adapter.kind != "lora" or adapter.variant == "pissa":
-            what = "variant=pissa" if adapter.kind == "lora" else f"kind={adapter.kind}"
-            raise ValueError(
-                f"training.restoration needs the base beside the run, which adapter.{what} does not leave as it is; "
-                "take another, or set training.restoration.share=0"
-            )
-        if self.parallel.startswith("zero"):
-            raise ValueError(f"training.restoration is for parallel ddp and fsdp2, not {self.parallel}")
-        if wanted.length > self.context.target:
-            raise ValueError(
-                f"training.restoration.length {wanted.length} is above context.target {self.context.target}"
-            )
-        if not self.restoration_paths:
-            raise ValueError("training.restoration has no documents here; name some in training.restoration.data")
+    def _follows_the_rules(self) -> "Recipe":
+        return _checked(self, problems(self))
 
     @property
     def restoration_paths(self) -> list[str]:
@@ -504,83 +406,6 @@ class Recipe(_Section):
         wanted, data = self.training.restoration.data, self.data
         short = [path for source in data.sources if source.kind == "short" for path in source.path]
         return wanted or short or (data.paths if data.kind == "text" else [])
-
-    def _check_mixture(self) -> None:
-        data = self.data
-        if self.training.steps is None:
-            raise ValueError(
-                "a mixture has no pass over its data, as its sources end at different times: give training.steps, not "
-                "training.epochs"
-            )
-        if data.kind != "text" or data.weights is not None:
-            raise ValueError(
-                "in a mixture sources have their own kind and weight; leave out data.kind and data.weights, or what "
-                "makes it one: data.beside=[] and plain paths in data.train"
-            )
-        if self.adapter.kind in PROMPT_KINDS:
-            raise ValueError(
-                f"adapter.kind={self.adapter.kind} does not train on mixtures; name plain paths in data.train, and set "
-                "data.beside=[]"
-            )
-        own = data.sources_of_train
-        given = [source.weight for source in own if source.weight is not None]
-        if given and (len(given) < len(own) or sum(given) == 0):
-            raise ValueError(
-                f"of {len(own)} sources in data.train {len(given)} have a weight, {sum(given):g} in all; give "
-                "each a weight, and one at least more than 0, or none for equal shares"
-            )
-        jumping = [data.is_skip_wise(source) for source in data.sources]
-        if self.training.batch_size > 1 and any(jumping) and not all(jumping):
-            raise ValueError(
-                "skip-wise and other sequences can't be in one batch; set training.batch_size=1 and raise "
-                "training.accumulation"
-            )
-        for source, jumps in zip(data.sources, jumping, strict=True):
-            self._check_lengths(source, jumps)
-
-    def _check_lengths(self, source: SourceRecipe, jumps: bool) -> None:
-        longest = max(source.length) if isinstance(source.length, tuple) else source.length
-        if longest is not None and longest > self.sequence_length:
-            raise ValueError(
-                f"a {source.kind} source has length {longest}, beyond the run's {self.sequence_length} tokens"
-            )
-        if longest is not None and jumps:
-            raise ValueError("a skip-wise retrieval source has one jump over the whole sequence; leave out its length")
-
-    def _check_data_kind(self) -> None:
-        data = self.data
-        if data.kind == "text":
-            instructs = any(source.kind == "instruct" for source in data.sources)
-            for key, default in (("template", "tokenizer"), ("weights", None)):
-                if getattr(data, key) != default and not instructs:
-                    raise ValueError(f"data.{key} is for data.kind=instruct; the kind is text")
-            if data.packing == "none":
-                raise ValueError("data.packing=none is for data.kind=instruct; take documents or concatenate")
-            return
-        if data.packing == "concatenate":
-            raise ValueError(
-                "data.packing=concatenate would train examples that see each other; with data.kind=instruct take "
-                "documents or none"
-            )
-        if data.skip_wise:
-            raise ValueError("data.skip_wise cuts examples into pieces; with data.kind=instruct leave it out")
-        if data.weights is not None and len(data.weights) != len(data.train):
-            raise ValueError(
-                f"data.weights has {len(data.weights)} for {len(data.train)} sources of data.train; give one each"
-            )
-
-    def _check_skip_wise(self) -> None:
-        if self.sequence_length >= self.context.target:
-            raise ValueError(
-                f"data.skip_wise needs sequences below context.target {self.context.target}; set data.sequence_length, "
-                "as to the base's context"
-            )
-        if self.attention.kind != "full":
-            raise ValueError(
-                "data.skip_wise makes sequences short, which S2 has nothing to save in; set attention.kind=full"
-            )
-        if self.adapter.kind in PROMPT_KINDS:
-            raise ValueError(f"adapter.kind={self.adapter.kind} sets positions itself; set data.skip_wise=false")
 
     @property
     def is_skip_wise(self) -> bool:

@@ -18,7 +18,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from lengthen.errors import ModelError, RecipeError, require
 from lengthen.head import causal_lm
-from lengthen.recipe import Recipe, check_shardable
+from lengthen.recipe import Recipe
 
 __all__ = [
     "check_parallel",
@@ -45,7 +45,7 @@ def check_parallel(recipe: Recipe, device: torch.device) -> None:
 
     Raises:
         RecipeError: no launcher or a single process where shards are asked for; ZeRO without deepspeed or accelerator;
-            the launcher has a sharding of its own; what `check_shardable` refuses.
+            the launcher has a sharding of its own.
     """
     kind, processes = recipe.parallel, int(os.environ.get("WORLD_SIZE", "1"))
     is_zero = kind.startswith("zero")
@@ -68,7 +68,6 @@ def check_parallel(recipe: Recipe, device: torch.device) -> None:
         )
     if "LOCAL_RANK" not in os.environ:
         raise RecipeError(f"parallel={kind} needs a launcher, for one process too: {start.replace('N', '1')}")
-    check_shardable(recipe)
 
 
 def zero_config(
