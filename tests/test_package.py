@@ -24,7 +24,7 @@ else:
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Extras that are no part of what users get.
-OURS = {"test", "dev", "benchmarks"}
+OURS = {"test", "dev", "docs", "benchmarks"}
 # Imported where the package is there, never asked for: kernels that come with a GPU's set-up.
 OPTIONAL = {"flash_attn", "flash_attn_interface"}
 BY_NAME = {"_need", "import_module"}
@@ -62,7 +62,8 @@ def modules_in(folder):
                 arguments = node.args[2:] if name == "require" else node.args if name in BY_NAME else []
                 found |= {each.value for each in arguments if isinstance(each, ast.Constant)}
     names = {name.partition(".")[0] for name in found if name}
-    own = {path.stem for path in (ROOT / folder).rglob("*.py")} | {"lengthen"}
+    # Tests of the scripts import them.
+    own = {path.stem for each in (folder, "scripts") for path in (ROOT / each).rglob("*.py")} | {"lengthen"}
     return names - set(sys.stdlib_module_names) - own - OPTIONAL
 
 
@@ -94,8 +95,10 @@ def test_errors_name_extras_that_there_are():
     required = re.findall(r'require\(\s*f?"[^"]*", "(\w+)"', text)
     assert len(required) >= 8
     assert {*required, *re.findall(r"lengthen\[(\w+)\]", text)} <= SHIPPED
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = re.findall(r"extras? `(\w+)`(?: and `(\w+)`)?", readme)
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    prose = "".join(page.read_text(encoding="utf-8") for page in pages)
+    named = re.findall(r"extras? `(\w+)`(?: and `(\w+)`)?", prose)
+    assert len(named) >= 8
     assert {extra for pair in named for extra in pair if extra} <= SHIPPED
 
 

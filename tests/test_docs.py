@@ -1,4 +1,4 @@
-"""Everything that the README tells a reader to type runs, in the order in which it stands there."""
+"""Everything that README and documentation tell a reader to type runs, in the order in which it stands there."""
 
 import os
 import re
@@ -16,7 +16,10 @@ from lengthen.cli import app, main
 from server_process import serving
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.insert(0, str(ROOT / "scripts"))
+from docs_pages import PAGES, commands  # noqa: E402
+
+PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("[!ra]*/*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Options in the text that are other programs'.
 OTHERS = {"--no-deps", "--multi_gpu", "--nproc-per-node"}
@@ -54,42 +57,38 @@ def run_shell(capfd, monkeypatch, tmp_path):
     return run
 
 
-def test_every_block_runs(run_shell, tmp_path):
+def title(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [path for path in PROSE if BLOCK.search(path.read_text(encoding="utf-8"))], ids=title)
+def test_every_block_runs(page, run_shell, tmp_path):
+    """Blocks marked `console` need a GPU, a download or another machine; only their options are checked, below."""
     shutil.copy(ROOT / "README.md", tmp_path)
-    kinds, printed = [], ""
-    for kind, block in BLOCK.findall(README):
-        if "make " in block:  # what installed this very environment
-            continue
-        kinds.append(kind)
+    text, printed = page.read_text(encoding="utf-8"), ""
+    for kind, block in BLOCK.findall(text):
+        assert kind in ("sh", "python", "text", "yaml", "console", "mermaid")
         if kind == "text":
             assert printed.strip() == block.strip()
         elif kind == "yaml":
-            name = re.search(r"`([\w-]+\.yaml)`:\n\n```yaml\n" + re.escape(block[:40]), README)
+            name = re.search(r"`([\w-]+\.yaml)`:\n\n```yaml\n" + re.escape(block[:40]), text)
             (tmp_path / name.group(1)).write_text(block, encoding="utf-8")
         elif kind == "sh":
             for line in filter(None, block.splitlines()):
                 printed = run_shell(line)
-        elif "client." in block:
+        elif kind == "python" and "client." in block:
             (tmp_path / "served").mkdir()
             with serving("--allow-training", tmp_path / "served") as server:
                 names = {"client": server.client}
-                exec(compile(block, "README.md", "exec"), names)
+                exec(compile(block, page.name, "exec"), names)
                 assert server.client.fine_tuning.jobs.cancel(names["job"].id)
-        else:  # as a program, for pytest's own filters would hide what others warn of
+        elif kind == "python":  # as a program, for pytest's own filters would hide what others warn of
             (tmp_path / "snippet.py").write_text(block, encoding="utf-8")
             run_shell("python snippet.py")
-    assert {"sh", "python", "text", "yaml"} == set(kinds)
-
-
-def commands(command, name="lengthen"):
-    """Each command with its name, groups included."""
-    yield name, command
-    for inner, each in getattr(command, "commands", {}).items():
-        yield from commands(each, f"{name} {inner}")
 
 
 def test_every_command_and_option_in_the_text_is_there():
-    known = dict(commands(typer.main.get_command(app)))
+    known = dict(commands(typer.main.get_command(app), "lengthen"))
     options = {
         name: {
             option
@@ -99,9 +98,14 @@ def test_every_command_and_option_in_the_text_is_there():
         }
         for name, command in known.items()
     }
-    text = BLOCK.sub("", README)
-    spans = [span.split() for span in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", text)]
-    calls = [span for span in spans if span[0] == "lengthen" and len(span) > 1]
+    calls, mentioned = [], set()
+    for page in PROSE:
+        text = page.read_text(encoding="utf-8")
+        spans = [span.split() for span in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", BLOCK.sub("", text))]
+        shown = [line for kind, block in BLOCK.findall(text) if kind == "console" for line in block.splitlines()]
+        spans += [shlex.split(line, comments=True) for line in shown if line.startswith("lengthen ")]
+        calls += [span for span in spans if span[0] == "lengthen" and len(span) > 1]
+        mentioned |= {span[0] for span in spans if span[0].startswith("--")}
     assert len(calls) >= 8
     for call in calls:
         names = [" ".join(call[:depth]) for depth in (2, 3) if " ".join(call[:depth]) in known]
@@ -109,5 +113,21 @@ def test_every_command_and_option_in_the_text_is_there():
         name = names[-1]
         used = {word.lstrip("[").partition("=")[0] for word in call if word.lstrip("[").startswith("--")}
         assert used <= options[name], f"`{' '.join(call)}` has options that {name} has not: {used - options[name]}"
-    mentioned = {span[0] for span in spans if span[0].startswith("--")} - OTHERS
-    assert mentioned <= set().union(*options.values())
+    assert mentioned - OTHERS <= set().union(*options.values())
+
+
+def test_the_reference_has_every_command_option_and_key():
+    cli = PAGES["reference/cli.md"]()
+    for name, command in commands(typer.main.get_command(app), "lengthen"):
+        assert f"# `{name}`" in cli
+        for each in command.params:
+            assert all(f"`{option}`" in cli for option in each.opts if option.startswith("--") and option != "--help")
+    recipe = PAGES["reference/recipe.md"]()
+    for key in ("`target`", "`group_size`", "`answer_weight`", "`sequence_chunk`", "## `training.restoration`"):
+        assert key in recipe
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f" {page.relative_to(ROOT / 'docs').as_posix()}\n" in navigation, page
