@@ -110,7 +110,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 PAGES = {"reference/cli.md": cli_page, "reference/recipe.md": recipe_page}
