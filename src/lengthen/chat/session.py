@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.data.instruct.templates import TEMPLATES, use_template
+from lengthen.data.truncate import cut_middle
 from lengthen.decoding.generate import Reader, TextStream, check_sampling, end_tokens
 from lengthen.decoding.streaming import Streaming
 from lengthen.errors import DataError
@@ -306,18 +307,15 @@ class ChatSession:
                 f"{type(self._tokenizer).__name__} can't tell where tokens are in a text, as cutting it needs; load a "
                 "shorter document"
             )
-        total = self._count(text)
-        spans = self._control.encode(text)[1].tolist()
-        while excess < total:
-            kept = total - excess
-            left = spans[(kept + 1) // 2 - 1][1]
-            right = spans[total - kept // 2][0] if kept > 1 else len(text)
-            mark = f"\n\n[{excess:,} tokens of the document are left out here]\n\n"
-            self._texts[name] = text[:left] + mark + text[max(left, right) :]
-            over = self.tokens()[0] + room - self._context
-            if over <= 0:
-                return self._texts[name], excess
-            excess += over
+
+        def excess_without(left: int, right: int, tokens: int) -> int:
+            mark = f"\n\n[{tokens:,} tokens of the document are left out here]\n\n"
+            self._texts[name] = text[:left] + mark + text[right:]
+            return self.tokens()[0] + room - self._context
+
+        cut = cut_middle(self._control.encode(text)[1].tolist(), excess, excess_without)
+        if cut is not None:
+            return self._texts[name], cut[2]
         raise DataError(
             f"{name} can't be cut to fit: {self._context:,} tokens of context are too few beside what is loaded and "
             f"{room:,} tokens of room for questions and answers; ask for shorter answers, or reset"

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
+from lengthen.data.truncate import token_spans
 from lengthen.errors import DataError
 
 __all__ = ["Haystack", "documentation", "read_haystack"]
@@ -32,7 +33,7 @@ class Haystack:
 
     def __init__(self, tokenizer: Any, text: str):
         self._text = text.strip() + "\n\n"
-        self._ends = _token_ends(tokenizer, self._text)
+        self._ends = [end for _, end in token_spans(tokenizer, self._text)]
         self.tokens = len(self._ends)
         if not text.strip() or not self.tokens:
             raise DataError("the haystack is empty; give a file with text")
@@ -60,17 +61,6 @@ class Haystack:
     def _begin(self, token: int) -> int:
         """The character where a token begins: white space before a word goes with the word."""
         return self._ends[token - 1] if token else 0
-
-
-def _token_ends(tokenizer: Any, text: str) -> list[int]:
-    """The character where each token ends; without a fast tokenizer an even spread, which `fit` makes good."""
-    if tokenizer.is_fast:
-        encoded = tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False, split_special_tokens=True
-        )
-        return [end for _, end in encoded["offset_mapping"]]
-    count = len(tokenizer(text, add_special_tokens=False, verbose=False, split_special_tokens=True)["input_ids"])
-    return [round((i + 1) * len(text) / count) for i in range(count)]
 
 
 def documentation() -> tuple[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from lengthen.data.control_tokens import ControlTokens
 from lengthen.data.instruct.templates import Layout
+from lengthen.data.truncate import cut_middle
 from lengthen.errors import DataError
 
 if TYPE_CHECKING:
@@ -110,21 +111,16 @@ def _fit(
     if layout.document is None:
         return None
     start, stop = layout.document
-    inside = np.flatnonzero((offsets[:, 0] >= start) & (offsets[:, 1] <= stop))
-    excess = len(ids) - limit
-    while excess < len(inside):
-        kept = len(inside) - excess
-        before, after = inside[: (kept + 1) // 2], inside[len(inside) - kept // 2 :]
-        left = int(offsets[before[-1], 1])
-        # A character of several tokens may be on both sides.
-        right = max(left, int(offsets[after[0], 0])) if len(after) else stop
+    inside = offsets[(offsets[:, 0] >= start) & (offsets[:, 1] <= stop)]
+    fitted: list[Encoded] = []
+
+    def excess_without(left: int, right: int, _tokens: int) -> int:
         shorter = _without(layout, left, right)
         new_ids, new_offsets = _tokenise([shorter.text], tokenizer, control)[0]
-        if len(new_ids) <= limit:
-            return Encoded(new_ids, _mask(shorter.answers, new_offsets), len(ids))
-        # Where the ends meet, the text can need a few more tokens.
-        excess += len(new_ids) - limit
-    return None
+        fitted.append(Encoded(new_ids, _mask(shorter.answers, new_offsets), len(ids)))
+        return len(new_ids) - limit
+
+    return fitted[-1] if cut_middle(inside, len(ids) - limit, excess_without) else None
 
 
 def _without(layout: Layout, left: int, right: int) -> Layout:

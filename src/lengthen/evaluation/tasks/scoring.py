@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lengthen.data.control_tokens import ControlTokens
+from lengthen.data.truncate import cut_middle, token_spans
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.evaluation.answers import answers
 from lengthen.evaluation.prompts import encode
@@ -138,17 +139,13 @@ def _prompt_ids(
             f"{sample.task}: a question takes {least} tokens without its document, but with room for the answer the "
             f"context leaves {max(room, 0)}; raise `context`, or lower `max_new_tokens`"
         )
-    plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-    document = tokenizer(sample.document, **plain)["input_ids"]
-    keep = room - least
-    # Tokens at the seams join differently in the whole prompt: what is too long by a few tokens is cut again.
-    while len(ids := ids_with(_without_middle(tokenizer, document, keep))) > room:
-        keep = max(0, keep - (len(ids) - room))
-    return ids, True
+    document = sample.document
+    shorter: list[list[int]] = []
 
+    def excess_without(left: int, right: int, _tokens: int) -> int:
+        shorter.append(ids_with(document[:left] + document[right:]))
+        return len(shorter[-1]) - room
 
-def _without_middle(tokenizer: Any, document: list[int], keep: int) -> str:
-    """The text of the first and last `keep` tokens together, half of them at either end."""
-    head, tail = keep - keep // 2, keep // 2
-    parts = document[:head], document[len(document) - tail :]
-    return "".join(tokenizer.decode(part, skip_special_tokens=True) for part in parts)
+    if cut_middle(token_spans(tokenizer, document), len(ids) - room, excess_without) is None:
+        return ids_with(""), True
+    return shorter[-1], True
