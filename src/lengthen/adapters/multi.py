@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import lengthen
-from lengthen.adapters.load import adapter_config, attaching, check_folder
+from lengthen.adapters.load import adapter_config, attaching, check_folder, load
 from lengthen.context import base_context, positions
 from lengthen.errors import ModelError
 from lengthen.models import Dtype, find, load_config
@@ -39,7 +38,7 @@ def load_several(
     peft_names = {name: f"adapter_{number}" if number else "default" for number, name in enumerate(adapters)}
     folders = list(adapters.values())
     first = folders[0] if folders else None
-    loaded, tokenizer = lengthen.load(model, dtype=dtype, adapter=first, quantize=quantize, base_context=base_context)
+    loaded, tokenizer = load(model, dtype=dtype, adapter=first, quantize=quantize, base_context=base_context)
     for name, folder in list(adapters.items())[1:]:
         _check_same_base(model, folders[0], folder, base_context)
         with attaching(folder, "this base"):

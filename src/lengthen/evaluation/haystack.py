@@ -7,6 +7,8 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
+from lengthen.data.documents import read_documents
+from lengthen.data.stdlib import stdlib_documents
 from lengthen.data.truncate import token_spans
 from lengthen.errors import DataError
 
@@ -78,8 +80,6 @@ def documentation() -> tuple[str, str]:
 
 
 def _docstrings() -> str:
-    from lengthen.data.stdlib import stdlib_documents
-
     found = []
     for path in stdlib_documents("validation"):
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -94,8 +94,6 @@ def read_haystack(file: Path | None) -> tuple[str, str]:
     Raises:
         DataError: it can't be read as documents (see `lengthen.data.read_documents`).
     """
-    from lengthen.data.documents import read_documents
-
     if file is None:
         return documentation()
     documents, _ = read_documents([file])

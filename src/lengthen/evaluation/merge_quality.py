@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 
-import lengthen
-from lengthen.adapters.load import trained_over_nf4
+from lengthen.adapters.load import load, trained_over_nf4
 from lengthen.data.instruct.dataset import load_instructions
 from lengthen.data.instruct.templates import use_template
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError
 from lengthen.evaluation.sliding_perplexity import perplexity
 from lengthen.models import find, load_config, load_tokenizer
-from lengthen.recipe import Recipe
+from lengthen.recipe import Recipe, load_recipe
 from lengthen.run_folder import RunFolder
 
 __all__ = ["documents_to_score", "perplexities"]
@@ -47,7 +46,7 @@ def documents_to_score(
     if data is None:
         if adapter is not None:
             raise DataError("no documents were named")
-        recipe = lengthen.load_recipe(RunFolder(Path(model)).recipe)
+        recipe = load_recipe(RunFolder(Path(model)).recipe)
         data, most = recipe.data.validation or recipe.data.paths, recipe.data.max_documents
         if recipe.data.kind == "instruct":
             return _examples(recipe, data, tokenizer, quiet)
@@ -87,10 +86,10 @@ def perplexities(
     Returns:
         "trained", "merged" and how many "tokens" were scored.
     """
-    trained, _ = lengthen.load(model, adapter=adapter, adapter_scale=adapter_scale)
+    trained, _ = load(model, adapter=adapter, adapter_scale=adapter_scale)
     context = min(TOKENS, trained.config.get_text_config().max_position_embeddings)
     documents = [tokens[:context] for tokens in documents]
     before = perplexity(trained, documents, context, quiet=quiet)
     del trained
-    after = perplexity(lengthen.load(merged)[0], documents, context, quiet=quiet)
+    after = perplexity(load(merged)[0], documents, context, quiet=quiet)
     return {"trained": before.perplexity, "merged": after.perplexity, "tokens": before.tokens}

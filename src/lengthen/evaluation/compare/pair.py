@@ -12,8 +12,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-import lengthen
-from lengthen.adapters.load import adapter_config
+from lengthen.adapters.load import adapter_config, load
 from lengthen.context import base_context, extend
 from lengthen.errors import ModelError
 from lengthen.head import causal_lm
@@ -68,7 +67,7 @@ class Pair:
         if not self.is_one:
             yield lambda: _loaded(self.base, options), lambda: _loaded(self.name, self.options)
             return
-        model, _ = lengthen.load(self.name, **self.options)
+        model, _ = load(self.name, **self.options)
         yield lambda: _as_base(model, self.base_config), lambda: nullcontext(model)
 
 
@@ -168,7 +167,7 @@ def _plain(module: nn.Module) -> dict[str, float]:
 
 @contextmanager
 def _loaded(name: str, options: dict[str, Any]) -> Iterator[Any]:
-    model, _ = lengthen.load(name, **options)
+    model, _ = load(name, **options)
     yield model
 
 
