@@ -75,7 +75,7 @@ from lengthen.models import load_tokenizer
 from lengthen.planning.devices import this_device
 from lengthen.planning.plan import plan
 from lengthen.recipe import BackendName, parse_recipe
-from lengthen.serving.engine import Engine, GenerationRequest, Limits, ServedBase
+from lengthen.serving.engine import Engine, GenerationRequest, Limits, LoadedBase
 from record import record
 
 STARTED = time.monotonic()
@@ -578,7 +578,7 @@ def serve(bench: Bench) -> None:
     bench.add(f"generate, {count} requests", *row_of(time_generate(bench, apart.model, prompts, new)))
     bytes_ = (20 << 30, 8 << 30) if bench.sizes.scale else (1 << 26, 1 << 26)
     limits = Limits(batch=count, cache_bytes=bytes_[0], adapter_bytes=bytes_[1])
-    serving = Engine(ServedBase.of(apart), apart.tokenizer, limits)
+    serving = Engine(LoadedBase.of(apart), apart.tokenizer, limits)
     adapter = adapter_folder(bench, rank)
     for index in range(count):
         serving.load_adapter(str(index), adapter)

@@ -33,7 +33,7 @@ from lengthen.adapters.load import load_apart
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
 from lengthen.models import quiet_transformers
-from lengthen.serving.engine import Engine, GenerationRequest, Limits, ServedBase
+from lengthen.serving.engine import Engine, GenerationRequest, Limits, LoadedBase
 from record import record
 
 MODEL, RANK = "smollm2-135m-instruct", 16
@@ -89,7 +89,7 @@ def make_prompts(tokenizer: Any, vocabulary: int) -> list[list[int]]:
 
 def load_engine(dtype: str, adapters: list[Path]) -> Engine:
     apart = load_apart(MODEL, dtype, None, CPU)
-    engine = Engine(ServedBase.of(apart), apart.tokenizer, Limits(batch=BATCH))
+    engine = Engine(LoadedBase.of(apart), apart.tokenizer, Limits(batch=BATCH))
     for index, folder in enumerate(adapters):
         engine.load_adapter(str(index), folder)
     return engine
@@ -192,7 +192,7 @@ def main() -> None:
         prompts = make_prompts(engine.tokenizer, engine.base.model.config.vocab_size)
         check(adapters, prompts)
         about["file_bytes_per_adapter"] = (adapters[0] / "adapter_model.safetensors").stat().st_size
-        about["memory_bytes_per_adapter"] = engine.registry.bank.nbytes // BATCH
+        about["memory_bytes_per_adapter"] = engine.registry.pool.nbytes // BATCH
         if "base" in arguments.ways:
             add("engine, base", "-", 0, lambda count: by_engine(engine, prompts, [None] * BATCH, count))
             plain = load_apart(MODEL, "bfloat16", None, CPU).model

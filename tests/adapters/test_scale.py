@@ -12,7 +12,7 @@ from lengthen.adapters.vllm import export_for_vllm
 from lengthen.errors import ModelError
 from lengthen.serving.engine import Engine
 from lengthen.serving.engine.adapter_weights import read_adapter
-from lengthen.serving.engine.base_model import ServedBase
+from lengthen.serving.engine.base_model import LoadedBase
 
 EVERYTHING = {"rank": 4, "embeddings": True, "norms": True}
 
@@ -67,7 +67,7 @@ def test_at_0_it_computes_as_its_base_scaled_untrained(trained, dtype):
 def test_it_is_served_as_it_is_loaded(trained):
     base, run = trained
     apart = load_apart(run, "float32", None, torch.device("cpu"))
-    served = ServedBase.of(apart)
+    served = LoadedBase.of(apart)
     found = read_adapter(run / "adapter", served, 0.5)
     model = lengthen.load(run, "float32", adapter_scale=0.5)[0].merge_and_unload()
     loaded = dict(model.named_parameters())

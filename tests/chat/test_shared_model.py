@@ -8,7 +8,7 @@ import pytest
 import lengthen
 from lengthen.adapters.multi import load_several
 from lengthen.chat.session import Answer, ChatSession
-from lengthen.chat.shared_model import NO_ADAPTER, Desk, Progress, Visitor
+from lengthen.chat.shared_model import NO_ADAPTER, Progress, SharedModel, UserSession
 from lengthen.errors import DataError, ModelError
 
 CODE = "import os\n\n\ndef main():\n    return os.getcwd()\n"
@@ -21,36 +21,36 @@ def tiny():
 
 
 @pytest.fixture
-def desk(tiny):
-    return Desk(*tiny, template="llama2")
+def shared(tiny):
+    return SharedModel(*tiny, template="llama2")
 
 
-def answer_of(visitor, question, length=12):
-    *news, answer = visitor.ask(question, length, 0.0)
+def answer_of(user, question, length=12):
+    *news, answer = user.ask(question, length, 0.0)
     assert "".join(new for new in news if isinstance(new, str)).strip() == answer.text
     return answer
 
 
-def test_an_answer_is_what_a_conversation_of_its_own_gives(desk, tiny, tmp_path):
+def test_an_answer_is_what_a_conversation_of_its_own_gives(shared, tiny, tmp_path):
     (tmp_path / "code.py").write_text(CODE)
-    visitor, alone = Visitor(desk), ChatSession(*tiny, desk.context, "llama2")
-    loaded, warnings = visitor.load(tmp_path / "code.py", None)
+    user, alone = UserSession(shared), ChatSession(*tiny, shared.context, "llama2")
+    loaded, warnings = user.load(tmp_path / "code.py", None)
     assert [each.name for each in loaded] == ["code.py"]
     assert warnings == []
     alone.load("code.py", CODE)
     for question in QUESTIONS[:2]:
-        assert answer_of(visitor, question).text == alone.ask(question, 12).text
+        assert answer_of(user, question).text == alone.ask(question, 12).text
 
 
-def test_people_at_the_same_time_get_what_they_would_get_alone(desk):
-    expected = [answer_of(Visitor(desk), question).text for question in QUESTIONS]
+def test_people_at_the_same_time_get_what_they_would_get_alone(shared):
+    expected = [answer_of(UserSession(shared), question).text for question in QUESTIONS]
     assert len(set(expected)) == 3
     found = {}
-    visitors = [Visitor(desk) for _ in range(6)]
+    users = [UserSession(shared) for _ in range(6)]
 
     def talk(index):
-        found[index] = [answer_of(visitors[index], QUESTIONS[index % 3]).text]
-        found[index].append(answer_of(visitors[index], QUESTIONS[(index + 1) % 3]).text)
+        found[index] = [answer_of(users[index], QUESTIONS[index % 3]).text]
+        found[index].append(answer_of(users[index], QUESTIONS[(index + 1) % 3]).text)
 
     threads = [threading.Thread(target=talk, args=(index,)) for index in range(6)]
     for thread in threads:
@@ -60,16 +60,16 @@ def test_people_at_the_same_time_get_what_they_would_get_alone(desk):
     for index in range(6):
         assert found[index][0] == expected[index % 3]
         assert found[index] == found[index % 3]
-        assert [each.question for each in visitors[index].session.answers] == [
+        assert [each.question for each in users[index].session.answers] == [
             QUESTIONS[index % 3], QUESTIONS[(index + 1) % 3],
         ]  # fmt: skip
 
 
-def test_who_waits_is_told_and_can_leave(desk):
-    first, second, third = Visitor(desk), Visitor(desk), Visitor(desk)
+def test_who_waits_is_told_and_can_leave(shared):
+    first, second, third = UserSession(shared), UserSession(shared), UserSession(shared)
     writing = first.ask("def endless(", 150, 0.0)
     assert isinstance(next(writing), Progress)
-    with desk.turn(None, lambda _before: None, lambda: True) as is_ours:
+    with shared.acquire(None, lambda _before: None, lambda: True) as is_ours:
         assert not is_ours
     waiting = second.ask("import", 5, 0.0)
     assert next(waiting) == Progress(1)
@@ -83,8 +83,8 @@ def test_who_waits_is_told_and_can_leave(desk):
     assert answer_of(third, "import", 3).new_tokens > 0
 
 
-def test_who_stops_listening_holds_up_nobody(desk):
-    gone, next_one = Visitor(desk), Visitor(desk)
+def test_who_stops_listening_holds_up_nobody(shared):
+    gone, next_one = UserSession(shared), UserSession(shared)
     listening = gone.ask("def endless(", 180, 0.0)
     next(listening)
     listening.close()
@@ -92,30 +92,30 @@ def test_who_stops_listening_holds_up_nobody(desk):
     assert answer_of(next_one, "import", 3).text
 
 
-def test_nothing_changes_under_an_answer(desk, tmp_path):
+def test_nothing_changes_under_an_answer(shared, tmp_path):
     (tmp_path / "code.py").write_text(CODE)
-    visitor = Visitor(desk)
-    writing = visitor.ask("def endless(", 180, 0.0)
+    user = UserSession(shared)
+    writing = user.ask("def endless(", 180, 0.0)
     next(writing)
-    changes = [lambda: visitor.load(tmp_path / "code.py", None), visitor.reset, lambda: visitor.choose(NO_ADAPTER)]
+    changes = [lambda: user.load(tmp_path / "code.py", None), user.reset, lambda: user.choose(NO_ADAPTER)]
     for change in changes:
         with pytest.raises(DataError, match="is being written"):
             change()
     with pytest.raises(DataError, match="is being written"):
-        next(visitor.ask("import", 3, 0.0))
-    visitor.stop()
+        next(user.ask("import", 3, 0.0))
+    user.stop()
     list(writing)
-    visitor.load(tmp_path / "code.py", None)
-    visitor.reset(documents=True)
-    assert visitor.session.documents == []
+    user.load(tmp_path / "code.py", None)
+    user.reset(documents=True)
+    assert user.session.documents == []
 
 
-def test_errors_come_to_who_asked_and_the_next_question_works(desk):
-    visitor = Visitor(desk)
+def test_errors_come_to_who_asked_and_the_next_question_works(shared):
+    user = UserSession(shared)
     for question in ("", "word " * 400):
         with pytest.raises(DataError):
-            list(visitor.ask(question, 5, 0.0))
-    assert isinstance(answer_of(visitor, "import", 5), Answer)
+            list(user.ask(question, 5, 0.0))
+    assert isinstance(answer_of(user, "import", 5), Answer)
 
 
 @pytest.fixture(scope="module")
@@ -130,21 +130,21 @@ def test_each_chooses_an_adapter(runs, base, tmp_path):
     model, tokenizer, names = load_several(
         str(base), {"first.run": runs[0] / "adapter", "second": runs[1] / "adapter"}, dtype="float32"
     )
-    desk = Desk(model, tokenizer, "llama2", names)
-    assert desk.choices == ["first.run", "second", NO_ADAPTER]
+    shared = SharedModel(model, tokenizer, "llama2", names)
+    assert shared.choices == ["first.run", "second", NO_ADAPTER]
     (tmp_path / "a.txt").write_text("words")
     said = {}
-    visitors = {name: Visitor(desk) for name in desk.choices}
-    for name, visitor in visitors.items():
-        visitor.load(tmp_path / "a.txt", None)
-        visitor.choose(name)
-    for name in [*visitors, *visitors]:  # after each other, and back again
-        answer = answer_of(visitors[name], "abc", 4)
+    users = {name: UserSession(shared) for name in shared.choices}
+    for name, user in users.items():
+        user.load(tmp_path / "a.txt", None)
+        user.choose(name)
+    for name in [*users, *users]:  # after each other, and back again
+        answer = answer_of(users[name], "abc", 4)
         said.setdefault(name, []).append(answer.text)
-        assert [each.name for each in visitors[name].session.documents] == ["a.txt"]
-        visitors[name].choose(name)
+        assert [each.name for each in users[name].session.documents] == ["a.txt"]
+        users[name].choose(name)
     for name, run in zip(said, runs, strict=False):
-        alone = ChatSession(*lengthen.load(run, dtype="float32"), desk.context, "llama2")
+        alone = ChatSession(*lengthen.load(run, dtype="float32"), shared.context, "llama2")
         alone.load("a.txt", "words")
         assert said[name] == [alone.ask("abc", 4).text] * 2
     assert len({tuple(texts) for texts in said.values()}) == 3

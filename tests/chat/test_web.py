@@ -15,7 +15,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 reportlab = pytest.importorskip("reportlab.pdfgen.canvas", reason="reportlab is not installed (extra: test)")
 
 from lengthen.chat.session import ChatSession  # noqa: E402
-from lengthen.chat.shared_model import Desk, Visitor  # noqa: E402
+from lengthen.chat.shared_model import SharedModel, UserSession  # noqa: E402
 from lengthen.chat.web import EXAMPLES, serve_page  # noqa: E402
 from lengthen.data.documents import read_documents  # noqa: E402
 
@@ -43,7 +43,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def url(tiny):
-    with serve_page(Desk(*tiny, template="llama2"), "tiny") as url:
+    with serve_page(SharedModel(*tiny, template="llama2"), "tiny") as url:
         yield url
 
 
@@ -213,13 +213,13 @@ def test_two_people_at_once_do_not_mix(open_page, tiny, pdf, story):
 
 def test_closing_the_page_ends_its_answer(open_page, monkeypatch):
     one, two = open_page(), open_page()
-    stopped, stop = threading.Event(), Visitor.stop
+    stopped, stop = threading.Event(), UserSession.stop
 
-    def stop_and_tell(visitor):
-        stop(visitor)
+    def stop_and_tell(user):
+        stop(user)
         stopped.set()
 
-    monkeypatch.setattr(Visitor, "stop", stop_and_tell)
+    monkeypatch.setattr(UserSession, "stop", stop_and_tell)
     send(one)
     one.wait_for_selector('[data-testid="bot"]')
     one.close()

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 import lengthen
-from lengthen.decoding.generate import Reader, TextStream, generate
+from lengthen.decoding.detokenize import IncrementalDetokenizer
+from lengthen.decoding.generate import Reader, generate
 from lengthen.errors import DataError, LengthenError
 
 pytestmark = pytest.mark.invariants
@@ -84,7 +85,7 @@ def test_what_makes_no_sense_is_refused(loaded):
 
 
 def stream(tokenizer, prompt, new):
-    texts = TextStream(tokenizer, prompt)
+    texts = IncrementalDetokenizer(tokenizer, prompt)
     pieces = [piece for piece in [*map(texts.push, new), texts.end()] if piece]
     assert "".join(pieces) == texts.text
     return pieces
@@ -149,12 +150,12 @@ def test_only_what_differs_from_the_last_text_is_read(loaded, texts):
         common = next((i for i, (a, b) in enumerate(zip(before, ids[:-1], strict=False)) if a != b), None)
         common = min(len(before), len(ids) - 1) if common is None else common
         with tokens_fed(model) as fed:
-            assert reader.read(ids)
-            new = list(islice(reader.write(ids[-1]), 3))
+            assert reader.prefill(ids)
+            new = list(islice(reader.decode(ids[-1]), 3))
         assert sum(fed) == len(ids) - common - 1 + 3
         fresh = Reader(model)
-        fresh.read(ids)
-        assert new == list(islice(fresh.write(ids[-1]), 3))
+        fresh.prefill(ids)
+        assert new == list(islice(fresh.decode(ids[-1]), 3))
         before = ids + new[:-1]
         assert reader.tokens == before
 
@@ -162,20 +163,20 @@ def test_only_what_differs_from_the_last_text_is_read(loaded, texts):
 def test_a_forward_pass_that_breaks_off_leaves_no_torn_cache(loaded):
     model, _ = loaded
     reader, ids = Reader(model), list(range(1, 40))
-    reader.read(ids[:20])
+    reader.prefill(ids[:20])
 
     def break_off(*_arguments):
         raise KeyboardInterrupt
 
     hook = model.get_base_model().model.layers[1].register_forward_pre_hook(break_off)
     with pytest.raises(KeyboardInterrupt):
-        reader.read(ids)
+        reader.prefill(ids)
     hook.remove()
     assert (reader.tokens, reader.cached) == ([], 0)
     fresh = Reader(model)
-    assert reader.read(ids)
-    assert fresh.read(ids)
-    assert next(reader.write(ids[-1])) == next(fresh.write(ids[-1]))
+    assert reader.prefill(ids)
+    assert fresh.prefill(ids)
+    assert next(reader.decode(ids[-1])) == next(fresh.decode(ids[-1]))
 
 
 def test_frequencies_that_change_with_the_length_change_for_all_tokens(make_base):
@@ -187,8 +188,8 @@ def test_frequencies_that_change_with_the_length_change_for_all_tokens(make_base
     model, _ = lengthen.load(str(folder), "float32")
     expected = list(range(1, 21))
     reader = Reader(model)
-    reader.read(expected)
-    new = list(islice(reader.write(expected[-1]), 24))  # from 20 tokens to 44
+    reader.prefill(expected)
+    new = list(islice(reader.decode(expected[-1]), 24))  # from 20 tokens to 44
     with torch.no_grad():
         for token in new:
             assert token == int(model(torch.tensor([expected]), use_cache=False).logits[0, -1].argmax())

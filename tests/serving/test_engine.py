@@ -21,10 +21,11 @@ from transformers import (
 
 from lengthen.adapters.load import load_apart
 from lengthen.context import extend
+from lengthen.decoding.sampling import Sampler, SamplingParams, pick_tokens
+from lengthen.decoding.stop import StopText
 from lengthen.errors import BusyError, ContextError, DataError, ModelError
-from lengthen.serving.engine import Engine, GenerationRequest, Limits, ServedBase, adapter_pool
+from lengthen.serving.engine import Engine, GenerationRequest, Limits, LoadedBase, adapter_pool
 from lengthen.serving.engine.fair_queue import FairQueue
-from lengthen.serving.engine.sampling import Sampler, StopText, pick_tokens
 
 pytestmark = pytest.mark.invariants
 
@@ -44,7 +45,7 @@ def load_engine(base, adapters, quantize=None, **limits):
     """An engine over a base folder with adapters from folders by name."""
     apart = load_apart(base, "float32", quantize, CPU)
     plenty = {"cache_bytes": 2**24, "adapter_bytes": 2**24, "batch": 6, "chunk": 16}
-    engine = Engine(ServedBase.of(apart), apart.tokenizer, Limits(**(plenty | limits)))
+    engine = Engine(LoadedBase.of(apart), apart.tokenizer, Limits(**(plenty | limits)))
     for name, folder in adapters.items():
         engine.load_adapter(name, folder)
     return engine
@@ -216,7 +217,7 @@ def test_bfloat16_stays_near_float32(plain):
     """Decoding in bfloat16 goes other ways after a few tokens; the first one's logits are compared."""
     base, folders = plain
     apart = load_apart(base, "bfloat16", None, CPU)
-    engine = Engine(ServedBase.of(apart), apart.tokenizer, Limits(cache_bytes=2**24, adapter_bytes=2**24))
+    engine = Engine(LoadedBase.of(apart), apart.tokenizer, Limits(cache_bytes=2**24, adapter_bytes=2**24))
     seen = []
     apart.model.get_output_embeddings().register_forward_hook(lambda _module, _inputs, out: seen.append(out))
     for name, folder in folders.items():
@@ -269,7 +270,7 @@ def test_the_routing_of_an_unchanged_batch_is_made_once(plain, monkeypatch):
 
 def drawn(logits, count, **settings):
     """Tokens that a request with these settings gets in `count` steps."""
-    sampler = Sampler(GenerationRequest([1], **settings))
+    sampler = Sampler(SamplingParams(**settings), [1])
     return [pick_tokens(logits[None], [sampler])[0] for _ in range(count)]
 
 
@@ -291,7 +292,7 @@ def test_rows_are_drawn_together_as_alone():
     logits[3] = torch.nan
     settings = [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 2.0, "top_p": 0.4},
                 {"temperature": 1.0}, {"temperature": 0.5, "seed": 3}]  # fmt: skip
-    samplers = [Sampler(GenerationRequest([1], **each)) for each in settings]
+    samplers = [Sampler(SamplingParams(**each), [1]) for each in settings]
     together = [pick_tokens(logits, samplers) for _ in range(20)]
     for row, each in enumerate(settings):
         assert [step[row] for step in together] == drawn(logits[row], 20, **each)
@@ -315,13 +316,13 @@ LOGITS = torch.tensor([0.5, 0.2, 0.16, 0.14]).log()
     ],
 )
 def test_what_is_drawn_from(settings, kept):
-    sampler = Sampler(GenerationRequest([1], temperature=1.0, seed=0, **settings))
+    sampler = Sampler(SamplingParams(temperature=1.0, seed=0, **settings), [1])
     assert {pick_tokens(LOGITS[None], [sampler])[0] for _ in range(400)} == kept
 
 
 def test_penalties():
     def picks(count, prompt=(1,), **settings):
-        sampler, found = Sampler(GenerationRequest(prompt, temperature=0.0, **settings), {3}), []
+        sampler, found = Sampler(SamplingParams(**settings), prompt, {3}), []
         for _ in range(count):
             found += pick_tokens(LOGITS[None], [sampler])
             sampler.took(found[-1])
@@ -338,7 +339,7 @@ def test_penalties():
     ids = torch.tensor([[0, 2]])
     theirs = RepetitionPenaltyLogitsProcessor(1.7)(ids, LOGITS[None].clone())[0]
     ours = LOGITS.clone()
-    Sampler(GenerationRequest([0, 2], repetition_penalty=1.7)).penalize_(ours)
+    Sampler(SamplingParams(repetition_penalty=1.7), [0, 2]).penalize_(ours)
     torch.testing.assert_close(ours, theirs)
 
 
@@ -461,8 +462,8 @@ def test_what_is_beyond_the_limits_is_refused_at_once(plain):
             "has 60 tokens and 5 more are asked for, but the context is 64",
         ),
         (GenerationRequest([1], max_new_tokens=0), "max_tokens is 0"),
-        (GenerationRequest([1], max_new_tokens=9, temperature=-1), "temperature is -1"),
-        (GenerationRequest([1], max_new_tokens=9, top_p=0), "top_p is 0"),
+        (GenerationRequest([1], max_new_tokens=9, temperature=-1), "`temperature` is -1"),
+        (GenerationRequest([1], max_new_tokens=9, top_p=0), "`top_p` is 0"),
         (GenerationRequest([1], max_new_tokens=9, stop=("",)), "a stop text is empty"),
     ):
         with pytest.raises(DataError, match=message):
@@ -496,15 +497,15 @@ def test_cache_memory_bounds_the_batch_and_delays_nobody_for_ever(plain):
 def test_adapters_make_room_for_each_other(plain):
     """The least recently used leaves, is read again when it is asked for, and nothing goes beyond the memory."""
     base, folders = plain
-    one = load_engine(base, {"a0": folders["a0"]}).registry.bank.nbytes
+    one = load_engine(base, {"a0": folders["a0"]}).registry.pool.nbytes
     engine = load_engine(base, folders, adapter_bytes=3 * one)
-    bank = engine.registry.bank
-    assert len(bank) == 3
+    pool = engine.registry.pool
+    assert len(pool) == 3
     events = {name: [] for name in folders}
     for seed, name in enumerate(folders):
         engine.submit(ask(name, seed), events[name].append)
     while engine.step():
-        assert bank.nbytes <= bank.max_bytes
+        assert pool.nbytes <= pool.max_bytes
     for seed, name in enumerate(folders):
         expected = greedy(with_adapter(base, folders[name]), prompt(seed), 12)
         assert tuple(event.token for event in events[name]) == expected
@@ -520,10 +521,10 @@ def test_memory_is_that_of_the_adapters(plain):
     base, folders = plain
     engine = load_engine(base, folders)
     size = (folders["a0"] / "adapter_model.safetensors").stat().st_size
-    assert engine.registry.bank.nbytes <= 1.25 * 8 * size
+    assert engine.registry.pool.nbytes <= 1.25 * 8 * size
     for name in folders:
         engine.unload_adapter(name)
-    assert engine.registry.bank.nbytes == 0
+    assert engine.registry.pool.nbytes == 0
 
 
 def test_a_larger_rank_and_other_layers_come_later(plain, tmp_path):
@@ -558,14 +559,14 @@ def test_an_adapter_leaves_when_its_requests_are_finished(plain):
     new = engine.complete([ask("a0")])[0]
     assert tuple(event.token for event in events) == greedy(with_adapter(base, folders["a0"]), prompt(0), 20)
     assert new.tokens == greedy(with_adapter(base, folders["a5"]), prompt(0), 12)
-    assert len(engine.registry.bank) == 2
+    assert len(engine.registry.pool) == 2
     with pytest.raises(ModelError, match="'a1' already"):
         engine.load_adapter("a1", folders["a2"])
 
 
 def test_an_adapter_that_changed_on_disk_is_not_mixed_up(plain, tmp_path):
     base, folders = plain
-    one = load_engine(base, {"a0": folders["a0"]}).registry.bank.nbytes
+    one = load_engine(base, {"a0": folders["a0"]}).registry.pool.nbytes
     moving = shutil.copytree(folders["a1"], tmp_path / "moving")
     engine = load_engine(base, {"moving": moving, "a0": folders["a0"]}, adapter_bytes=one)
     shutil.copy(folders["a2"] / "adapter_model.safetensors", moving)
@@ -653,7 +654,7 @@ def test_an_adapter_of_other_positions_is_refused(bare, plain, run, tmp_path):
     apart = load_apart(
         run, "float32", None, CPU
     )  # its base is scaled, and the folder does not say for what it was made
-    engine = Engine(ServedBase.of(apart), apart.tokenizer, Limits(cache_bytes=2**24, adapter_bytes=2**24))
+    engine = Engine(LoadedBase.of(apart), apart.tokenizer, Limits(cache_bytes=2**24, adapter_bytes=2**24))
     with pytest.raises(ModelError, match=r"trained with its base's own positions, but this base is served with.*yarn"):
         engine.load_adapter("x", make_adapter(apart.source.location, tmp_path / "y", 0, **PLAIN, alone=True))
     engine.load_adapter("run", run)
@@ -703,7 +704,7 @@ def test_what_a_batch_has_no_place_for_is_refused(bare, plain, make_base, tmp_pa
     with pytest.raises(ModelError, match="infinite or NaN"):
         bare.load_adapter("nan", make_adapter(base, tmp_path / "nan", 0, amount=float("nan"), **PLAIN))
     assert bare.registry.names == []
-    assert bare.registry.bank.nbytes == 0
+    assert bare.registry.pool.nbytes == 0
 
 
 def test_bases_that_can_t_be_batched_are_refused(tokenizer, tmp_path):

@@ -5,9 +5,9 @@ import torch
 from adapter_files import CPU, make_adapter
 
 from lengthen.adapters.load import load_apart
-from lengthen.serving.engine import Engine, GenerationRequest, Limits, ServedBase
+from lengthen.decoding.sampling import Sampler, SamplingParams, pick_tokens
+from lengthen.serving.engine import Engine, GenerationRequest, Limits, LoadedBase
 from lengthen.serving.engine.lora_batch import LoraMatrices, LoraStack, Routing, has_grouped_products
-from lengthen.serving.engine.sampling import Sampler, pick_tokens
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,7 +35,7 @@ def test_a_mix_of_adapters_writes_the_tokens_that_it_writes_on_a_cpu(make_base, 
     def complete(device):
         apart = load_apart(base, "float32", None, device)
         plenty = Limits(batch=8, cache_bytes=2**24, adapter_bytes=2**24)
-        engine = Engine(ServedBase.of(apart), apart.tokenizer, plenty)
+        engine = Engine(LoadedBase.of(apart), apart.tokenizer, plenty)
         for name, folder in folders.items():
             engine.load_adapter(name, folder)
         return engine.complete(requests)
@@ -49,7 +49,7 @@ def test_rows_are_drawn_as_on_a_cpu():
     settings = [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 2.0, "top_p": 0.4}, {"temperature": 1.0}]
 
     def draw(device):
-        samplers = [Sampler(GenerationRequest([1], **each)) for each in settings]
+        samplers = [Sampler(SamplingParams(**each), [1]) for each in settings]
         return [pick_tokens(logits.to(device), samplers) for _ in range(20)]
 
     assert draw(CUDA) == draw(CPU)

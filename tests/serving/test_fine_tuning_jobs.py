@@ -15,7 +15,7 @@ from lengthen.recipe import load_recipe
 from lengthen.serving.api import ServerSettings, serve
 from lengthen.serving.api.app import make_app
 from lengthen.serving.api.service import Service
-from lengthen.serving.engine import Engine, Limits, ServedBase
+from lengthen.serving.engine import Engine, Limits, LoadedBase
 from server_process import serving
 
 BEGINNING = "The lighthouse keeper"
@@ -205,7 +205,7 @@ def test_a_shutdown_ends_the_training(server, folder):
 
 def test_without_permission(run, tmp_path):
     apart = load_apart("tiny", "float32", None, CPU)
-    engine = Engine(ServedBase.of(apart), apart.tokenizer, Limits(cache_bytes=2**26, adapter_bytes=2**20))
+    engine = Engine(LoadedBase.of(apart), apart.tokenizer, Limits(cache_bytes=2**26, adapter_bytes=2**20))
     with TestClient(make_app(Service(engine, "tiny"))) as client:
         for answer in (
             client.post("/v1/fine_tuning/jobs", json={"model": "tiny", "suffix": "x", "documents": [SENTENCE]}),

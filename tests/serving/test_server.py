@@ -21,8 +21,8 @@ from lengthen.errors import DataError
 from lengthen.models import load_tokenizer
 from lengthen.serving.api.metrics import _escaped
 from lengthen.serving.api.schemas import ChatRequest
-from lengthen.serving.api.service import Refusal, Service
-from lengthen.serving.engine import Engine, GenerationRequest, Limits, ServedBase
+from lengthen.serving.api.service import ApiError, Service
+from lengthen.serving.engine import Engine, GenerationRequest, Limits, LoadedBase
 from server_process import TOKEN, Server, serving
 
 pytestmark = pytest.mark.invariants
@@ -462,11 +462,11 @@ def test_shutdown_restart_and_kill_while_streaming(adapters, expected):
 
 def test_what_takes_too_long_is_told_and_cancelled():
     apart = load_apart("tiny", "float32", None, CPU)
-    engine = Engine(ServedBase.of(apart), apart.tokenizer, Limits(cache_bytes=2**26, adapter_bytes=2**20))
+    engine = Engine(LoadedBase.of(apart), apart.tokenizer, Limits(cache_bytes=2**26, adapter_bytes=2**20))
 
     async def ask():
         (call,) = Service(engine, "tiny").submit([GenerationRequest([1, 2, 3])])
-        with pytest.raises(Refusal, match="the answer took too long") as refused:
+        with pytest.raises(ApiError, match="the answer took too long") as refused:
             await anext(call.events(until=time.monotonic() + 0.05))  # nobody works
         call.cancel()
         return refused.value.status
@@ -527,7 +527,7 @@ def with_own_texts(tmp_path_factory):
 def _with_engine(adapters, template=None):
     apart = load_apart("tiny", "float32", None, CPU)
     limits = Limits(cache_bytes=2**26, adapter_bytes=2**24)
-    engine = Engine(ServedBase.of(apart), apart.tokenizer, limits, template=template)
+    engine = Engine(LoadedBase.of(apart), apart.tokenizer, limits, template=template)
     for name, path in adapters.items():
         engine.load_adapter(name, path)
     return engine, Service(engine, "tiny")

@@ -13,7 +13,10 @@ from typing import Any, Literal
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.data.instruct.templates import TEMPLATES, use_template
 from lengthen.data.truncate import cut_middle
-from lengthen.decoding.generate import Reader, TextStream, check_sampling, end_tokens
+from lengthen.decoding.detokenize import IncrementalDetokenizer
+from lengthen.decoding.generate import Reader
+from lengthen.decoding.sampling import SamplingParams
+from lengthen.decoding.stop import check_length, eos_token_ids
 from lengthen.decoding.streaming import Streaming
 from lengthen.errors import DataError
 from lengthen.upstream import chat_prompt
@@ -108,7 +111,7 @@ class ChatSession:
         self._tokenizer, self._context, self._streaming = tokenizer, context, streaming
         self._reader = Reader(model, streaming)
         self._end_text, end_token = _end_of_answers(tokenizer)
-        self._ends = end_tokens(model, tokenizer) | ({end_token} if end_token is not None else set())
+        self._ends = eos_token_ids(model, tokenizer) | ({end_token} if end_token is not None else set())
         # All texts below have its marks where they spell control tokens.
         self._control = ControlTokens(tokenizer)
         self._turns: list[_Turn] = []
@@ -187,7 +190,9 @@ class ChatSession:
             DataError: the question is empty, or leaves no room for an answer.
             LengthenError: a negative temperature or no tokens asked for.
         """
-        check_sampling(max_new_tokens, temperature)
+        sampling = SamplingParams(temperature=temperature, seed=seed)
+        check_length(max_new_tokens)
+        sampling.check()
         if not question.strip():
             raise DataError("the question is empty; ask something")
         message, prompt, ids = self._prompt(question)
@@ -198,11 +203,11 @@ class ChatSession:
                 "reset the conversation, or load less"
             )
         started, read = time.perf_counter(), len(ids) - self._reader.shared(ids)
-        text, new = TextStream(self._tokenizer, ids), []
+        text, new = IncrementalDetokenizer(self._tokenizer, ids), []
         end: Literal["finished", "max_new_tokens", "context", "stopped"] = "stopped"
         try:
-            if self._reader.read(ids, on_read, should_stop):
-                for token in islice(self._reader.write(ids[-1], temperature, seed), room):
+            if self._reader.prefill(ids, on_read, should_stop):
+                for token in islice(self._reader.decode(ids[-1], sampling), room):
                     new.append(token)
                     if token in self._ends:
                         end = "finished"

@@ -15,7 +15,7 @@ from lengthen.context import base_context
 from lengthen.data.documents import read_documents
 from lengthen.errors import DataError
 
-__all__ = ["NO_ADAPTER", "Desk", "Progress", "Visitor"]
+__all__ = ["NO_ADAPTER", "Progress", "SharedModel", "UserSession"]
 
 NO_ADAPTER = "none"
 """The choice of the base as it is, but with the positions of the adapters."""
@@ -38,8 +38,8 @@ class Progress:
     total: int = 0
 
 
-class Desk:
-    """A model, and who talks to it.
+class SharedModel:
+    """A model that several people use in turn.
 
     Args:
         model: from `lengthen.load`, or with several adapters from `lengthen.adapters.multi.load_several`.
@@ -69,8 +69,10 @@ class Desk:
         return ChatSession(self._model, self._tokenizer, self.context, self._template)
 
     @contextmanager
-    def turn(self, adapter: str | None, on_wait: Callable[[int], None], has_left: Callable[[], bool]) -> Iterator[bool]:
-        """Wait in line, then have the model to oneself, with an adapter.
+    def acquire(
+        self, adapter: str | None, on_wait: Callable[[int], None], has_left: Callable[[], bool]
+    ) -> Iterator[bool]:
+        """Queue for exclusive use of the model with `adapter` active.
 
         Args:
             adapter: one of `choices`; None where there are none.
@@ -78,7 +80,7 @@ class Desk:
             has_left: whether to wait no longer.
 
         Yields:
-            Whether it is one's turn; False for who has left.
+            Whether the model is free for this caller; False once the caller has left.
         """
         ticket = object()
         with self._moved:
@@ -109,7 +111,7 @@ class Desk:
             yield
 
 
-class Visitor:
+class UserSession:
     """One person's conversation, documents and choices.
 
     Attributes:
@@ -117,10 +119,10 @@ class Visitor:
         adapter: the chosen one.
     """
 
-    def __init__(self, desk: Desk):
-        self._desk = desk
-        self.session = desk.new_session()
-        self.adapter: str | None = desk.choices[0] if desk.choices else None
+    def __init__(self, shared: SharedModel):
+        self._shared = shared
+        self.session = shared.new_session()
+        self.adapter: str | None = shared.choices[0] if shared.choices else None
         self._texts: dict[str, tuple[str, int | None]] = {}
         self._stop = threading.Event()
         self._answering = threading.Lock()
@@ -159,7 +161,7 @@ class Visitor:
             DataError: an answer is being written.
         """
         self._check_idle()
-        session = self._desk.new_session()
+        session = self._shared.new_session()
         for name, (text, room) in self._texts.items():
             session.load(name, text, room)
         self.session, self.adapter = session, adapter
@@ -195,7 +197,7 @@ class Visitor:
         def work() -> None:
             result: Answer | BaseException | None = None
             try:
-                with self._desk.turn(self.adapter, lambda n: news.put(Progress(n)), self._stop.is_set) as is_ours:
+                with self._shared.acquire(self.adapter, lambda n: news.put(Progress(n)), self._stop.is_set) as is_ours:
                     if is_ours:
                         result = self.session.ask(
                             question,

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from lengthen.chat.session import Answer, DoesNotFitError, Loaded
-from lengthen.chat.shared_model import Desk, Progress, Visitor
+from lengthen.chat.shared_model import Progress, SharedModel, UserSession
 from lengthen.data.documents import SUPPORTED
 from lengthen.errors import DataError, LengthenError
 
@@ -55,37 +55,37 @@ _ENDS = {
 }
 
 
-class _Visitors:
+class _Users:
     """Who has the page open, by the session that Gradio gives each open page."""
 
-    def __init__(self, desk: Desk):
-        self._desk = desk
-        self._visitors: dict[str, Visitor] = {}
+    def __init__(self, shared: SharedModel):
+        self._shared = shared
+        self._users: dict[str, UserSession] = {}
         self._lock = threading.Lock()
 
-    def of(self, request: gr.Request) -> Visitor:
+    def of(self, request: gr.Request) -> UserSession:
         """The one whose request it is."""
         with self._lock:
             key = str(request.session_hash)
-            if key not in self._visitors:
-                self._visitors[key] = Visitor(self._desk)
-            return self._visitors[key]
+            if key not in self._users:
+                self._users[key] = UserSession(self._shared)
+            return self._users[key]
 
     def leave(self, request: gr.Request) -> None:
         """Forget who closed the page, and end the answer that is written for nobody."""
         with self._lock:
-            visitor = self._visitors.pop(str(request.session_hash), None)
-        if visitor is not None:
-            visitor.stop()
+            user = self._users.pop(str(request.session_hash), None)
+        if user is not None:
+            user.stop()
 
 
-def _build(desk: Desk, name: str) -> gr.Blocks:
+def _build(shared: SharedModel, name: str) -> gr.Blocks:
     blocks = gr.Blocks(title=f"{name} - lengthen", analytics_enabled=False, fill_height=True)
     with blocks:
-        gr.Markdown(f"## {html.escape(name)}, {desk.context:,} tokens of context")
-        page = _Page(desk)
+        gr.Markdown(f"## {html.escape(name)}, {shared.context:,} tokens of context")
+        page = _Page(shared)
         page.connect(blocks)
-    # Each visitor's events are independent; who has to wait for the model is decided at the desk.
+    # Each user's events are independent; who has to wait for the model is decided at the shared.
     blocks.queue(default_concurrency_limit=None, api_open=False)
     return blocks
 
@@ -93,28 +93,28 @@ def _build(desk: Desk, name: str) -> gr.Blocks:
 class _Page:
     """The parts of the page, and what they do. Must be made inside Blocks."""
 
-    def __init__(self, desk: Desk):
-        self._visitors = _Visitors(desk)
+    def __init__(self, shared: SharedModel):
+        self._users = _Users(shared)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                self._lay_out_settings(desk)
+                self._lay_out_settings(shared)
             with gr.Column(scale=2, min_width=320):
-                self._lay_out_conversation(desk)
+                self._lay_out_conversation(shared)
 
-    def _lay_out_settings(self, desk: Desk) -> None:
+    def _lay_out_settings(self, shared: SharedModel) -> None:
         self.files = gr.File(label="Documents", file_count="multiple", file_types=list(SUPPORTED), height=140)
         self.cut = gr.Checkbox(label="Cut the middle out of documents that are too long")
         self.documents = gr.HTML(_documents([]), elem_id="documents")
-        self.adapter = gr.Dropdown(desk.choices, label="Adapter", visible=bool(desk.choices))
+        self.adapter = gr.Dropdown(shared.choices, label="Adapter", visible=bool(shared.choices))
         with gr.Accordion("Settings", open=False):
-            most = min(2048, desk.context // 2)
+            most = min(2048, shared.context // 2)
             self.length = gr.Slider(1, most, min(512, most), step=1, label="Answer length, tokens at most")
             self.temperature = gr.Slider(0, 1.5, 0, step=0.1, label="Temperature (0: the likeliest words)")
         with gr.Row():
             self.anew = gr.Button("New conversation", size="sm", min_width=130)
             self.remove = gr.Button("Remove documents", size="sm", min_width=130)
 
-    def _lay_out_conversation(self, desk: Desk) -> None:
+    def _lay_out_conversation(self, shared: SharedModel) -> None:
         self.chat = gr.Chatbot(
             label="Conversation", height="50vh", min_height=280, buttons=["copy"], feedback_options=None,
             placeholder="Load documents, or just ask.",
@@ -123,7 +123,7 @@ class _Page:
         self.question = gr.Textbox(
             label="Question", placeholder="Ask about the documents", lines=2, max_lines=8, elem_id="question"
         )
-        self.meter = gr.HTML(_meter(0, desk.context, 0), elem_id="meter")
+        self.meter = gr.HTML(_meter(0, shared.context, 0), elem_id="meter")
         with gr.Row():
             self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
             self.send = gr.Button("Send", variant="primary", elem_id="send")
@@ -144,16 +144,16 @@ class _Page:
         gr.on([self.anew.click, self.chat.clear], self._begin_anew, asked, shown, **quietly)
         self.remove.click(self._remove_documents, asked, shown, **quietly)
         self.adapter.input(self._choose, [self.adapter, *asked], [*shown, self.adapter], **quietly)
-        blocks.unload(self._visitors.leave)
+        blocks.unload(self._users.leave)
 
     def _measure(self, question: str, length: int, request: gr.Request) -> str:
-        return _measured(self._visitors.of(request), question, length)
+        return _measured(self._users.of(request), question, length)
 
     def _load(self, paths: list[str], cut: bool, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
-        visitor = self._visitors.of(request)
+        user = self._users.of(request)
         for path in map(Path, paths or []):
             try:
-                for loaded in _load(visitor, path, length if cut else None):
+                for loaded in _load(user, path, length if cut else None):
                     if loaded.cut:
                         gr.Warning(f"{loaded.cut:,} tokens were cut out of the middle of {html.escape(loaded.name)}")
             except LengthenError as error:
@@ -162,19 +162,19 @@ class _Page:
                 path.unlink(missing_ok=True)
         return {
             self.files: None,
-            self.documents: _documents(visitor.session.documents),
-            self.meter: _measured(visitor, question, length),
+            self.documents: _documents(user.session.documents),
+            self.meter: _measured(user, question, length),
         }
 
     def _ask(self, asked: str, length: int, temperature: float, request: gr.Request) -> Iterator[dict[Any, Any]]:
-        visitor = self._visitors.of(request)
-        if not asked.strip() or visitor.is_busy:
+        user = self._users.of(request)
+        if not asked.strip() or user.is_busy:
             return
-        before, text = _history(visitor), ""
+        before, text = _history(user), ""
         shown = [*before, {"role": "user", "content": asked}]
         yield {self.chat: shown, self.question: "", **self._buttons(answering=True)}
         try:
-            for new in visitor.ask(asked, int(length), temperature):
+            for new in user.ask(asked, int(length), temperature):
                 if isinstance(new, Progress):
                     yield {self.status: _line(_progress(new))}
                 elif isinstance(new, str):
@@ -185,7 +185,7 @@ class _Page:
                     is_lost = new is None or new.new_tokens == 0
                     question = asked if is_lost else ""
                     yield {
-                        **self._shown(visitor, question, length),
+                        **self._shown(user, question, length),
                         **self._buttons(answering=False),
                         **({self.question: question} if is_lost else {}),
                         self.status: _line(_about(new)),
@@ -205,44 +205,44 @@ class _Page:
         return {self.send: gr.Button(visible=not answering), self.stop: gr.Button(visible=answering)}
 
     def _stop(self, request: gr.Request) -> None:
-        self._visitors.of(request).stop()
+        self._users.of(request).stop()
 
     def _begin_anew(self, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
-        return self._change(Visitor.reset, question, length, request)
+        return self._change(UserSession.reset, question, length, request)
 
     def _remove_documents(self, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
-        return self._change(lambda visitor: visitor.reset(documents=True), question, length, request)
+        return self._change(lambda user: user.reset(documents=True), question, length, request)
 
     def _choose(self, chosen: str, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
-        shown = self._change(lambda visitor: visitor.choose(chosen), question, length, request)
-        return {**shown, self.adapter: self._visitors.of(request).adapter}
+        shown = self._change(lambda user: user.choose(chosen), question, length, request)
+        return {**shown, self.adapter: self._users.of(request).adapter}
 
     def _change(
-        self, change: Callable[[Visitor], None], question: str, length: int, request: gr.Request
+        self, change: Callable[[UserSession], None], question: str, length: int, request: gr.Request
     ) -> dict[Any, Any]:
-        visitor = self._visitors.of(request)
+        user = self._users.of(request)
         try:
-            change(visitor)
+            change(user)
         except LengthenError as error:
             _warn(str(error))
             return {}
-        return {self.status: _line(""), **self._shown(visitor, question, length)}
+        return {self.status: _line(""), **self._shown(user, question, length)}
 
-    def _shown(self, visitor: Visitor, question: str, length: int) -> dict[Any, Any]:
-        """What follows from a visitor's conversation."""
+    def _shown(self, user: UserSession, question: str, length: int) -> dict[Any, Any]:
+        """What follows from a user's conversation."""
         return {
-            self.chat: _history(visitor),
-            self.documents: _documents(visitor.session.documents),
-            self.meter: _measured(visitor, question, length),
+            self.chat: _history(user),
+            self.documents: _documents(user.session.documents),
+            self.meter: _measured(user, question, length),
         }
 
 
 @contextmanager
-def serve_page(desk: Desk, name: str, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
+def serve_page(shared: SharedModel, name: str, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
     """Serve the page until the block ends, and yield its URL. An upload is deleted as soon as it is read.
 
     Args:
-        desk: the model.
+        shared: the model.
         name: the MODEL argument, shown at the top.
         host: address to listen on; 127.0.0.1 is reached from this machine only.
         port: None takes a free one from 7860 on.
@@ -253,7 +253,7 @@ def serve_page(desk: Desk, name: str, host: str = "127.0.0.1", port: int | None 
     _check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="lengthen-ui-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # read when the page is built
-        page = _build(desk, name)
+        page = _build(shared, name)
         page.launch(
             server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
             ssr_mode=False, mcp_server=False, run_history=False, footer_links=[], head=_HEAD, css=_CSS,
@@ -276,9 +276,9 @@ def _check_address(host: str, port: int | None) -> None:
         raise LengthenError(f"can't listen on {where}: {error.strerror or error}; choose another") from error
 
 
-def _load(visitor: Visitor, path: Path, room: int | None) -> list[Loaded]:
+def _load(user: UserSession, path: Path, room: int | None) -> list[Loaded]:
     try:
-        loaded, warnings = visitor.load(path, room)
+        loaded, warnings = user.load(path, room)
     except DoesNotFitError as error:
         raise DataError(f"{error}; load less, or have its middle cut out") from error
     for warning in warnings:
@@ -290,15 +290,15 @@ def _warn(text: str) -> None:
     gr.Warning(html.escape(text), duration=20)
 
 
-def _measured(visitor: Visitor, question: str, length: int) -> str:
-    used, limit = visitor.session.tokens(question)
+def _measured(user: UserSession, question: str, length: int) -> str:
+    used, limit = user.session.tokens(question)
     assert limit is not None  # only streaming has none
     return _meter(used, limit, length)
 
 
-def _history(visitor: Visitor) -> list[dict[str, str]]:
+def _history(user: UserSession) -> list[dict[str, str]]:
     messages = []
-    for answer in visitor.session.answers:
+    for answer in user.session.answers:
         messages += [{"role": "user", "content": answer.question}, {"role": "assistant", "content": answer.text}]
     return messages
 

@@ -34,13 +34,13 @@ def ui(
 
     require("the web page", "ui", "gradio")
     from lengthen.adapters.multi import load_several
-    from lengthen.chat.shared_model import Desk
+    from lengthen.chat.shared_model import SharedModel
     from lengthen.chat.web import serve_page
 
     loaded, tokenizer, names = load_several(model, adapters, dtype, quantize, base_context)
-    desk = Desk(loaded, tokenizer, template, names)
-    with serve_page(desk, model, host, port) as url:
-        output.write({"model": model, "url": url, "context": desk.context, "adapters": list(adapters)})
+    shared = SharedModel(loaded, tokenizer, template, names)
+    with serve_page(shared, model, host, port) as url:
+        output.write({"model": model, "url": url, "context": shared.context, "adapters": list(adapters)})
         if not output.quiet:
             print(f"{model} at {url} (Ctrl-C ends)", flush=True)
         with suppress(KeyboardInterrupt):

@@ -11,16 +11,18 @@ import torch
 
 from lengthen._compat import with_cache, without_cudnn_attention
 from lengthen.context import base_context, is_length_dependent
+from lengthen.decoding.detokenize import IncrementalDetokenizer
 from lengthen.decoding.prefill import check_prefill, default_chunk, new_cache, prefill
+from lengthen.decoding.sampling import GREEDY, Sampler, SamplingParams, pick_tokens
+from lengthen.decoding.stop import check_length, eos_token_ids
 from lengthen.decoding.streaming import Streaming, StreamingCache
-from lengthen.errors import DataError, LengthenError
+from lengthen.errors import DataError, ModelError
 from lengthen.head import causal_lm
 
-__all__ = ["Continuation", "Reader", "TextStream", "check_sampling", "end_tokens", "generate"]
+__all__ = ["Continuation", "Reader", "generate"]
 
 # Small enough that progress shows and stopping is felt, large enough to keep a processor busy.
 _CHUNK, _CHUNK_ON_CUDA = 1024, 8192
-_TAIL = 8
 
 
 @dataclass(frozen=True)
@@ -42,48 +44,6 @@ class Continuation:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
-
-
-class TextStream:
-    """Turns tokens into text as soon as they are whole characters.
-
-    Each piece is decoded behind the tokens before it: many tokenizers drop a space at the start of what they decode,
-    which would be missing after the prompt, and, with transformers' TextStreamer, after each line end.
-
-    Args:
-        tokenizer: of the model.
-        prompt: the tokens before the first new one.
-
-    Attributes:
-        text: all pieces so far.
-    """
-
-    def __init__(self, tokenizer: Any, prompt: list[int]):
-        self._tokenizer = tokenizer
-        self._ids = prompt[-_TAIL:]
-        self._before, self._done = 0, len(self._ids)
-        self.text = ""
-
-    def push(self, token: int) -> str:
-        """Take the next token and return the text that is whole now, which may be none."""
-        self._ids.append(token)
-        return self._next()
-
-    def end(self) -> str:
-        """Return what is left, characters that stayed incomplete too."""
-        return self._next(at_end=True)
-
-    def _next(self, at_end: bool = False) -> str:
-        known, all_of_it = self._decode(self._ids[self._before : self._done]), self._decode(self._ids[self._before :])
-        if len(all_of_it) <= len(known) or (all_of_it.endswith("\ufffd") and not at_end):
-            return ""
-        self._before, self._done = self._done, len(self._ids)
-        piece = all_of_it[len(known) :]
-        self.text += piece
-        return piece
-
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 class Reader:
@@ -131,7 +91,7 @@ class Reader:
         can_crop = self._streaming is None and not any(self._cache.is_sliding) and not any(self._cache.is_linear)
         return common if common == len(self.tokens) or can_crop else 0
 
-    def read(
+    def prefill(
         self,
         ids: list[int],
         on_read: Callable[[int, int], None] = lambda _done, _total: None,
@@ -169,26 +129,25 @@ class Reader:
         return not should_stop()
 
     @torch.inference_mode()
-    def write(self, last: int, temperature: float = 0.0, seed: int = 0) -> Iterator[int]:
+    def decode(self, last: int, sampling: SamplingParams = GREEDY) -> Iterator[int]:
         """Continue what was read, token by token, without end.
 
         Args:
-            last: the last token of the text, which `read` left.
-            temperature: 0 takes the likeliest token each time; above 0 draws from the whole distribution.
-            seed: of the draws.
+            last: the last token of the text, which `prefill` left.
+            sampling: how tokens are drawn.
 
         Yields:
             Tokens; all but the newest are read then.
+
+        Raises:
+            ModelError: the logits are not numbers.
         """
-        generator = torch.Generator(causal_lm(self._model).device).manual_seed(seed)
-        token = last
+        sampler, token = Sampler(sampling), last
         while True:
-            logits_V = self._logits(token)
-            if temperature > 0:
-                probabilities_V = ((logits_V - logits_V.max()) / temperature).softmax(dim=-1)
-                token = int(torch.multinomial(probabilities_V, 1, generator=generator))
-            else:
-                token = int(logits_V.argmax())
+            (found,) = pick_tokens(self._logits(token)[None], [sampler])
+            if found is None:
+                raise ModelError(f"the model's logits are not numbers (dtype {self._model.dtype}); load it in bfloat16")
+            token = found
             yield token
 
     def _logits(self, token: int) -> torch.Tensor:
@@ -226,25 +185,6 @@ class Reader:
             raise
 
 
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that a model ends its texts with, by its generation config and its tokenizer."""
-    named = getattr(causal_lm(model).generation_config, "eos_token_id", None)
-    named = named if isinstance(named, list) else [named]
-    return {int(token) for token in (*named, tokenizer.eos_token_id) if token is not None}
-
-
-def check_sampling(max_new_tokens: int, temperature: float) -> None:
-    """Refuse what makes no sense.
-
-    Raises:
-        LengthenError: no tokens asked for, or a temperature below 0.
-    """
-    if max_new_tokens < 1:
-        raise LengthenError(f"`max_new_tokens` is {max_new_tokens}; it must be at least 1")
-    if not 0 <= temperature < float("inf"):
-        raise LengthenError(f"`temperature` is {temperature}; it must be 0 (greedy) or above")
-
-
 def generate(
     model: Any,
     tokenizer: Any,
@@ -274,7 +214,9 @@ def generate(
         LengthenError: a negative temperature or no tokens asked for.
         ContextError, ModelError: `streaming` is not possible with this model (see `StreamingCache`).
     """
-    check_sampling(max_new_tokens, temperature)
+    sampling = SamplingParams(temperature=temperature, seed=seed)
+    check_length(max_new_tokens)
+    sampling.check()
     ids = tokenizer(prompt, verbose=False)["input_ids"]
     if not prompt or not ids:
         raise DataError("the prompt is empty; give some text to continue")
@@ -285,10 +227,10 @@ def generate(
             "shorten the prompt, lower `max_new_tokens`, extend the model further or add `streaming`"
         )
     started = time.perf_counter()
-    ends, stream, new_tokens = end_tokens(model, tokenizer), TextStream(tokenizer, ids), 0
+    ends, stream, new_tokens = eos_token_ids(model, tokenizer), IncrementalDetokenizer(tokenizer, ids), 0
     reader = Reader(model, streaming)
-    reader.read(ids, on_read)
-    for token in islice(reader.write(ids[-1], temperature, seed), max_new_tokens):
+    reader.prefill(ids, on_read)
+    for token in islice(reader.decode(ids[-1], sampling), max_new_tokens):
         new_tokens += 1
         piece = stream.push(token)
         if piece:

@@ -13,8 +13,8 @@ import torch
 
 from lengthen._compat import with_cache
 from lengthen.context import is_length_dependent
-from lengthen.decoding.generate import end_tokens
 from lengthen.decoding.prefill import prefill
+from lengthen.decoding.stop import eos_token_ids
 from lengthen.errors import ModelError
 from lengthen.evaluation.prompts import Prompt, Question
 from lengthen.head import causal_lm
@@ -187,7 +187,7 @@ def _teacher_forced(
 
 def _decoded(reader: _Reader, tokenizer: Any, rest: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
     """Continue each context and what follows it greedily, and return the new texts."""
-    ends = set(end_tokens(reader.model, tokenizer))
+    ends = set(eos_token_ids(reader.model, tokenizer))
     rows_by_length: dict[int, list[int]] = {}
     for row, ids in enumerate(rest):
         rows_by_length.setdefault(len(ids), []).append(row)

@@ -19,7 +19,7 @@ from lengthen._compat import without_cudnn_attention
 from lengthen.decoding.prefill import default_chunk
 from lengthen.errors import LengthenError, ModelError
 from lengthen.evaluation.losses import token_losses
-from lengthen.evaluation.tally import Tally, gain_over
+from lengthen.evaluation.tally import LossAccumulator, gain_over
 from lengthen.evaluation.windows import (
     PROTOCOLS,
     Window,
@@ -165,7 +165,7 @@ def perplexity(
     begin = begin_token(model, documents) if protocol == "strided" else None
     chunk = min(default_chunk(model, context, batch_size) if chunk is None else chunk, context)
 
-    def read(windows: list[Window], label: int, tally: Tally) -> Tally:
+    def read(windows: list[Window], label: int, tally: LossAccumulator) -> LossAccumulator:
         reads = sum(w.end - w.begin - 1 for w in windows)
         with progress_bar(f"perplexity at {label}", reads, "tokens", quiet) as advance:
             for batch in batches(windows, batch_size):
@@ -181,7 +181,7 @@ def perplexity(
     with _evaluating(model):
         check_head(model, stack(documents, windows[:1], begin))
         began = time.perf_counter()
-        full = read(windows, context, Tally(documents, windows, context, protocol, bucket))
+        full = read(windows, context, LossAccumulator(documents, windows, context, protocol, bucket))
         seconds = time.perf_counter() - began
         loss = full.documents.mean()
         if not math.isfinite(loss):
@@ -192,7 +192,7 @@ def perplexity(
         gain = None
         if short_context is not None:
             again = pick_windows(documents, short_context, short_context // 2, protocol, score_from)
-            short = read(again, short_context, Tally(documents, windows, context, protocol, bucket))
+            short = read(again, short_context, LossAccumulator(documents, windows, context, protocol, bucket))
             gain = {"short_context": short_context, **gain_over(short, full)}
 
     return PerplexityResult(
@@ -251,7 +251,7 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _interval(tally: Tally) -> dict[str, Any] | None:
+def _interval(tally: LossAccumulator) -> dict[str, Any] | None:
     ends = tally.interval()
     if ends is None:
         return None

@@ -12,10 +12,10 @@ import numpy as np
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.evaluation.windows import Window
 
-__all__ = ["Sums", "Tally", "gain_over"]
+__all__ = ["LossAccumulator", "LossSums", "gain_over"]
 
 
-class Sums:
+class LossSums:
     """Counts and float64 sums of losses for the keys 0 to size - 1."""
 
     def __init__(self, size: int) -> None:
@@ -38,7 +38,7 @@ class Sums:
         ]
 
 
-class Tally:
+class LossAccumulator:
     """Losses by document, by position, and by stretches of `context` tokens of a document.
 
     Positions are those in the document; for the published protocols, whose windows are means of their own, those in
@@ -57,9 +57,9 @@ class Tally:
         longest = max(len(documents[w.document]) for w in windows)
         self.positions = longest if self.in_document else context
         self.bucket = bucket or 2 ** math.ceil(math.log2(max(self.positions / 8, 1)))
-        self.documents = Sums(len(documents))
-        self.buckets = Sums(self.positions // self.bucket + 1)
-        self.stretches = Sums(longest // context + 1)
+        self.documents = LossSums(len(documents))
+        self.buckets = LossSums(self.positions // self.bucket + 1)
+        self.stretches = LossSums(longest // context + 1)
 
     def add(self, window: Window, losses_S: np.ndarray) -> None:
         """Add the losses of a window's scored tokens."""
@@ -78,22 +78,22 @@ class Tally:
 
     @property
     def over(self) -> str:
-        """What the confidence is taken over: a single document only has its stretches."""
+        """Resampling unit of the confidence interval: documents, or segments where there is a single document."""
         return "documents" if np.count_nonzero(self.documents.counts) > 1 else "stretches"
 
     @property
-    def units(self) -> Sums:
-        """The losses of each of them."""
+    def units(self) -> LossSums:
+        """Losses per resampling unit (documents or segments)."""
         return self.documents if self.over == "documents" else self.stretches
 
-    def interval(self, less: "Tally | None" = None) -> tuple[float, float] | None:
+    def interval(self, less: "LossAccumulator | None" = None) -> tuple[float, float] | None:
         """The 95% interval of the mean loss, or of how far it is above that of the same tokens in `less`."""
         sums = self.units.sums if less is None else self.units.sums - less.units.sums
         scored = self.units.counts > 0
         return bootstrap_interval(sums[scored], self.units.counts[scored])
 
 
-def gain_over(short: Tally, full: Tally) -> dict[str, Any]:
+def gain_over(short: LossAccumulator, full: LossAccumulator) -> dict[str, Any]:
     """What the full context gains over the short one, in nats per token, on the same tokens; see `PerplexityResult`."""
     assert (full.buckets.counts == short.buckets.counts).all()
     low, high = short.interval(less=full) or (None, None)

@@ -18,16 +18,16 @@ from lengthen.errors import BusyError, LengthenError
 from lengthen.serving.api.fine_tuning_jobs import Training
 from lengthen.serving.api.logprobs import ChatLogprobs, CompletionLogprobs
 from lengthen.serving.api.metrics import metrics_text
-from lengthen.serving.api.middleware import Guard, error_body, error_response
+from lengthen.serving.api.middleware import ApiMiddleware, error_body, error_response
 from lengthen.serving.api.schemas import (
     ChatRequest,
     CompletionRequest,
     LoadRequest,
     TrainingRequest,
     UnloadRequest,
-    explained,
+    format_validation_errors,
 )
-from lengthen.serving.api.service import Call, Refusal, Service, usage_of
+from lengthen.serving.api.service import ApiError, RequestHandle, Service, usage_of
 from lengthen.serving.engine import Event
 
 __all__ = ["make_app"]
@@ -56,7 +56,7 @@ def make_app(
         await run_in_threadpool(service.engine.close)
 
     app = FastAPI(title="lengthen", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, token=token, max_body=max_body)
+    app.add_middleware(ApiMiddleware, token=token, max_body=max_body)
     _add_errors(app)
     _add_generation(app, service)
     _add_adapters(app, service)
@@ -74,8 +74,8 @@ def make_app(
 
 
 def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refusal(_request: Request, error: Refusal) -> Response:
+    @app.exception_handler(ApiError)
+    async def refusal(_request: Request, error: ApiError) -> Response:
         return error_response(error.status, error.message, error.code)
 
     @app.exception_handler(LengthenError)
@@ -86,7 +86,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:
-        return error_response(400, explained(error.errors()))
+        return error_response(400, format_validation_errors(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -132,7 +132,7 @@ def _add_adapters(app: FastAPI, service: Service) -> None:
 def _add_training(app: FastAPI, training: Training | None) -> None:
     def allowed() -> Training:
         if training is None:
-            raise Refusal(403, "adapters can't be trained by request; start the server with --allow-training FOLDER")
+            raise ApiError(403, "adapters can't be trained by request; start the server with --allow-training FOLDER")
         return training
 
     @app.post("/v1/fine_tuning/jobs")
@@ -162,7 +162,7 @@ def _page(items: Sequence[dict[str, Any]], after: str | None, limit: int) -> dic
     if after is not None:
         ids = [item["id"] for item in newest]
         if after not in ids:
-            raise Refusal(404, f"after: there is no {after!r} in this list")
+            raise ApiError(404, f"after: there is no {after!r} in this list")
         newest = newest[ids.index(after) + 1 :]
     return {"object": "list", "data": newest[:limit], "has_more": len(newest) > limit}
 
@@ -202,7 +202,7 @@ class _Answer:
             for call in calls:
                 call.cancel()
 
-    def prepare(self, calls: Sequence[Call]) -> None:
+    def prepare(self, calls: Sequence[RequestHandle]) -> None:
         """Make what belongs to each call."""
         body = self.body
         assert isinstance(body, CompletionRequest)
@@ -237,10 +237,10 @@ class _Answer:
         asked = self.body.wanted_logprobs()[0] is not None
         return self._logprobs[index].content(entries) if asked else None
 
-    def _usage(self, calls: Sequence[Call]) -> dict[str, Any]:
+    def _usage(self, calls: Sequence[RequestHandle]) -> dict[str, Any]:
         return usage_of(calls, self.body.answers)
 
-    async def _whole(self, calls: Sequence[Call], request: Request) -> Response:
+    async def _whole(self, calls: Sequence[RequestHandle], request: Request) -> Response:
         gathering = asyncio.gather(*(self._gather(index, call) for index, call in enumerate(calls)))
         watching = asyncio.ensure_future(_client_leaves(request))
         try:
@@ -252,17 +252,17 @@ class _Answer:
         finally:
             for task in (gathering, watching):
                 task.cancel()
-                with suppress(asyncio.CancelledError, Refusal):
+                with suppress(asyncio.CancelledError, ApiError):
                     await task
         return JSONResponse({**self._head, "object": self._kind, "choices": choices, "usage": self._usage(calls)})
 
-    async def _gather(self, index: int, call: Call) -> dict[str, Any]:
+    async def _gather(self, index: int, call: RequestHandle) -> dict[str, Any]:
         events = [event async for event in call.events(self._until)]
         entries = [entry for event in events for entry in self._logprobs[index].entries(event)]
         text = self.before(index) + "".join(event.text for event in events)
         return self.choice(index, text, events[-1].finish, entries)
 
-    async def _stream(self, calls: Sequence[Call]) -> AsyncIterator[str]:
+    async def _stream(self, calls: Sequence[RequestHandle]) -> AsyncIterator[str]:
         options = self.body.stream_options
         asks_usage = options is not None and options.include_usage
         always = asks_usage and options is not None and bool(options.continuous_usage_stats)
@@ -287,14 +287,14 @@ class _Answer:
             if asks_usage:
                 yield _sse({**head, "choices": [], "usage": self._usage(calls)})
             yield "data: [DONE]\n\n"
-        except Refusal as error:  # too late for an HTTP status
+        except ApiError as error:  # too late for an HTTP status
             yield _sse({"error": error_body(error.status, error.message, error.code)})
 
 
 class _ChatAnswer(_Answer):
     """The same for chat."""
 
-    def prepare(self, calls: Sequence[Call]) -> None:
+    def prepare(self, calls: Sequence[RequestHandle]) -> None:
         self._logprobs = [ChatLogprobs(self._tokenizer) for _ in calls]
 
     def before(self, index: int) -> str:
@@ -322,7 +322,7 @@ class _ChatAnswer(_Answer):
 class _Stream(StreamingResponse):
     """Server-sent events; where the client leaves, even before the first, its calls are cancelled."""
 
-    def __init__(self, content: AsyncIterator[str], calls: Sequence[Call]):
+    def __init__(self, content: AsyncIterator[str], calls: Sequence[RequestHandle]):
         super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._calls = calls
 
@@ -334,15 +334,15 @@ class _Stream(StreamingResponse):
                 call.cancel()
 
 
-async def _merged(calls: Sequence[Call], until: float) -> AsyncIterator[tuple[int, Event]]:
+async def _merged(calls: Sequence[RequestHandle], until: float) -> AsyncIterator[tuple[int, Event]]:
     """The events of all calls as they come."""
-    queue: asyncio.Queue[tuple[int, Event | Refusal]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, Event | ApiError]] = asyncio.Queue()
 
-    async def forward(index: int, call: Call) -> None:
+    async def forward(index: int, call: RequestHandle) -> None:
         try:
             async for event in call.events(until):
                 queue.put_nowait((index, event))
-        except Refusal as error:
+        except ApiError as error:
             queue.put_nowait((index, error))
 
     tasks = [asyncio.ensure_future(forward(index, call)) for index, call in enumerate(calls)]
@@ -350,7 +350,7 @@ async def _merged(calls: Sequence[Call], until: float) -> AsyncIterator[tuple[in
         left = len(calls)
         while left:
             index, event = await queue.get()
-            if isinstance(event, Refusal):
+            if isinstance(event, ApiError):
                 raise event
             left -= event.finish is not None
             yield index, event

@@ -21,7 +21,7 @@ from lengthen.models import Dtype, lasting_name
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.serving.api.schemas import TrainingRequest
-from lengthen.serving.api.service import Refusal, Service
+from lengthen.serving.api.service import ApiError, Service
 
 __all__ = ["Job", "Training"]
 
@@ -146,17 +146,17 @@ class Training:
         """The job of this id.
 
         Raises:
-            Refusal: there is none.
+            ApiError: there is none.
         """
         if job_id not in self._jobs:
-            raise Refusal(404, f"there is no fine-tuning job {job_id!r}")
+            raise ApiError(404, f"there is no fine-tuning job {job_id!r}")
         return self._jobs[job_id]
 
     def create(self, request: TrainingRequest) -> Job:
         """Begin to train an adapter. Slow for long documents: not for the event loop.
 
         Raises:
-            Refusal: another one is trained, the model is not the base, the name is taken, the documents are too long.
+            ApiError: another one is trained, the model is not the base, the name is taken, the documents are too long.
             ModelError: the name is an adapter's.
         """
         with self._creating:
@@ -176,11 +176,11 @@ class Training:
         """Stop a job, and return when it has stopped: not for the event loop.
 
         Raises:
-            Refusal: there is none of this id, or it is finished.
+            ApiError: there is none of this id, or it is finished.
         """
         job = self.job(job_id)
         if job.is_finished:
-            raise Refusal(400, f"{job_id} can't be cancelled: it is finished, with status {job.status}")
+            raise ApiError(400, f"{job_id} can't be cancelled: it is finished, with status {job.status}")
         self._stop(job)
         return job
 
@@ -198,26 +198,26 @@ class Training:
     def _check_idle(self) -> None:
         for job in self._jobs.values():
             if not job.is_finished:
-                raise Refusal(
+                raise ApiError(
                     409, f"{job.id} is {job.status}, and adapters are trained one at a time; wait for it, or cancel it"
                 )
 
     def _check_model(self, model: str) -> None:
         base = self._service.base_name
         if self._service.adapter_of(model) is not None:
-            raise Refusal(400, f"{model!r} is an adapter, and training starts from the base; set model to {base!r}")
+            raise ApiError(400, f"{model!r} is an adapter, and training starts from the base; set model to {base!r}")
 
     def _check_name(self, name: str) -> None:
         self._service.check_new(name)
         if self._run(name).exists() or self._documents(name).exists():
-            raise Refusal(400, f"there is a run {name!r} already; load it as an adapter, or choose another suffix")
+            raise ApiError(400, f"there is a run {name!r} already; load it as an adapter, or choose another suffix")
 
     def _check_size(self, documents: list[str]) -> None:
         size = sum(len(text.encode()) for text in documents)
         if size > _MOST_BYTES:
-            raise Refusal(400, f"the documents have {size} bytes, and {_MOST_BYTES} is the most; shorten them")
+            raise ApiError(400, f"the documents have {size} bytes, and {_MOST_BYTES} is the most; shorten them")
         if self._service.count_tokens(documents, _MOST_TOKENS) > _MOST_TOKENS:
-            raise Refusal(400, f"the documents have more than {_MOST_TOKENS} tokens, which is the most; shorten them")
+            raise ApiError(400, f"the documents have more than {_MOST_TOKENS} tokens, which is the most; shorten them")
 
     def _run(self, name: str) -> Path:
         return self._folder / name

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lengthen.decoding.generate import TextStream
+from lengthen.decoding.detokenize import IncrementalDetokenizer
 from lengthen.serving.engine import Event, Logprob
 
 __all__ = ["ChatLogprobs", "CompletionLogprobs"]
@@ -19,14 +19,14 @@ class CompletionLogprobs:
 
     def __init__(self, tokenizer: Any, prompt: list[int], echoed: str | None):
         self._tokenizer, self._prompt, self._echoed = tokenizer, prompt, echoed
-        self._stream = TextStream(tokenizer, prompt)
+        self._stream = IncrementalDetokenizer(tokenizer, prompt)
         self._start = len(echoed or "")
 
     def entries(self, event: Event) -> list[Any]:
         """One for each token that an event tells about, those of an echoed prompt too."""
         found = []
         if event.prompt_logprobs is not None and self._echoed is not None:
-            stream = TextStream(self._tokenizer, [])
+            stream = IncrementalDetokenizer(self._tokenizer, [])
             # The first token is predicted by nothing.
             for token, logprob in zip(self._prompt, (None, *event.prompt_logprobs), strict=True):
                 found.append(self._entry(token, logprob, len(stream.text)))

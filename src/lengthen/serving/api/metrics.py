@@ -7,7 +7,7 @@ __all__ = ["metrics_text"]
 
 def metrics_text(engine: Engine) -> str:
     """All counts and gauges."""
-    stats, bank = engine.stats, engine.registry.bank
+    stats, pool = engine.stats, engine.registry.pool
     lines = _family("requests_total", "counter", "finished requests by adapter (none: the base) and reason")
     for (adapter, finish), count in sorted(stats.finished.items(), key=str):
         lines.append(f'lengthen_requests_total{{adapter="{_escaped(adapter or "")}",finish="{finish}"}} {count}')
@@ -21,8 +21,8 @@ def metrics_text(engine: Engine) -> str:
         ("requests_running", "gauge", "requests in the batch", engine.running),
         ("requests_waiting", "gauge", "requests in the queue", engine.waiting),
         ("adapters_loaded", "gauge", "adapters that can be asked for", len(engine.registry.names)),
-        ("adapters_in_memory", "gauge", "adapters in memory", len(bank)),
-        ("adapter_bytes", "gauge", "memory of the adapters", bank.nbytes),
+        ("adapters_in_memory", "gauge", "adapters in memory", len(pool)),
+        ("adapter_bytes", "gauge", "memory of the adapters", pool.nbytes),
         ("cached_tokens", "gauge", "tokens whose keys and values are held", engine.cached_tokens),
     ):
         lines += [*_family(name, kind, text), f"lengthen_{name} {value}"]

@@ -1,4 +1,4 @@
-"""What stands before the application: the bearer token, and bodies that are whole, in time and not too large."""
+"""ASGI middleware: checks the bearer token, and reads whole bodies within limits of time and size."""
 
 import asyncio
 import secrets
@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-__all__ = ["Guard", "error_body", "error_response"]
+__all__ = ["ApiMiddleware", "error_body", "error_response"]
 
 _BODY_SECONDS = 30.0
 
@@ -20,18 +20,18 @@ def error_response(
 
 
 def error_body(status: int, message: str, code: str | None = None) -> dict[str, Any]:
-    """What stands in it."""
+    """The body of an OpenAI-style error response."""
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"message": message, "type": kind, "param": None, "code": code}
 
 
 @dataclass
-class Guard:
+class ApiMiddleware:
     """ASGI middleware.
 
     Attributes:
-        app: what it stands before.
+        app: the wrapped application.
         token: the bearer token that every request but /health needs; None for none.
         max_body: bytes.
     """

@@ -13,7 +13,14 @@ from lengthen.errors import DataError
 from lengthen.serving.engine import GenerationRequest
 from lengthen.upstream import chat_prompt
 
-__all__ = ["ChatRequest", "CompletionRequest", "LoadRequest", "TrainingRequest", "UnloadRequest", "explained"]
+__all__ = [
+    "ChatRequest",
+    "CompletionRequest",
+    "LoadRequest",
+    "TrainingRequest",
+    "UnloadRequest",
+    "format_validation_errors",
+]
 
 # OpenAI's default for completions; a chat answer may use what the prompt leaves of the context.
 _COMPLETION_TOKENS = 16
@@ -361,7 +368,7 @@ class TrainingRequest(_Strict):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
-def explained(errors: Sequence[Any]) -> str:
+def format_validation_errors(errors: Sequence[Any]) -> str:
     """What pydantic found wrong with a request, each field once and in full: `messages.2.refusal`."""
     said: dict[str, str] = {}
     for each in errors:

@@ -10,7 +10,7 @@ from lengthen.adapters.load import load_apart
 from lengthen.adapters.scale import check_scale
 from lengthen.errors import LengthenError, require
 from lengthen.models import Dtype, default_device, find
-from lengthen.serving.engine import Engine, Limits, ServedBase
+from lengthen.serving.engine import Engine, Limits, LoadedBase
 
 __all__ = ["ServerSettings", "serve"]
 
@@ -135,7 +135,7 @@ def _load(
 ) -> tuple[Engine, str | None]:
     """The engine with all adapters, and the name of the base where it is offered."""
     apart = load_apart(model, dtype, quantize, default_device(), stated)
-    engine = Engine(ServedBase.of(apart), apart.tokenizer, limits, scale, template)
+    engine = Engine(LoadedBase.of(apart), apart.tokenizer, limits, scale, template)
     named = dict(adapters)
     name = Path(model).resolve().name if Path(model).exists() else model
     if name in named:

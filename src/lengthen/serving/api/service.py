@@ -15,10 +15,10 @@ from lengthen.serving.api.schemas import ChatRequest, CompletionRequest
 from lengthen.serving.engine import Engine, Event, GenerationRequest
 from lengthen.serving.engine.adapter_weights import adapter_folder
 
-__all__ = ["Call", "Refusal", "Service", "usage_of"]
+__all__ = ["ApiError", "RequestHandle", "Service", "usage_of"]
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """A request that is answered by an error: HTTP status, message, OpenAI's code."""
 
     def __init__(self, status: int, message: str, code: str | None = None):
@@ -26,7 +26,7 @@ class Refusal(Exception):
         self.status, self.message, self.code = status, message, code
 
 
-class Call:
+class RequestHandle:
     """One generation, as the event loop sees it."""
 
     def __init__(self, engine: Engine, request: GenerationRequest):
@@ -55,17 +55,17 @@ class Call:
             until: `time.monotonic()` at which it must be finished.
 
         Raises:
-            Refusal: it took too long, it failed, or the server is closing.
+            ApiError: it took too long, it failed, or the server is closing.
         """
         while True:
             try:
                 event = await asyncio.wait_for(self._events.get(), max(0.0, until - time.monotonic()))
             except (asyncio.TimeoutError, TimeoutError) as error:
-                raise Refusal(504, "the answer took too long; ask for fewer tokens, or try again later") from error
+                raise ApiError(504, "the answer took too long; ask for fewer tokens, or try again later") from error
             if event.finish == "failed":
-                raise Refusal(500, event.error or "the generation failed")
+                raise ApiError(500, event.error or "the generation failed")
             if event.finish == "cancelled":
-                raise Refusal(503, "the server is closing")
+                raise ApiError(503, "the server is closing")
             yield event
             if event.finish is not None:
                 return
@@ -103,13 +103,13 @@ class Service:
         """The adapter that a model's name means, None for the base.
 
         Raises:
-            Refusal: there is no such model.
+            ApiError: there is no such model.
         """
         if model == self.base_name:
             return None
         if model not in self.engine.registry:
             names = ", ".join(self.names) or "none"
-            raise Refusal(404, f"there is no model {model!r}; there are {names}", "model_not_found")
+            raise ApiError(404, f"there is no model {model!r}; there are {names}", "model_not_found")
         return model
 
     def requests(self, body: CompletionRequest | ChatRequest) -> list[GenerationRequest]:
@@ -118,7 +118,7 @@ class Service:
         Slow for long prompts: not for the event loop.
 
         Raises:
-            Refusal: more tokens are asked for than may be, or there is no such model.
+            ApiError: more tokens are asked for than may be, or there is no such model.
             DataError: it does not fit the model.
         """
         adapter, context = self.adapter_of(body.model), self.engine.base.context
@@ -132,20 +132,20 @@ class Service:
                 room = min(room, self.max_tokens)
             wanted = body.new_tokens(room)
             if self.max_tokens is not None and wanted > self.max_tokens:
-                raise Refusal(400, f"max_tokens is {wanted}, and this server gives at most {self.max_tokens}")
+                raise ApiError(400, f"max_tokens is {wanted}, and this server gives at most {self.max_tokens}")
             found += body.generation(prompt, adapter, wanted)
         return found
 
-    def submit(self, requests: Sequence[GenerationRequest]) -> list[Call]:
+    def submit(self, requests: Sequence[GenerationRequest]) -> list[RequestHandle]:
         """Queue requests, all of them or none.
 
         Raises:
             LengthenError: as `Engine.submit`.
         """
-        calls: list[Call] = []
+        calls: list[RequestHandle] = []
         try:
             for request in requests:
-                calls.append(Call(self.engine, request))
+                calls.append(RequestHandle(self.engine, request))
         except LengthenError:
             for call in calls:
                 call.cancel()
@@ -156,7 +156,7 @@ class Service:
         """Load an adapter by request. Slow: not for the event loop.
 
         Raises:
-            Refusal: the name or the path is not allowed.
+            ApiError: the name or the path is not allowed.
             ModelError: it can't be served, or the name is taken.
         """
         self.check_new(name)
@@ -166,11 +166,11 @@ class Service:
         """Refuse the name of the base or of an adapter.
 
         Raises:
-            Refusal: it is the base's.
+            ApiError: it is the base's.
             ModelError: it is an adapter's.
         """
         if name == self.base_name:
-            raise Refusal(400, f"{name!r} is the base; choose another name")
+            raise ApiError(400, f"{name!r} is the base; choose another name")
         self.engine.registry.check_new(name)
 
     def count_tokens(self, texts: Sequence[str], at_most: int) -> int:
@@ -190,31 +190,31 @@ class Service:
         """Forget an adapter.
 
         Raises:
-            Refusal: there is none of this name.
+            ApiError: there is none of this name.
         """
         if name not in self.engine.registry:
             names = ", ".join(self.engine.registry.names) or "none"
-            raise Refusal(404, f"there is no adapter {name!r}; there are {names}", "model_not_found")
+            raise ApiError(404, f"there is no adapter {name!r}; there are {names}", "model_not_found")
         self.engine.unload_adapter(name)
 
     def _allowed(self, path: str) -> Path:
         if not self.allowed:
-            raise Refusal(403, "adapters can't be loaded by request; start the server with --allow FOLDER")
+            raise ApiError(403, "adapters can't be loaded by request; start the server with --allow FOLDER")
         roots = [folder.resolve() for folder in self.allowed]
         try:
             places = [(root / path).resolve() for root in roots]  # an absolute path stays as it is
         except (OSError, ValueError) as error:  # a null byte, links in a circle
-            raise Refusal(400, "lora_path is no path") from error
+            raise ApiError(400, "lora_path is no path") from error
         inside = [place for place in places if any(place.is_relative_to(root) for root in roots)]
         if not inside:
-            raise Refusal(403, f"{path} is outside of the folders from which adapters may be loaded")
+            raise ApiError(403, f"{path} is outside of the folders from which adapters may be loaded")
         folder = adapter_folder(next((place for place in inside if place.exists()), inside[0])).resolve()
         if not any(folder.is_relative_to(root) for root in roots):
-            raise Refusal(403, f"{path} leads outside of the folders from which adapters may be loaded")
+            raise ApiError(403, f"{path} leads outside of the folders from which adapters may be loaded")
         return folder
 
 
-def usage_of(calls: Sequence[Call], answers: int) -> dict[str, Any]:
+def usage_of(calls: Sequence[RequestHandle], answers: int) -> dict[str, Any]:
     """Tokens of the calls of one HTTP request, with so many answers to each prompt, which counts once."""
     prompt, new = sum(len(call.prompt) for call in calls[::answers]), sum(call.new_tokens for call in calls)
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}

@@ -1,8 +1,8 @@
 """One base, many adapters: requests for different adapters generated in one batch."""
 
-from lengthen.serving.engine.base_model import ServedBase
+from lengthen.decoding.sampling import Logprob
+from lengthen.serving.engine.base_model import LoadedBase
 from lengthen.serving.engine.engine import Engine, Limits
-from lengthen.serving.engine.request import Completion, Event, Generation
-from lengthen.serving.engine.sampling import GenerationRequest, Logprob
+from lengthen.serving.engine.request import Completion, Event, GenerationRequest, RequestState
 
-__all__ = ["Completion", "Engine", "Event", "Generation", "GenerationRequest", "Limits", "Logprob", "ServedBase"]
+__all__ = ["Completion", "Engine", "Event", "GenerationRequest", "Limits", "LoadedBase", "Logprob", "RequestState"]

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from lengthen.serving.engine.adapter_weights import AdapterWeights, WeightTable
-from lengthen.serving.engine.base_model import ServedBase
+from lengthen.serving.engine.base_model import LoadedBase
 from lengthen.serving.engine.lora_batch import GROUPED_STEP, LoraStack, Routing, has_grouped_products
-from lengthen.serving.engine.per_adapter_layers import RowNorm, embed_rows_, head_rows_
+from lengthen.serving.engine.per_adapter_layers import PerAdapterNorm, embed_rows_, head_rows_
 
-__all__ = ["AdapterBank", "Resident"]
+__all__ = ["AdapterPool", "LoadedAdapter"]
 
 
 @dataclass(eq=False)
-class Resident:
+class LoadedAdapter:
     """An adapter in memory.
 
     Attributes:
@@ -77,7 +77,7 @@ class _Group:
         self._low, self._left = None, 0
 
 
-class AdapterBank:
+class AdapterPool:
     """Adapters in memory over one base.
 
     Matrices of all adapters have the largest rank among them. Slots and ranks grow when they have to, and never
@@ -88,21 +88,21 @@ class AdapterBank:
         max_bytes: memory for all adapters.
     """
 
-    def __init__(self, base: ServedBase, max_bytes: int):
+    def __init__(self, base: LoadedBase, max_bytes: int):
         self._base, self.max_bytes = base, max_bytes
         self._slots, self._rank = 0, 1
-        self._residents: list[Resident] = []
+        self._loaded: list[LoadedAdapter] = []
         self._groups = [_Group([base.linear[name] for name in group]) for group in base.groups]
         self._group_of = {name: index for index, group in enumerate(base.groups) for name in group}
-        self._norms: dict[str, RowNorm] = {}
+        self._norms: dict[str, PerAdapterNorm] = {}
         self._batch: _Batch | None = None
         # The last one, which a batch of requests that only go on takes again.
-        self._made: tuple[tuple[Resident | None, ...], int, _Batch] | None = None
+        self._made: tuple[tuple[LoadedAdapter | None, ...], int, _Batch] | None = None
         self._has_grouped = has_grouped_products(base.device, base.dtype)
         self._add_hooks()
 
     def __len__(self) -> int:
-        return len(self._residents)
+        return len(self._loaded)
 
     @property
     def nbytes(self) -> int:
@@ -121,18 +121,18 @@ class AdapterBank:
         return self._size_with(weights) is not None
 
     @torch.inference_mode()
-    def put(self, weights: AdapterWeights) -> Resident:
+    def put(self, weights: AdapterWeights) -> LoadedAdapter:
         """Take an adapter in; it must fit. Not while the base runs."""
         size = self._size_with(weights)
         assert size is not None
         self._made = None
         if size != (self._slots, self._rank):
             self._resize(*size)
-        used = {each.slot for each in self._residents}
+        used = {each.slot for each in self._loaded}
         slot = next(slot for slot in range(self._slots) if slot not in used)
         self._put_matrices(slot, weights)
         self._put_norms(slot, weights)
-        resident = Resident(
+        loaded = LoadedAdapter(
             slot=slot,
             rank=weights.rank,
             has_lora=bool(weights.linear),
@@ -141,14 +141,14 @@ class AdapterBank:
             head=weights.head,
             table_bytes=weights.table_bytes,
         )
-        self._residents.append(resident)
-        return resident
+        self._loaded.append(loaded)
+        return loaded
 
-    def remove(self, resident: Resident) -> None:
+    def remove(self, loaded: LoadedAdapter) -> None:
         """Drop an adapter, which no row uses. Its slot is used again."""
-        self._residents.remove(resident)
+        self._loaded.remove(loaded)
         self._made = None
-        if not self._residents:
+        if not self._loaded:
             self._slots, self._rank = 0, 1
             for group in self._groups:
                 group.stack = None
@@ -157,15 +157,15 @@ class AdapterBank:
             self._norms = {}
 
     @contextmanager
-    def rows(self, residents: Sequence[Resident | None], tokens: int) -> Iterator[None]:
+    def rows(self, adapters: Sequence[LoadedAdapter | None], tokens: int) -> Iterator[None]:
         """Run the base in this block with an adapter of its own for each row.
 
         Args:
-            residents: of each row; None for the base alone.
+            adapters: of each row; None for the base alone.
             tokens: T of each row.
         """
-        if self._made is None or self._made[:2] != (tuple(residents), tokens):
-            self._made = tuple(residents), tokens, self._make_batch(residents, tokens)
+        if self._made is None or self._made[:2] != (tuple(adapters), tokens):
+            self._made = tuple(adapters), tokens, self._make_batch(adapters, tokens)
         self._batch = self._made[2]
         for norm in self._norms.values():
             norm.use(self._batch.norm_slots_B)
@@ -176,19 +176,19 @@ class AdapterBank:
             for group in self._groups:
                 group.forget()
 
-    def _make_batch(self, residents: Sequence[Resident | None], tokens: int) -> _Batch:
+    def _make_batch(self, adapters: Sequence[LoadedAdapter | None], tokens: int) -> _Batch:
         device, batch = self._base.device, _Batch()
-        slots = [each.slot if each is not None and each.has_lora else None for each in residents]
+        slots = [each.slot if each is not None and each.has_lora else None for each in adapters]
         if any(slot is not None for slot in slots):
             batch.routing = Routing.of(
                 slots, [tokens] * len(slots), device, self._slots if self._takes_grouped() else None
             )
-        if any(each is not None and each.has_norms for each in residents):
-            rows = [-1 if each is None else each.slot for each in residents]
+        if any(each is not None and each.has_norms for each in adapters):
+            rows = [-1 if each is None else each.slot for each in adapters]
             batch.norm_slots_B = torch.tensor(rows, device=device)
-        for own in {id(each): each for each in residents if each is not None}.values():
+        for own in {id(each): each for each in adapters if each is not None}.values():
             if own.embeddings is not None or own.head is not None:
-                rows_b = torch.tensor([row for row, each in enumerate(residents) if each is own], device=device)
+                rows_b = torch.tensor([row for row, each in enumerate(adapters) if each is own], device=device)
                 if own.embeddings is not None:
                     batch.embeddings.append((own.embeddings, rows_b))
                 if own.head is not None:
@@ -202,8 +202,8 @@ class AdapterBank:
 
     def _size_with(self, weights: AdapterWeights) -> tuple[int, int] | None:
         """Slots and rank for one adapter more: as it is, with some slots to spare, or with none; None: no memory."""
-        count = len(self._residents) + 1
-        rank = max([weights.rank, *(each.rank for each in self._residents)])
+        count = len(self._loaded) + 1
+        rank = max([weights.rank, *(each.rank for each in self._loaded)])
         if self._has_grouped:
             rank = -(-rank // GROUPED_STEP) * GROUPED_STEP
         sizes = [(count + count // 4, rank), (count, rank)]
@@ -221,17 +221,17 @@ class AdapterBank:
             for name, own in weights.norms.items()
             if name not in self._norms
         )
-        tables = sum(each.table_bytes for each in self._residents) + sum(each.table_bytes for each in more)
+        tables = sum(each.table_bytes for each in self._loaded) + sum(each.table_bytes for each in more)
         return lora + norms + tables
 
     def _resize(self, slots: int, rank: int) -> None:
-        moves = {each.slot: new for new, each in enumerate(self._residents)}
+        moves = {each.slot: new for new, each in enumerate(self._loaded)}
         for group in self._groups:
             if group.stack is not None:
                 group.stack = group.stack.resized(slots, rank, moves)
         for norm in self._norms.values():
             norm.resize(slots, moves)
-        for each in self._residents:
+        for each in self._loaded:
             each.slot = moves[each.slot]
         self._slots, self._rank = slots, rank
 
@@ -246,7 +246,7 @@ class AdapterBank:
 
     def _put_norms(self, slot: int, weights: AdapterWeights) -> None:
         for name in weights.norms.keys() - self._norms.keys():
-            self._norms[name] = RowNorm(name, self._base.norms[name], self._slots)
+            self._norms[name] = PerAdapterNorm(name, self._base.norms[name], self._slots)
             self._base.model.set_submodule(name, self._norms[name])
         for name, norm in self._norms.items():
             norm.put(slot, weights.norms.get(name))

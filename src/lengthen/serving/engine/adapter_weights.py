@@ -25,7 +25,7 @@ from lengthen.adapters.scale import between
 from lengthen.context import positions
 from lengthen.errors import ModelError, one_line
 from lengthen.run_folder import RunFolder, read_base_record
-from lengthen.serving.engine.base_model import ServedBase
+from lengthen.serving.engine.base_model import LoadedBase
 from lengthen.serving.engine.lora_batch import LoraMatrices
 
 __all__ = ["AdapterWeights", "NormWeights", "WeightTable", "adapter_folder", "read_adapter"]
@@ -115,7 +115,7 @@ def adapter_folder(path: Path) -> Path:
     raise ModelError(f"{path} has no adapter_config.json, so it holds no adapter; give a PEFT or run folder")
 
 
-def read_adapter(folder: Path, base: ServedBase, scale: float = 1.0) -> AdapterWeights:
+def read_adapter(folder: Path, base: LoadedBase, scale: float = 1.0) -> AdapterWeights:
     """Read a PEFT folder.
 
     Args:
@@ -166,7 +166,7 @@ def _config(folder: Path) -> LoraConfig:
     return config
 
 
-def _check_positions(folder: Path, base: ServedBase) -> None:
+def _check_positions(folder: Path, base: LoadedBase) -> None:
     """Adapters of another context extension would be wrong here: its positions mean other angles to them."""
     config = adapter_config(folder)
     if config is not None:
@@ -201,7 +201,7 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _sorted(
-    folder: Path, config: LoraConfig, modules: dict[str, dict[str, torch.Tensor]], base: ServedBase, scale: float
+    folder: Path, config: LoraConfig, modules: dict[str, dict[str, torch.Tensor]], base: LoadedBase, scale: float
 ) -> AdapterWeights:
     embedding, head = base.model.get_input_embeddings(), base.model.get_output_embeddings()
     # The engine puts norms of its own around the base's, so that names are looked up in what it was.
@@ -223,7 +223,7 @@ def _sorted(
 
 
 def _matrices(
-    folder: Path, config: LoraConfig, name: str, parts: dict[str, torch.Tensor], base: ServedBase, scale: float
+    folder: Path, config: LoraConfig, name: str, parts: dict[str, torch.Tensor], base: LoadedBase, scale: float
 ) -> LoraMatrices:
     module = base.linear.get(name)
     if module is None:
@@ -250,7 +250,7 @@ def _norm(folder: Path, name: str, parts: dict[str, torch.Tensor], norm: nn.Modu
 
 
 def _table(
-    folder: Path, name: str, weight: torch.Tensor, place: nn.Module, base: ServedBase, scale: float
+    folder: Path, name: str, weight: torch.Tensor, place: nn.Module, base: LoadedBase, scale: float
 ) -> WeightTable | None:
     whole: torch.Tensor = place.weight.detach()  # type: ignore[operator]
     if weight.shape != whole.shape:

@@ -16,14 +16,14 @@ from lengthen.decoding.prefill import check_prefill, new_cache
 from lengthen.errors import ContextError, ModelError
 from lengthen.models import Source, load_config, weight_hashes
 
-__all__ = ["ServedBase"]
+__all__ = ["LoadedBase"]
 
 # Different numbers, so that shapes tell sequences from tokens.
 _PROBED_SEQUENCES, _PROBED_TOKENS = 2, 3
 
 
 @dataclass(frozen=True)
-class ServedBase:
+class LoadedBase:
     """A base and the places where adapters change it.
 
     Attributes:
@@ -53,7 +53,7 @@ class ServedBase:
     key_value_shapes: tuple[tuple[int, int, int], ...]
 
     @classmethod
-    def of(cls, apart: BaseApart) -> "ServedBase":
+    def of(cls, apart: BaseApart) -> "LoadedBase":
         """Look a base over.
 
         Raises:

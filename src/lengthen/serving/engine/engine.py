@@ -22,17 +22,17 @@ import torch
 from lengthen._compat import without_cudnn_attention
 from lengthen.adapters.load import own_tokenizer
 from lengthen.data.instruct.templates import use_template
-from lengthen.decoding.generate import end_tokens
 from lengthen.decoding.prefill import hidden_chunks, new_cache
+from lengthen.decoding.sampling import logprobs_of, pick_tokens
+from lengthen.decoding.stop import eos_token_ids
 from lengthen.errors import BusyError, DataError, LengthenError, one_line
 from lengthen.head import logits_from
 from lengthen.serving.engine.adapter_weights import adapter_folder
-from lengthen.serving.engine.base_model import ServedBase
+from lengthen.serving.engine.base_model import LoadedBase
 from lengthen.serving.engine.fair_queue import FairQueue
-from lengthen.serving.engine.kv_cache import RowCache, padded_tokens
+from lengthen.serving.engine.kv_cache import BatchedKVCache, padded_tokens
 from lengthen.serving.engine.registry import AdapterRegistry
-from lengthen.serving.engine.request import Completion, Event, Generation
-from lengthen.serving.engine.sampling import GenerationRequest, logprobs_of, pick_tokens
+from lengthen.serving.engine.request import Completion, Event, GenerationRequest, RequestState
 
 __all__ = ["Engine", "Limits", "Stats"]
 
@@ -83,13 +83,13 @@ class Stats:
     answered: int = 0
 
 
-class _Reading:
+class _Prefill:
     """Prompts that are read together, from their first token to the last but one."""
 
-    def __init__(self, generations: list[Generation], device: torch.device, cache: Any):
-        self.generations, self.cache, self.done = generations, cache, 0
-        self.width = max(len(each.request.prompt) for each in generations) - 1
-        rows = [list(each.request.prompt[:-1]) for each in generations]
+    def __init__(self, states: list[RequestState], device: torch.device, cache: Any):
+        self.states, self.cache, self.done = states, cache, 0
+        self.width = max(len(each.request.prompt) for each in states) - 1
+        rows = [list(each.request.prompt[:-1]) for each in states]
         # What fills up the shorter ones comes after them, so that they don't see it, and their rows end before it.
         padded = [row + [0] * (self.width - len(row)) for row in rows]
         self.ids_BT = torch.tensor(padded, dtype=torch.long, device=device).view(len(rows), self.width)
@@ -113,7 +113,7 @@ class Engine:
 
     def __init__(
         self,
-        base: ServedBase,
+        base: LoadedBase,
         tokenizer: Any,
         limits: Limits | None = None,
         adapter_scale: float = 1.0,
@@ -130,12 +130,12 @@ class Engine:
         self._chunk = self.limits.chunk or (2048 if base.device.type == "cuda" else 512)
         self._max_tokens = cache_bytes // base.cache_bytes_per_token
         self._vocabulary = base.model.get_input_embeddings().weight.shape[0]
-        self._queue: FairQueue[Generation] = FairQueue()
+        self._queue: FairQueue[RequestState] = FairQueue()
         self._commands: list[tuple[Callable[[], Any], Future[Any]]] = []
-        self._arrived: list[Generation] = []
-        self._reading: _Reading | None = None
-        self._writing: list[Generation] = []
-        self._cache = RowCache(base.key_value_shapes, base.dtype, base.device, self._max_tokens)
+        self._admitted: list[RequestState] = []
+        self._prefilling: _Prefill | None = None
+        self._decoding: list[RequestState] = []
+        self._cache = BatchedKVCache(base.key_value_shapes, base.dtype, base.device, self._max_tokens)
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing: float | None = None
@@ -155,7 +155,7 @@ class Engine:
         """Tokens whose keys and values are held."""
         return sum(self._cache.lengths)
 
-    def submit(self, request: GenerationRequest, on_event: Callable[[Event], None]) -> Generation:
+    def submit(self, request: GenerationRequest, on_event: Callable[[Event], None]) -> RequestState:
         """Queue a request.
 
         Args:
@@ -167,7 +167,7 @@ class Engine:
             ModelError: there is no such adapter.
             BusyError: the queue is full, or the engine is closing.
         """
-        request.check(self.base.context, self._vocabulary)
+        request.check_against(self.base.context, self._vocabulary)
         needed = padded_tokens([len(request.prompt) + request.max_new_tokens])
         if needed > self._max_tokens:
             raise DataError(
@@ -181,12 +181,12 @@ class Engine:
                 raise BusyError(f"{len(self._queue)} requests are waiting already; try again later")
             adapter = self.registry.get(request.adapter) if request.adapter is not None else None
             tokenizer = self.tokenizer_of(request.adapter)
-            generation = Generation(request, adapter, tokenizer, on_event, end_tokens(self.base.model, tokenizer))
+            state = RequestState(request, adapter, tokenizer, on_event, eos_token_ids(self.base.model, tokenizer))
             if adapter is not None:
                 adapter.users += 1
-            self._queue.push(request.adapter, generation)
+            self._queue.push(request.adapter, state)
             self._wake.notify()
-        return generation
+        return state
 
     def tokenizer_of(self, adapter: str | None) -> Any:
         """The tokenizer for the texts of an adapter, which may have brought its own, or of the base (None).
@@ -246,9 +246,9 @@ class Engine:
         self._run_commands()
         self._drop_cancelled()
         self._admit()
-        self._read()
+        self._prefill()
         with without_cudnn_attention():
-            self._write_token()
+            self._decode_token()
         return bool(self._active() or self.waiting)
 
     def start(self) -> None:
@@ -282,18 +282,18 @@ class Engine:
         self._run_commands()
 
     def _cancel_all(self) -> None:
-        for generation in [*self._active(), *self._queue]:
-            generation.cancel()
+        for state in [*self._active(), *self._queue]:
+            state.cancel()
 
     def _fail_active(self, reason: str) -> None:
         failed = self._active()
-        self._arrived, self._reading, self._writing = [], None, []
+        self._admitted, self._prefilling, self._decoding = [], None, []
         self._cache.clear()
-        for generation in failed:
-            self._end(generation, Event(finish="failed", error=f"the engine failed: {reason}"))
+        for state in failed:
+            self._end(state, Event(finish="failed", error=f"the engine failed: {reason}"))
 
-    def _active(self) -> list[Generation]:
-        return [*self._arrived, *(self._reading.generations if self._reading else ()), *self._writing]
+    def _active(self) -> list[RequestState]:
+        return [*self._admitted, *(self._prefilling.states if self._prefilling else ()), *self._decoding]
 
     def _between_tokens(self, command: Callable[[], None]) -> None:
         done: Future[Any] = Future()
@@ -316,40 +316,40 @@ class Engine:
     def _drop_cancelled(self) -> None:
         with self._wake:
             queued = [each for each in self._queue if each.is_cancelled]
-            for generation in queued:
-                self._queue.remove(generation.request.adapter, generation)
-        arrived = [each for each in self._arrived if each.is_cancelled]
-        self._arrived = [each for each in self._arrived if not each.is_cancelled]
-        for generation in [*queued, *arrived]:
-            self._end(generation, Event(finish="cancelled"))
-        if self._reading is not None and all(each.is_cancelled for each in self._reading.generations):
-            cancelled, self._reading = self._reading.generations, None
-            for generation in cancelled:
-                self._end(generation, Event(finish="cancelled"))
-        for row in reversed(range(len(self._writing))):
-            if self._writing[row].is_cancelled:
+            for state in queued:
+                self._queue.remove(state.request.adapter, state)
+        waiting = [each for each in self._admitted if each.is_cancelled]
+        self._admitted = [each for each in self._admitted if not each.is_cancelled]
+        for state in [*queued, *waiting]:
+            self._end(state, Event(finish="cancelled"))
+        if self._prefilling is not None and all(each.is_cancelled for each in self._prefilling.states):
+            cancelled, self._prefilling = self._prefilling.states, None
+            for state in cancelled:
+                self._end(state, Event(finish="cancelled"))
+        for row in reversed(range(len(self._decoding))):
+            if self._decoding[row].is_cancelled:
                 self._leave(row, Event(finish="cancelled"))
 
     def _admit(self) -> None:
-        while (generation := self._first()) is not None:
-            reserved = [each.reserve for each in (*self._active(), generation)]
+        while (state := self._first()) is not None:
+            reserved = [each.max_total_tokens for each in (*self._active(), state)]
             if len(reserved) > self.limits.batch or padded_tokens(reserved) > self._max_tokens:
                 return
-            adapter = generation.adapter
+            adapter = state.adapter
             try:
-                if adapter is not None and not self.registry.make_resident(adapter):
+                if adapter is not None and not self.registry.ensure_loaded(adapter):
                     return
             except LengthenError as error:
                 self._pop()
-                self._end(generation, Event(finish="failed", error=str(error)))
+                self._end(state, Event(finish="failed", error=str(error)))
                 continue
             self._pop()
-            generation.is_running = True
+            state.is_running = True
             if adapter is not None:
                 adapter.running += 1
-            self._arrived.append(generation)
+            self._admitted.append(state)
 
-    def _first(self) -> Generation | None:
+    def _first(self) -> RequestState | None:
         with self._wake:
             return self._queue.first()
 
@@ -357,106 +357,109 @@ class Engine:
         with self._wake:
             self._queue.pop()
 
-    def _read(self) -> None:
-        """Read a chunk, and some more while most requests wait for that: a token of few costs as much as one of all."""
+    def _prefill(self) -> None:
+        """Prefill a chunk, and up to three more while most requests still wait.
+
+        A decode step costs the same for few sequences as for many, so it is worth waiting until there are many.
+        """
         for _ in range(_CHUNKS_AT_MOST):
-            self._read_chunk()
-            if len(self._active()) <= 2 * len(self._writing):
+            self._prefill_chunk()
+            if len(self._active()) <= 2 * len(self._decoding):
                 return
 
-    def _read_chunk(self) -> None:
-        if self._reading is None:
-            if not self._arrived:
+    def _prefill_chunk(self) -> None:
+        if self._prefilling is None:
+            if not self._admitted:
                 return
-            self._reading = _Reading(self._next_to_read(), self.base.device, new_cache(self.base.model))
-        reading = self._reading
-        scores = any(each.request.prompt_logprobs is not None for each in reading.generations)
-        width = max(1, (min(self._chunk, _SCORED_AT_MOST) if scores else self._chunk) // len(reading.generations))
-        ids_BT = reading.ids_BT[:, reading.done : reading.done + width]
+            self._prefilling = _Prefill(self._next_to_prefill(), self.base.device, new_cache(self.base.model))
+        prefill = self._prefilling
+        scores = any(each.request.prompt_logprobs is not None for each in prefill.states)
+        width = max(1, (min(self._chunk, _SCORED_AT_MOST) if scores else self._chunk) // len(prefill.states))
+        ids_BT = prefill.ids_BT[:, prefill.done : prefill.done + width]
         if ids_BT.shape[1]:
-            residents = [each.adapter.resident if each.adapter else None for each in reading.generations]
-            with self.registry.bank.rows(residents, ids_BT.shape[1]):
-                for hidden_BTH in hidden_chunks(self.base.model, ids_BT, ids_BT.shape[1], reading.cache):
-                    self._score_prompts(reading, hidden_BTH)
-            reading.done += ids_BT.shape[1]
-        if reading.done == reading.width:
-            self._reading = None
-            for row, generation in enumerate(reading.generations):
-                length = len(generation.request.prompt) - 1
+            adapters = [each.adapter.loaded if each.adapter else None for each in prefill.states]
+            with self.registry.pool.rows(adapters, ids_BT.shape[1]):
+                for hidden_BTH in hidden_chunks(self.base.model, ids_BT, ids_BT.shape[1], prefill.cache):
+                    self._score_prompts(prefill, hidden_BTH)
+            prefill.done += ids_BT.shape[1]
+        if prefill.done == prefill.width:
+            self._prefilling = None
+            for row, state in enumerate(prefill.states):
+                length = len(state.request.prompt) - 1
                 self.stats.prompt_tokens += length + 1
-                if generation.request.max_new_tokens == 0:
-                    self._end(generation, Event(prompt_logprobs=generation.prompt_event(), finish="length"))
+                if state.request.max_new_tokens == 0:
+                    self._end(state, Event(prompt_logprobs=state.prompt_event(), finish="length"))
                     continue
-                self._cache.append(reading.cache if length else None, row, length, generation.reserve)
-                self._writing.append(generation)
+                self._cache.append(prefill.cache if length else None, row, length, state.max_total_tokens)
+                self._decoding.append(state)
 
-    def _score_prompts(self, reading: _Reading, hidden_BTH: torch.Tensor) -> None:
+    def _score_prompts(self, prefill: _Prefill, hidden_BTH: torch.Tensor) -> None:
         """Note how likely the tokens after those that were just read were, for requests that ask for it."""
-        wanted = [each.request.prompt_logprobs for each in reading.generations]
+        wanted = [each.request.prompt_logprobs for each in prefill.states]
         if all(count is None for count in wanted):
             return
         # All rows together, since adapters may have a head of their own in each.
         logits_BTV = logits_from(self.base.model, hidden_BTH)
-        for row, (generation, count) in enumerate(zip(reading.generations, wanted, strict=True)):
-            tokens = generation.request.prompt[reading.done + 1 : reading.done + 1 + hidden_BTH.shape[1]]
+        for row, (state, count) in enumerate(zip(prefill.states, wanted, strict=True)):
+            tokens = state.request.prompt[prefill.done + 1 : prefill.done + 1 + hidden_BTH.shape[1]]
             if count is not None and tokens:
-                generation.prompt_logprobs += logprobs_of(logits_BTV[row, : len(tokens)], tokens, count)
+                state.prompt_logprobs += logprobs_of(logits_BTV[row, : len(tokens)], tokens, count)
 
-    def _next_to_read(self) -> list[Generation]:
+    def _next_to_prefill(self) -> list[RequestState]:
         """The first that has arrived, and those behind it as long as all fit into one chunk."""
         taken, widest = 0, 0
-        for generation in self._arrived:
-            widest = max(widest, len(generation.request.prompt))
+        for state in self._admitted:
+            widest = max(widest, len(state.request.prompt))
             if taken and (taken + 1) * widest > self._chunk:
                 break
             taken += 1
-        chosen, self._arrived = self._arrived[:taken], self._arrived[taken:]
+        chosen, self._admitted = self._admitted[:taken], self._admitted[taken:]
         return chosen
 
-    def _write_token(self) -> None:
-        if not self._writing:
+    def _decode_token(self) -> None:
+        if not self._decoding:
             return
-        last_B1 = torch.tensor([[each.last] for each in self._writing], device=self.base.device)
-        residents = [each.adapter.resident if each.adapter else None for each in self._writing]
-        with self.registry.bank.rows(residents, 1):
+        last_B1 = torch.tensor([[each.last] for each in self._decoding], device=self.base.device)
+        adapters = [each.adapter.loaded if each.adapter else None for each in self._decoding]
+        with self.registry.pool.rows(adapters, 1):
             out = self.base.model(input_ids=last_B1, **self._cache.next_token())
         self._cache.advance()
         self.stats.steps += 1
         logits_BV = out.logits[:, -1].float()
-        tokens = pick_tokens(logits_BV, [each.sampler for each in self._writing])
+        tokens = pick_tokens(logits_BV, [each.sampler for each in self._decoding])
         for row in reversed(range(len(tokens))):
-            token, generation = tokens[row], self._writing[row]
+            token, state = tokens[row], self._decoding[row]
             if token is None:
                 self._leave(row, Event(finish="failed", error="the model computed no numbers for this prompt"))
                 continue
-            count = generation.request.logprobs
+            count = state.request.logprobs
             logprob = None if count is None else logprobs_of(logits_BV[row : row + 1], [token], count)[0]
-            event = generation.take(token, logprob)
+            event = state.take(token, logprob)
             self.stats.new_tokens += 1
-            if generation.new_tokens == 1:
+            if state.new_tokens == 1:
                 self.stats.answered += 1
-                self.stats.waited_seconds += time.perf_counter() - generation.submitted
+                self.stats.waited_seconds += time.perf_counter() - state.submitted
             if event.finish is None:
-                generation.tell(event)
+                state.tell(event)
             else:
                 self._leave(row, event)
 
     def _leave(self, row: int, event: Event) -> None:
         """End a request that is being continued; the last row takes its place."""
-        generation = self._writing[row]
+        state = self._decoding[row]
         self._cache.remove(row)
-        self._writing[row] = self._writing[-1]
-        self._writing.pop()
-        self._end(generation, event)
+        self._decoding[row] = self._decoding[-1]
+        self._decoding.pop()
+        self._end(state, event)
 
-    def _end(self, generation: Generation, event: Event) -> None:
-        adapter = generation.adapter
+    def _end(self, state: RequestState, event: Event) -> None:
+        adapter = state.adapter
         if adapter is not None:
             with self._wake:
-                self.registry.release(adapter, generation.is_running)
+                self.registry.release(adapter, state.is_running)
         assert event.finish is not None
-        self.stats.finished[generation.request.adapter, event.finish] += 1
-        generation.tell(event)
+        self.stats.finished[state.request.adapter, event.finish] += 1
+        state.tell(event)
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -13,7 +13,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from lengthen._compat import with_cache
 
-__all__ = ["RowCache", "padded_tokens"]
+__all__ = ["BatchedKVCache", "padded_tokens"]
 
 # Rows grow in steps of so many tokens, so that a batch of similar requests is not laid out anew for each of them.
 _STEP = 64
@@ -28,7 +28,7 @@ def _rounded(tokens: int) -> int:
     return -(-tokens // _STEP) * _STEP
 
 
-class RowCache(Cache):
+class BatchedKVCache(Cache):
     """A cache whose rows come and go, each with its own length.
 
     All rows have the memory of the longest. In a forward pass of one token a row, the keys of all rows are read up to
@@ -52,24 +52,24 @@ class RowCache(Cache):
         super().__init__(layers=list(self._row_layers))
         self._device, self._max_tokens = device, max_tokens
         self.lengths: list[int] = []
-        self._reserved: list[int] = []
+        self._max_total_tokens: list[int] = []
         self._size = (0, 0)
 
-    def append(self, read: Cache | None, row: int, length: int, reserve: int) -> None:
+    def append(self, read: Cache | None, row: int, length: int, max_total_tokens: int) -> None:
         """Add a row behind the others.
 
         Args:
             read: an ordinary cache in which its first tokens were read; None where there are none.
             row: which one of that cache.
             length: tokens of it that count.
-            reserve: tokens that the row will have at most.
+            max_total_tokens: tokens that the row will have at most.
         """
-        self._make_room(len(self.lengths) + 1, max([reserve, *self._reserved]))
+        self._make_room(len(self.lengths) + 1, max([max_total_tokens, *self._max_total_tokens]))
         for index, layer in enumerate(self._row_layers):
             layer.fill(len(self.lengths), read.layers[index] if read is not None else None, row, length)
         self.lengths.append(length)
         self._rows.positions_n = None
-        self._reserved.append(reserve)
+        self._max_total_tokens.append(max_total_tokens)
 
     def remove(self, row: int) -> None:
         """Drop a row; the last one takes its place."""
@@ -77,7 +77,7 @@ class RowCache(Cache):
         if row != last:
             for layer in self._row_layers:
                 layer.move(last, row)
-        for values in (self.lengths, self._reserved):
+        for values in (self.lengths, self._max_total_tokens):
             values[row] = values[-1]
             values.pop()
         self._rows.positions_n = None
@@ -86,7 +86,7 @@ class RowCache(Cache):
 
     def clear(self) -> None:
         """Drop all rows and their memory."""
-        self.lengths, self._reserved = [], []
+        self.lengths, self._max_total_tokens = [], []
         self._rows.positions_n = None
         self._resize(0, 0)
 

@@ -13,10 +13,10 @@ from torch import nn
 from lengthen.errors import ModelError
 from lengthen.serving.engine.adapter_weights import NormWeights, WeightTable
 
-__all__ = ["RowNorm", "embed_rows_", "head_rows_"]
+__all__ = ["PerAdapterNorm", "embed_rows_", "head_rows_"]
 
 
-class RowNorm(nn.Module):
+class PerAdapterNorm(nn.Module):
     """A norm whose weight may be another one in each row of a batch.
 
     Every norm is a normalisation, times a gain, plus a bias. The normalisation is the norm itself with a neutral

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.errors import ModelError
-from lengthen.serving.engine.adapter_pool import AdapterBank, Resident
+from lengthen.serving.engine.adapter_pool import AdapterPool, LoadedAdapter
 from lengthen.serving.engine.adapter_weights import AdapterWeights, read_adapter
-from lengthen.serving.engine.base_model import ServedBase
+from lengthen.serving.engine.base_model import LoadedBase
 
 __all__ = ["Adapter", "AdapterRegistry"]
 
@@ -22,7 +22,7 @@ class Adapter:
         folder: its PEFT folder.
         stamp: sizes and times of its files when it was loaded.
         tokenizer: its own; None for the base's.
-        resident: in memory; None while it is on disk only.
+        loaded: in memory; None while it is on disk only.
         users: requests for it that are not finished.
         running: those of them that are in the batch.
         last_used: larger for later.
@@ -33,7 +33,7 @@ class Adapter:
     folder: Path
     stamp: tuple[tuple[str, int, int], ...]
     tokenizer: Any = None
-    resident: Resident | None = None
+    loaded: LoadedAdapter | None = None
     users: int = 0
     running: int = 0
     last_used: int = 0
@@ -52,9 +52,9 @@ class AdapterRegistry:
         evicted: how many adapters had to leave so far.
     """
 
-    def __init__(self, base: ServedBase, max_bytes: int, scale: float = 1.0):
+    def __init__(self, base: LoadedBase, max_bytes: int, scale: float = 1.0):
         self._base, self._scale = base, scale
-        self.bank = AdapterBank(base, max_bytes)
+        self.pool = AdapterPool(base, max_bytes)
         self._adapters: dict[str, Adapter] = {}
         self._in_memory: list[Adapter] = []
         self._clock = count(1)
@@ -95,11 +95,11 @@ class AdapterRegistry:
             ModelError: it can't be served over this base (see `read_adapter`), or is larger than the memory.
         """
         stamp, weights = _stamp(folder), read_adapter(folder, self._base, self._scale)
-        needed = self.bank.needs(weights)
-        if needed > self.bank.max_bytes:
+        needed = self.pool.needs(weights)
+        if needed > self.pool.max_bytes:
             raise ModelError(
                 f"the adapter {folder} takes {needed / 2**20:.0f} MiB, and there are "
-                f"{self.bank.max_bytes / 2**20:.0f} MiB for adapters; give the engine more for them"
+                f"{self.pool.max_bytes / 2**20:.0f} MiB for adapters; give the engine more for them"
             )
         return Adapter("", folder, stamp), weights
 
@@ -131,13 +131,13 @@ class AdapterRegistry:
         adapter.running -= was_running
         self._leave_if_done(adapter)
 
-    def make_resident(self, adapter: Adapter) -> bool:
+    def ensure_loaded(self, adapter: Adapter) -> bool:
         """Bring an adapter into memory; whether there was room.
 
         Raises:
             ModelError: its folder is not what it was.
         """
-        if adapter.resident is not None:
+        if adapter.loaded is not None:
             adapter.last_used = next(self._clock)
             return True
         if _stamp(adapter.folder) != adapter.stamp:
@@ -148,24 +148,24 @@ class AdapterRegistry:
 
     def _put(self, adapter: Adapter, weights: AdapterWeights) -> bool:
         adapter.last_used = next(self._clock)
-        while not self.bank.fits(weights):
+        while not self.pool.fits(weights):
             idle = [each for each in self._in_memory if each.running == 0]
             if not idle:
                 return False
             self._forget(min(idle, key=lambda each: each.last_used))
             self.evicted += 1
-        adapter.resident = self.bank.put(weights)
+        adapter.loaded = self.pool.put(weights)
         self._in_memory.append(adapter)
         return True
 
     def _forget(self, adapter: Adapter) -> None:
-        assert adapter.resident is not None
-        self.bank.remove(adapter.resident)
+        assert adapter.loaded is not None
+        self.pool.remove(adapter.loaded)
         self._in_memory.remove(adapter)
-        adapter.resident = None
+        adapter.loaded = None
 
     def _leave_if_done(self, adapter: Adapter) -> None:
-        if adapter.is_dropped and adapter.users == 0 and adapter.resident is not None:
+        if adapter.is_dropped and adapter.users == 0 and adapter.loaded is not None:
             self._forget(adapter)
 
 

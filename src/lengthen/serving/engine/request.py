@@ -1,4 +1,4 @@
-"""A request on its way: its tokens, its text and its end."""
+"""A request, and its state on the way: its tokens, its text and its end."""
 
 import logging
 import time
@@ -6,19 +6,75 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lengthen.decoding.generate import TextStream
-from lengthen.errors import ModelError
+from lengthen.decoding.detokenize import IncrementalDetokenizer
+from lengthen.decoding.sampling import Logprob, Sampler, SamplingParams
+from lengthen.decoding.stop import StopText
+from lengthen.errors import DataError, ModelError
 from lengthen.serving.engine.registry import Adapter
-from lengthen.serving.engine.sampling import GenerationRequest, Logprob, Sampler, StopText
 
-__all__ = ["Completion", "Event", "Generation"]
+__all__ = ["Completion", "Event", "GenerationRequest", "RequestState"]
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class GenerationRequest(SamplingParams):
+    """A prompt, and how it is to be continued.
+
+    Attributes:
+        prompt: tokens, at least one.
+        adapter: its name; None for the base alone.
+        max_new_tokens: at most this many.
+        stop: the answer ends before the first of these texts.
+        ignore_end: go on after the model's end token, as benchmarks need.
+        stop_tokens: the answer ends before these tokens.
+        logprobs: give the log probability of each new token, and of this many of the likeliest; None for none.
+        prompt_logprobs: the same for the tokens of the prompt, each after those before it.
+    """
+
+    prompt: Sequence[int]
+    adapter: str | None = None
+    max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    ignore_end: bool = False
+    stop_tokens: tuple[int, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    def check_against(self, context: int, vocabulary: int) -> None:
+        """Refuse what this model can't do.
+
+        Args:
+            context: tokens of prompt and answer together, at most.
+            vocabulary: tokens that there are.
+
+        Raises:
+            DataError, LengthenError: with the value and what to change.
+        """
+        if not self.prompt:
+            raise DataError("the prompt is empty; give some text to continue")
+        wrong = next((token for token in self.prompt if not 0 <= token < vocabulary), None)
+        if wrong is not None:
+            raise DataError(f"the prompt has the token {wrong}, and there are tokens 0 to {vocabulary - 1}")
+        if self.max_new_tokens < (0 if self.prompt_logprobs is not None else 1):
+            raise DataError(f"max_tokens is {self.max_new_tokens}; it must be at least 1")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise DataError(
+                f"min_tokens is {self.min_new_tokens}, which is more than max_tokens, {self.max_new_tokens}"
+            )
+        if len(self.prompt) + self.max_new_tokens > context:
+            raise DataError(
+                f"the prompt has {len(self.prompt)} tokens and {self.max_new_tokens} more are asked for, but the "
+                f"context is {context}; shorten the prompt or lower max_tokens"
+            )
+        if "" in self.stop:
+            raise DataError("a stop text is empty; leave it out")
+        self.check()
+
+
+@dataclass(frozen=True)
 class Event:
-    """A step of a generation.
+    """One step of a generation.
 
     Attributes:
         token: the new token; None where there is none.
@@ -59,7 +115,7 @@ class Completion:
         return cls(tokens, "".join(event.text for event in events), str(last.finish))
 
 
-class Generation:
+class RequestState:
     """A request on its way.
 
     Attributes:
@@ -78,16 +134,16 @@ class Generation:
     ):
         self.request, self.adapter, self._on_event = request, adapter, on_event
         self._ends = set() if request.ignore_end else ends
-        self.sampler = Sampler(request, ends)
+        self.sampler = Sampler(request, request.prompt, {*ends, *request.stop_tokens})
         self.prompt_logprobs: list[Logprob] = []
         self.new_tokens, self.last = 0, int(request.prompt[-1])
         self.submitted = time.perf_counter()
         self.is_cancelled, self.is_running = False, False
-        self._stream = TextStream(tokenizer, list(request.prompt))
+        self._stream = IncrementalDetokenizer(tokenizer, list(request.prompt))
         self._stop = StopText(request.stop)
 
     @property
-    def reserve(self) -> int:
+    def max_total_tokens(self) -> int:
         """Tokens that it will have at most."""
         return len(self.request.prompt) + self.request.max_new_tokens
 

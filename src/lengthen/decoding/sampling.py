@@ -1,99 +1,65 @@
-"""What is asked for, which token comes next, and where the text stops.
+"""Which token comes next: temperature, the likeliest ones, penalties, log probabilities.
 
 Shapes: V vocabulary, B rows of a batch.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from lengthen.errors import DataError
 
-__all__ = ["GenerationRequest", "Logprob", "Sampler", "StopText", "logprobs_of", "pick_tokens"]
+__all__ = ["GREEDY", "Logprob", "Sampler", "SamplingParams", "logprobs_of", "pick_tokens"]
 
 
-@dataclass(frozen=True)
-class GenerationRequest:
-    """A prompt, and how it is to be continued.
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How tokens are drawn.
 
     Attributes:
-        prompt: tokens, at least one.
-        adapter: its name; None for the base alone.
-        max_new_tokens: at most this many.
-        temperature: 0 takes the likeliest token each time.
+        temperature: 0 takes the likeliest token each time; above 0 draws from the whole distribution.
         top_p: draw from the likeliest tokens that have this probability together.
-        seed: of the draws; None for another one each time.
-        stop: the answer ends before the first of these texts.
-        ignore_end: go on after the model's end token, as benchmarks need.
         top_k: draw from this many of the likeliest tokens; 0 for all.
         min_p: draw from tokens of at least this share of the likeliest one's probability.
+        seed: of the draws; None for another one each time.
         repetition_penalty: logits of tokens of prompt and answer are divided by it, or multiplied where negative.
         presence_penalty: is subtracted from the logits of tokens of the answer.
         frequency_penalty: the same, once for each time that the token is in the answer.
         min_new_tokens: the answer does not end by a token before it has so many.
-        stop_tokens: the answer ends before these tokens.
-        logprobs: give the log probability of each new token, and of this many of the likeliest; None for none.
-        prompt_logprobs: the same for the tokens of the prompt, each after those before it.
     """
 
-    prompt: Sequence[int]
-    adapter: str | None = None
-    max_new_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
-    seed: int | None = 0
-    stop: tuple[str, ...] = ()
-    ignore_end: bool = False
     top_k: int = 0
     min_p: float = 0.0
+    seed: int | None = 0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     min_new_tokens: int = 0
-    stop_tokens: tuple[int, ...] = ()
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
 
-    def check(self, context: int, vocabulary: int) -> None:
-        """Refuse what can't be done.
-
-        Args:
-            context: tokens of prompt and answer together, at most.
-            vocabulary: tokens that there are.
+    def check(self) -> None:
+        """Refuse values out of range.
 
         Raises:
             DataError: with the value and what to change.
         """
-        if not self.prompt:
-            raise DataError("the prompt is empty; give some text to continue")
-        wrong = next((token for token in self.prompt if not 0 <= token < vocabulary), None)
-        if wrong is not None:
-            raise DataError(f"the prompt has the token {wrong}, and there are tokens 0 to {vocabulary - 1}")
-        if self.max_new_tokens < (0 if self.prompt_logprobs is not None else 1):
-            raise DataError(f"max_tokens is {self.max_new_tokens}; it must be at least 1")
-        if self.min_new_tokens > self.max_new_tokens:
-            raise DataError(
-                f"min_tokens is {self.min_new_tokens}, which is more than max_tokens, {self.max_new_tokens}"
-            )
-        if len(self.prompt) + self.max_new_tokens > context:
-            raise DataError(
-                f"the prompt has {len(self.prompt)} tokens and {self.max_new_tokens} more are asked for, but the "
-                f"context is {context}; shorten the prompt or lower max_tokens"
-            )
         if not 0 <= self.temperature < float("inf"):
-            raise DataError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
+            raise DataError(f"`temperature` is {self.temperature}; it must be 0 (greedy) or above")
         if not 0 < self.top_p <= 1:
-            raise DataError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if "" in self.stop:
-            raise DataError("a stop text is empty; leave it out")
+            raise DataError(f"`top_p` is {self.top_p}; it must be above 0 and at most 1")
         if self.top_k < 0:
-            raise DataError(f"top_k is {self.top_k}; it must be 0 (all tokens) or above")
+            raise DataError(f"`top_k` is {self.top_k}; it must be 0 (all tokens) or above")
         if not 0 <= self.min_p <= 1:
-            raise DataError(f"min_p is {self.min_p}; it must be from 0 to 1")
+            raise DataError(f"`min_p` is {self.min_p}; it must be from 0 to 1")
         if not 0 < self.repetition_penalty < float("inf"):
-            raise DataError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0")
+            raise DataError(f"`repetition_penalty` is {self.repetition_penalty}; it must be above 0")
+
+
+GREEDY = SamplingParams()
+"""The likeliest token each time."""
 
 
 @dataclass(frozen=True)
@@ -135,32 +101,33 @@ class Sampler:
     The random numbers come from the CPU, so that they are the same on every device, and none waits for another.
 
     Args:
-        request: how.
+        params: how.
+        prompt: tokens before the answer, for the penalty on repetition.
         ends: tokens that end an answer.
     """
 
-    def __init__(self, request: GenerationRequest, ends: set[int] | None = None):
-        self.request = request
+    def __init__(self, params: SamplingParams, prompt: Sequence[int] = (), ends: Iterable[int] = ()):
+        self.params = params
         self._generator = torch.Generator()
         self._new: Counter[int] = Counter()
-        self._seen = set(request.prompt) if request.repetition_penalty != 1 else set()
-        self._ends = sorted({*(ends or ()), *request.stop_tokens})
-        if request.seed is None:
+        self._seen = set(prompt) if params.repetition_penalty != 1 else set()
+        self._ends = sorted(set(ends))
+        if params.seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(request.seed)
+            self._generator.manual_seed(params.seed)
 
     @property
     def is_greedy(self) -> bool:
         """Whether it takes the likeliest token."""
-        return self.request.temperature == 0
+        return self.params.temperature == 0
 
     @property
     def is_plain(self) -> bool:
         """Whether it takes the logits as they are now."""
-        request = self.request
-        has_penalty = request.presence_penalty or request.frequency_penalty or request.repetition_penalty != 1
-        return not has_penalty and self._new.total() >= request.min_new_tokens
+        params = self.params
+        has_penalty = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1
+        return not has_penalty and self._new.total() >= params.min_new_tokens
 
     def uniform(self) -> float:
         """The next random number, from 0 to below 1."""
@@ -174,16 +141,16 @@ class Sampler:
 
     def penalize_(self, logits_V: torch.Tensor) -> None:
         """Change the logits by the penalties, and forbid ends before `min_new_tokens`, in place."""
-        request, device = self.request, logits_V.device
+        params, device = self.params, logits_V.device
         if self._seen:
             seen = torch.tensor(sorted(self._seen), device=device)
-            values, factor = logits_V[seen], request.repetition_penalty
+            values, factor = logits_V[seen], params.repetition_penalty
             logits_V[seen] = torch.where(values > 0, values / factor, values * factor)
         if self._new:
             new = torch.tensor(list(self._new), device=device)
             counts = torch.tensor(list(self._new.values()), device=device, dtype=logits_V.dtype)
-            logits_V[new] -= request.presence_penalty + request.frequency_penalty * counts
-        if self._new.total() < request.min_new_tokens:
+            logits_V[new] -= params.presence_penalty + params.frequency_penalty * counts
+        if self._new.total() < params.min_new_tokens:
             logits_V[self._ends] = float("-inf")
 
 
@@ -207,8 +174,8 @@ def pick_tokens(logits_BV: torch.Tensor, samplers: Sequence[Sampler]) -> list[in
     if not all(sampler.is_greedy for sampler in samplers):
         # A greedy row is drawn too, and what is drawn thrown away.
         rows = [
-            (each.request.temperature or 1.0, each.request.min_p, each.request.top_k or logits_BV.shape[-1],
-             each.request.top_p, 0.0 if each.is_greedy else each.uniform())
+            (each.params.temperature or 1.0, each.params.min_p, each.params.top_k or logits_BV.shape[-1],
+             each.params.top_p, 0.0 if each.is_greedy else each.uniform())
             for each in samplers
         ]  # fmt: skip
         settings_SB = torch.tensor(rows, dtype=torch.float64).T.to(logits_BV.device)
@@ -239,39 +206,3 @@ def _draw(
     upto_BV = sorted_BV.masked_fill(is_out_BV, 0).cumsum(dim=-1, dtype=torch.float64)
     place_B = (upto_BV <= uniform_B[:, None] * upto_BV[:, -1:]).sum(dim=-1)
     return order_BV.gather(-1, place_B.clamp(max=logits_BV.shape[-1] - 1)[:, None])[:, 0]
-
-
-class StopText:
-    """Lets text through until the first of some texts, which may come in pieces.
-
-    Attributes:
-        is_over: whether one of them came.
-    """
-
-    def __init__(self, stop: Sequence[str]):
-        self._stop = tuple(stop)
-        self._held = ""
-        self.is_over = False
-
-    def push(self, piece: str) -> str:
-        """Take more text and return what can be shown: nothing that may turn out to be the start of a stop text."""
-        if not self._stop or self.is_over:
-            return "" if self.is_over else piece
-        text = self._held + piece
-        found = [at for at in (text.find(each) for each in self._stop) if at >= 0]
-        if found:
-            self.is_over, self._held = True, ""
-            return text[: min(found)]
-        held = max(_overlap(text, each) for each in self._stop)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
-
-    def end(self) -> str:
-        """What was held back, where nothing more comes."""
-        held, self._held = self._held, ""
-        return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text are the start of a stop text."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
