@@ -11,9 +11,9 @@ from transformers import MistralConfig, MistralForCausalLM
 
 import lengthen
 from lengthen.errors import DataError, ModelError
-from lengthen.evaluation.answers import Answer, answers, ask, numbers
+from lengthen.evaluation.answers import Answer, ask, greedy_generate, numbers
 from lengthen.evaluation.haystack import Haystack, documentation, read_haystack
-from lengthen.evaluation.prompts import encode, fit, make_prompt
+from lengthen.evaluation.prompts import encode, make_prompt, prompt_of_length
 
 PROSE = (
     "It rained. The cat slept on the old chair, and 12 mice danced!\n\n"
@@ -75,7 +75,7 @@ def test_a_prompt_has_exactly_the_tokens_asked_for(tokenizers, haystacks, kind, 
         return f"Read this:\n{haystack.take(start, size)}\nThe key is"
 
     try:
-        ids = encode(tokenizer, fit(tokenizer, [build], tokens, room))
+        ids = encode(tokenizer, prompt_of_length(tokenizer, [build], tokens, room))
     except DataError as error:
         assert "exactly" in str(error)  # noqa: PT017
         sizes = {len(encode(tokenizer, build(size))) for size in range(tokens)}
@@ -93,17 +93,18 @@ def test_the_least_possible_length_is_told_and_possible(tokenizer):
         return "abc" + "d" * size
 
     with pytest.raises(DataError, match="at least 9"):
-        fit(tokenizer, [build], 8, 5)
-    assert len(encode(tokenizer, fit(tokenizer, [build], 9, 5))) == 4
+        prompt_of_length(tokenizer, [build], 8, 5)
+    assert len(encode(tokenizer, prompt_of_length(tokenizer, [build], 9, 5))) == 4
 
 
 def test_how_near_is_told_where_no_size_fits(tokenizer):
     def build(size):
         return "ab" + "cd" * size
 
-    assert len(encode(tokenizer, fit(tokenizer, [build], 21, 0))) == 21, "BOS, two bytes and nine times two"
+    nine_pairs = prompt_of_length(tokenizer, [build], 21, 0)
+    assert len(encode(tokenizer, nine_pairs)) == 21, "BOS, two bytes and nine times two"
     with pytest.raises(DataError, match=r"exactly 20 .* the nearest has (19|21)"):
-        fit(tokenizer, [build], 20, 0)
+        prompt_of_length(tokenizer, [build], 20, 0)
 
 
 def test_a_prompt_keeps_its_bos_and_gets_no_end(tokenizer, tokenizers):
@@ -134,8 +135,8 @@ def test_answers_are_the_likeliest_tokens_alone_or_in_a_batch(loaded):
     model, tokenizer = loaded
     prompts = [encode(tokenizer, text) for text in ("one two thr", "abcabcabcab", "0 1 2 3 4 5")]
     expected = [by_hand(model, tokenizer, ids, 12) for ids in prompts]
-    assert answers(model, tokenizer, prompts, 12) == expected
-    assert [answers(model, tokenizer, [ids], 12)[0] for ids in prompts] == expected
+    assert greedy_generate(model, tokenizer, prompts, 12) == expected
+    assert [greedy_generate(model, tokenizer, [ids], 12)[0] for ids in prompts] == expected
     assert len(set(expected)) > 1
 
 
@@ -232,9 +233,9 @@ def test_an_answer_says_how_far_it_is_right():
 def test_a_penalty_in_the_generation_config_does_not_forbid_repeating(loaded, monkeypatch):
     model, tokenizer = loaded
     prompt = encode(tokenizer, "abcabcabcab")
-    expected = answers(model, tokenizer, [prompt], 12)
+    expected = greedy_generate(model, tokenizer, [prompt], 12)
     monkeypatch.setattr(model.generation_config, "repetition_penalty", 5.0)
-    assert answers(model, tokenizer, [prompt], 12) == expected
+    assert greedy_generate(model, tokenizer, [prompt], 12) == expected
 
 
 def test_an_end_token_ends_an_answer(make_base):
@@ -243,9 +244,9 @@ def test_an_end_token_ends_an_answer(make_base):
     prompt = encode(tokenizer, "abc abc")
     with torch.no_grad():
         first = int(model(torch.tensor([prompt])).logits[0, -1].argmax())
-    assert answers(model, tokenizer, [prompt], 5)[0]
+    assert greedy_generate(model, tokenizer, [prompt], 5)[0]
     model.generation_config.eos_token_id = [0, first]
-    assert answers(model, tokenizer, [prompt], 5) == [""]
+    assert greedy_generate(model, tokenizer, [prompt], 5) == [""]
 
 
 def test_logits_that_are_no_numbers_are_refused(make_base):
@@ -253,7 +254,7 @@ def test_logits_that_are_no_numbers_are_refused(make_base):
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="not numbers"):
-        answers(model.eval(), tokenizer, [encode(tokenizer, "abc")], 2)
+        greedy_generate(model.eval(), tokenizer, [encode(tokenizer, "abc")], 2)
 
 
 def test_numbers_are_compared_as_digits(tokenizers):

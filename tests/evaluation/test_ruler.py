@@ -28,7 +28,6 @@ from lengthen.evaluation.ruler import (
     read_hotpotqa,
     read_squad,
 )
-from lengthen.evaluation.ruler.draft import exact_prompt, least_tokens
 from lengthen.evaluation.ruler.scoring import averages, match_score
 from lengthen.evaluation.ruler.tasks import Request
 from lengthen.evaluation.ruler.words import ADJECTIVES, NOUNS, VERBS
@@ -94,11 +93,11 @@ def write(tokenizers, sources):
 
     def prompt(task, tokens, seed=0, kind="tiny"):
         count = partial(_count, tokenizers[kind])
-        draft = TASKS[task].make(Request(Random(seed), tokens, sources, seed % 20))
+        builder = TASKS[task].make(Request(Random(seed), tokens, sources, seed % 20))
         room = tokens - TASKS[task].answer_tokens
-        text = exact_prompt(draft, count, room)
+        text = builder.prompt_of_length(count, room)
         assert count(text) == room
-        return text, draft.answers
+        return text, builder.answers
 
     return prompt
 
@@ -311,10 +310,10 @@ def test_words():
 
 def test_least_tokens_are_what_a_prompt_without_haystack_takes(tokenizers, sources):
     count = partial(_count, tokenizers["tiny"])
-    draft = TASKS["niah_single_1"].make(Request(Random(0), 1000, sources, 0))
-    least = least_tokens(draft, count)
-    assert count(exact_prompt(draft, count, least)) == least
-    assert "grass" not in exact_prompt(draft, count, least)
+    builder = TASKS["niah_single_1"].make(Request(Random(0), 1000, sources, 0))
+    least = builder.least_tokens(count)
+    assert count(builder.prompt_of_length(count, least)) == least
+    assert "grass" not in builder.prompt_of_length(count, least)
 
 
 def test_scores():

@@ -19,7 +19,7 @@ from lengthen.errors import ModelError
 from lengthen.evaluation.prompts import Prompt, Question
 from lengthen.head import causal_lm
 
-__all__ = ["Answer", "answers", "ask", "numbers"]
+__all__ = ["Answer", "ask", "greedy_generate", "numbers"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def ask(model: Any, tokenizer: Any, prompts: Sequence[Prompt], max_new_tokens: i
 
 
 @torch.inference_mode()
-def answers(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+def greedy_generate(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
     """Continue prompts of one length greedily and return the new text of each.
 
     The likeliest token is taken each time, whatever a model's generation config says of sampling or of penalties on

@@ -1,4 +1,4 @@
-"""The irrelevant text around what is to be found: cut by tokens, and where it comes from."""
+"""The irrelevant text around what is to be found: cut at tokens or at sentences, and where it comes from."""
 
 import ast
 import platform
@@ -12,10 +12,15 @@ from lengthen.data.stdlib import stdlib_documents
 from lengthen.data.truncate import token_spans
 from lengthen.errors import DataError
 
-__all__ = ["Haystack", "documentation", "read_haystack"]
+__all__ = ["NOISE", "Essay", "Haystack", "documentation", "read_haystack"]
 
+_LONGEST_SENTENCE = 40  # words
 # The end of a sentence, or an empty line.
 _BOUNDARY = re.compile(r"(?<=[.!?])(?=\s)|(?<=[\u3002\uff01\uff1f])|\n\s*\n")
+
+
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+"""The published noise of passkey retrieval and RULER, word for word: numbers are comparable only so."""
 
 
 class Haystack:
@@ -63,6 +68,28 @@ class Haystack:
     def _begin(self, token: int) -> int:
         """The character where a token begins: white space before a word goes with the word."""
         return self._ends[token - 1] if token else 0
+
+
+class Essay:
+    """Prose as a ring of sentences; sentences of more than 40 words (tables, code) are cut there."""
+
+    def __init__(self, text: str):
+        """Split a text.
+
+        Raises:
+            DataError: it is empty.
+        """
+        self.sentences: list[str] = []
+        for sentence in re.split(r"(?<=[.!?])\s+", text):
+            words = sentence.split()
+            starts = range(0, len(words), _LONGEST_SENTENCE)
+            self.sentences += [" ".join(words[start : start + _LONGEST_SENTENCE]) for start in starts]
+        if not self.sentences:
+            raise DataError("the haystack is empty; give a file with text")
+
+    def take(self, start: int, count: int) -> list[str]:
+        """`count` sentences from the one numbered `start` on; from the first one again after the last."""
+        return [self.sentences[index % len(self.sentences)] for index in range(start, start + count)]
 
 
 def documentation() -> tuple[str, str]:

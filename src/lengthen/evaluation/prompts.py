@@ -6,7 +6,7 @@ from typing import Any
 
 from lengthen.errors import DataError
 
-__all__ = ["Prompt", "Question", "encode", "fit", "make_prompt"]
+__all__ = ["Prompt", "Question", "encode", "make_prompt", "prompt_of_length"]
 
 _TRIES = 16
 
@@ -122,7 +122,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def fit(tokenizer: Any, builds: Sequence[Callable[[int], str]], tokens: int, answer_tokens: int) -> str:
+def prompt_of_length(tokenizer: Any, builds: Sequence[Callable[[int], str]], tokens: int, answer_tokens: int) -> str:
     """Make a prompt that, with room for its answer, is exactly `tokens` long.
 
     The tokens counted are those that the tokenizer makes of one text; nothing is glued together from pieces. So the

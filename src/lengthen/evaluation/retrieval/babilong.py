@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from lengthen.evaluation.haystack import Haystack
-from lengthen.evaluation.prompts import Prompt, encode, fit, make_prompt
+from lengthen.evaluation.prompts import Prompt, encode, make_prompt, prompt_of_length
 
 __all__ = ["TASKS", "Story", "Task", "babilong_prompt"]
 
@@ -166,7 +166,7 @@ def babilong_prompt(tokenizer: Any, haystack: Haystack, task: str, tokens: int, 
         return "\n".join([*filter(None, pieces), haystack.take(start + done, size - done), story.question])
 
     starts = generator.choices(haystack.sentences, k=_BEGINNINGS)
-    text = fit(tokenizer, [partial(build, start) for start in starts], tokens, _ANSWER_TOKENS)
+    text = prompt_of_length(tokenizer, [partial(build, start) for start in starts], tokens, _ANSWER_TOKENS)
     places = [story.answer, *(place for place in _PLACES if place != story.answer)]
     before = text.removesuffix(story.question)
     assert len(encode(tokenizer, text)) == tokens - _ANSWER_TOKENS

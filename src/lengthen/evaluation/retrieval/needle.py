@@ -7,7 +7,7 @@ from typing import Any
 
 from lengthen.errors import LengthenError
 from lengthen.evaluation.haystack import Haystack
-from lengthen.evaluation.prompts import Prompt, encode, fit, make_prompt
+from lengthen.evaluation.prompts import Prompt, encode, make_prompt, prompt_of_length
 from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS, Cell, random_number, retrieve
 
 __all__ = ["DEPTHS", "MOST_NEEDLES", "needle", "needle_prompt"]
@@ -67,7 +67,7 @@ def needle_prompt(
 
     starts = generator.choices(haystack.sentences, k=_BEGINNINGS)
     builds = [partial(build, start, question=longest) for start in starts]
-    text = fit(tokenizer, builds, tokens, ANSWER_TOKENS).removesuffix(longest)
+    text = prompt_of_length(tokenizer, builds, tokens, ANSWER_TOKENS).removesuffix(longest)
     return make_prompt(tokenizer, text, list(zip(questions, values, strict=True)))
 
 

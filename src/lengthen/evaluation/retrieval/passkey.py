@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from lengthen.evaluation.haystack import Haystack
-from lengthen.evaluation.prompts import Prompt, fit, make_prompt
+from lengthen.evaluation.haystack import NOISE, Haystack
+from lengthen.evaluation.prompts import Prompt, make_prompt, prompt_of_length
 from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS, Cell, random_number, retrieve
 
 __all__ = ["passkey", "passkey_filler", "passkey_prompt"]
@@ -16,7 +16,6 @@ _TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
     "I will quiz you about the important information there."
 )
-_FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 _KEY = "The pass key is {key}. Remember it. {key} is the pass key."
 _QUESTION = "What is the pass key? The pass key is"
 
@@ -45,13 +44,13 @@ def passkey_prompt(tokenizer: Any, filler: Haystack, tokens: int, depth: float, 
         lines = (_TASK, filler.take(0, before), _KEY.format(key=key), filler.take(0, size - before), _QUESTION)
         return "\n".join(lines)
 
-    text = fit(tokenizer, [partial(build, shift) for shift in _SHIFTS], tokens, ANSWER_TOKENS)
+    text = prompt_of_length(tokenizer, [partial(build, shift) for shift in _SHIFTS], tokens, ANSWER_TOKENS)
     return make_prompt(tokenizer, text.removesuffix(_QUESTION), [(_QUESTION, key)])
 
 
 def passkey_filler(tokenizer: Any) -> Haystack:
     """The sentences around the key. They repeat; one repetition is not enough, for the first word has no space."""
-    return Haystack(tokenizer, _FILLER * 200)
+    return Haystack(tokenizer, f"{NOISE} " * 200)
 
 
 def passkey(

@@ -4,8 +4,8 @@ Tasks, their settings, the tokens kept for answers and the scores are the paper'
 lists and the prose are our own, so scores are comparable with each other, and only about with published ones.
 """
 
+from lengthen.evaluation.haystack import Essay
 from lengthen.evaluation.ruler.questions import read_hotpotqa, read_squad
-from lengthen.evaluation.ruler.retrieval import Essay
 from lengthen.evaluation.ruler.run import RulerResult, TaskScore, make_prompts, ruler
 from lengthen.evaluation.ruler.scoring import PUBLISHED_THRESHOLD, effective_context
 from lengthen.evaluation.ruler.tasks import TASKS, Sources

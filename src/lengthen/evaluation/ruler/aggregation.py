@@ -5,7 +5,7 @@ import string
 from collections.abc import Sequence
 from random import Random
 
-from lengthen.evaluation.ruler.draft import Draft
+from lengthen.evaluation.ruler.prompt_builder import PromptBuilder
 from lengthen.evaluation.ruler.words import ADJECTIVES, NOUNS, VERBS
 
 __all__ = ["common_words", "frequent_words"]
@@ -39,8 +39,8 @@ _LEAST_CODED = 53
 _CODED_FILLER = 64
 
 
-def common_words(rng: Random, tokens: int) -> Draft:
-    """Draft a sample of common words extraction for a length of `tokens`; a unit is a word that is not common."""
+def common_words(rng: Random, tokens: int) -> PromptBuilder:
+    """A sample of common words extraction for a length of `tokens`; an item is a word that is not common."""
     (common_times, other_times), example_words, example_times = _PUBLISHED if tokens >= _PUBLISHED_FROM else _SHORT
     example = _pick(rng, example_words, tokens)
     solved = _LIST.format(context=_numbered(_repeated(example, *example_times, rng)))
@@ -49,22 +49,22 @@ def common_words(rng: Random, tokens: int) -> Draft:
     words = _pick(rng, _COMMON + _FILLER_WORDS + tokens // 2, tokens)
     order = rng.getrandbits(64)
 
-    def render(units: int, filler: int, dots: int) -> str:
-        used = _COMMON + units
-        listed = _repeated(words[:used], common_times, other_times, Random(f"{order} {units}"))
+    def render(n_items: int, n_chars: int, n_dots: int) -> str:
+        used = _COMMON + n_items
+        listed = _repeated(words[:used], common_times, other_times, Random(f"{order} {n_items}"))
         more = _numbered(words[used : used + _FILLER_WORDS], first=len(listed) + 1)
-        return solved + _LIST.format(context=_numbered(listed) + f" {more}"[:filler] + " ." * dots)
+        return solved + _LIST.format(context=_numbered(listed) + f" {more}"[:n_chars] + " ." * n_dots)
 
-    return Draft(
-        tuple(words[:_COMMON]), render, least_units=0, most_units=len(words) - _COMMON - _FILLER_WORDS,
-        filler=_ENTRY * _FILLER_WORDS,
+    return PromptBuilder(
+        tuple(words[:_COMMON]), render, least_items=0, most_items=len(words) - _COMMON - _FILLER_WORDS,
+        max_chars=_ENTRY * _FILLER_WORDS,
     )  # fmt: skip
 
 
-def frequent_words(rng: Random, tokens: int) -> Draft:
-    """Draft a sample of frequent words extraction for a length of `tokens`.
+def frequent_words(rng: Random, tokens: int) -> PromptBuilder:
+    """A sample of frequent words extraction for a length of `tokens`.
 
-    Words of rank k appear n k^-2 / zeta(2) times, rounded down, the first rank being dots; a unit is one of the n.
+    Words of rank k appear n k^-2 / zeta(2) times, rounded down, the first rank being dots; an item is one of the n.
     There are tokens / 50 words, as published.
     """
     words: list[str] = [_NOISE]
@@ -74,16 +74,16 @@ def frequent_words(rng: Random, tokens: int) -> Draft:
             words.append(word)
     order = rng.getrandbits(64)
 
-    def render(units: int, filler: int, dots: int) -> str:
-        times = [int(units * rank**-_EXPONENT / _ZETA) for rank in range(1, len(words) + 1)]
+    def render(n_items: int, n_chars: int, n_dots: int) -> str:
+        times = [int(n_items * rank**-_EXPONENT / _ZETA) for rank in range(1, len(words) + 1)]
         text = [word for word, count in zip(words, times, strict=True) for _ in range(count)]
-        Random(f"{order} {units}").shuffle(text)
-        context = " ".join(text) + (f" {_NOISE}" * _CODED_FILLER)[:filler] + " ." * dots
+        Random(f"{order} {n_items}").shuffle(text)
+        context = " ".join(text) + (f" {_NOISE}" * _CODED_FILLER)[:n_chars] + " ." * n_dots
         return _CODED.format(context=context)
 
-    return Draft(
-        tuple(words[1:4]), render, least_units=_LEAST_CODED, most_units=2**31,
-        filler=_CODED_FILLER * (1 + len(_NOISE)),
+    return PromptBuilder(
+        tuple(words[1:4]), render, least_items=_LEAST_CODED, most_items=2**31,
+        max_chars=_CODED_FILLER * (1 + len(_NOISE)),
     )  # fmt: skip
 
 

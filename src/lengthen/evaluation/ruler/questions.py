@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from lengthen.errors import DataError
-from lengthen.evaluation.ruler.draft import Draft
+from lengthen.evaluation.ruler.prompt_builder import PromptBuilder
 
 __all__ = ["Question", "Questions", "question_answering", "read_hotpotqa", "read_squad"]
 
@@ -67,8 +67,8 @@ def read_hotpotqa(path: Path) -> Questions:
     return _read(path, "HotpotQA", _hotpotqa)
 
 
-def question_answering(source: Questions, index: int, rng: Random) -> Draft:
-    """Draft the sample numbered `index`; a unit is a document more than the question's own."""
+def question_answering(source: Questions, index: int, rng: Random) -> PromptBuilder:
+    """The sample numbered `index`; an item is a document more than the question's own."""
     question = source.questions[index]
     needed = {*question.documents, *question.related}
     others = [number for number in range(len(source.documents)) if number not in needed]
@@ -77,16 +77,16 @@ def question_answering(source: Questions, index: int, rng: Random) -> Draft:
     most = max(0, len(more) - _FILLER_DOCUMENTS)
     longest = _FILLER_DOCUMENTS * max((len(source.documents[number]) for number in more), default=0)
 
-    def render(units: int, filler: int, dots: int) -> str:
-        numbers = [*question.documents, *more[:units]]
-        Random(f"{order} {units}").shuffle(numbers)
-        last = range(units, min(units + _FILLER_DOCUMENTS, len(more)))
+    def render(n_items: int, n_chars: int, n_dots: int) -> str:
+        numbers = [*question.documents, *more[:n_items]]
+        Random(f"{order} {n_items}").shuffle(numbers)
+        last = range(n_items, min(n_items + _FILLER_DOCUMENTS, len(more)))
         shown = [_document(place, source.documents[number]) for place, number in enumerate(numbers, start=1)]
-        cut = [_document(len(numbers) + 1 + place - units, source.documents[more[place]]) for place in last]
-        context = "\n\n".join(shown) + "\n\n".join(["", *cut])[:filler] + " ." * dots
+        cut = [_document(len(numbers) + 1 + place - n_items, source.documents[more[place]]) for place in last]
+        context = "\n\n".join(shown) + "\n\n".join(["", *cut])[:n_chars] + " ." * n_dots
         return _TEMPLATE.format(context=context, question=question.text)
 
-    return Draft(question.answers, render, least_units=0, most_units=most, filler=longest)
+    return PromptBuilder(question.answers, render, least_items=0, most_items=most, max_chars=longest)
 
 
 def _document(number: int, text: str) -> str:

@@ -1,20 +1,16 @@
 """RULER's needle-in-a-haystack tasks: values of keys, hidden in noise, in prose, or among other keys."""
 
-import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from lengthen.errors import DataError
-from lengthen.evaluation.ruler.draft import Draft
+from lengthen.evaluation.haystack import NOISE, Essay
+from lengthen.evaluation.ruler.prompt_builder import PromptBuilder
 from lengthen.evaluation.ruler.words import ADJECTIVES, NOUNS
 
-__all__ = ["NOISE", "Essay", "Needles", "niah", "spread"]
-
-NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-"""The published noise of passkey retrieval and RULER."""
+__all__ = ["Needles", "niah", "spread"]
 
 _NEEDLE = "One of the special magic {things} for {key} is: {value}."
 _MANY = """Some special magic {things} are hidden in the text below. Memorize them; you will be asked about them.
@@ -27,7 +23,6 @@ What is the special magic {thing} for {query} in the text above? The special mag
 # RULER's 40 even depths, of which each needle gets another one.
 _DEPTHS = [step / 39 for step in range(40)]
 
-_LONGEST_SENTENCE = 40  # words
 _FILLER_LINES = 9
 
 
@@ -52,30 +47,8 @@ class Needles:
     query_count: int = 1
 
 
-class Essay:
-    """Prose as a ring of sentences; sentences of more than 40 words (tables, code) are cut there."""
-
-    def __init__(self, text: str):
-        """Split a text.
-
-        Raises:
-            DataError: it is empty.
-        """
-        self.sentences: list[str] = []
-        for sentence in re.split(r"(?<=[.!?])\s+", text):
-            words = sentence.split()
-            starts = range(0, len(words), _LONGEST_SENTENCE)
-            self.sentences += [" ".join(words[start : start + _LONGEST_SENTENCE]) for start in starts]
-        if not self.sentences:
-            raise DataError("the haystack is empty; give a file with text")
-
-    def take(self, start: int, count: int) -> list[str]:
-        """`count` sentences from the one numbered `start` on; from the first one again after the last."""
-        return [self.sentences[index % len(self.sentences)] for index in range(start, start + count)]
-
-
-def niah(needles: Needles, rng: Random, essay: Essay) -> Draft:
-    """Draft a sample of a needle task; a unit is a line or a sentence of the haystack."""
+def niah(needles: Needles, rng: Random, essay: Essay) -> PromptBuilder:
+    """A sample of a needle task; an item is a line or a sentence of the haystack."""
     key_count = max(needles.key_count, needles.query_count)
     draw_key, draw_value = _distinct(needles.keys, rng), _distinct(needles.values, rng)
     values = {draw_key(): [draw_value() for _ in range(needles.value_count)] for _ in range(key_count)}
@@ -105,14 +78,14 @@ def niah(needles: Needles, rng: Random, essay: Essay) -> Draft:
     answers = tuple(value for key in queries for value in values[key])
     template = _ONE if len(answers) == 1 else _MANY
 
-    def render(units: int, filler: int, dots: int) -> str:
+    def render(n_items: int, n_chars: int, n_dots: int) -> str:
         # As if the haystack had begun earlier, in the middle of a sentence.
-        cut = ". " * dots + filler_text[len(filler_text) - filler :]
-        context = cut + separator.join(spread(lines(_FILLER_LINES + units)[_FILLER_LINES:], hidden, depths))
+        cut = ". " * n_dots + filler_text[len(filler_text) - n_chars :]
+        context = cut + separator.join(spread(lines(_FILLER_LINES + n_items)[_FILLER_LINES:], hidden, depths))
         thing = needles.values.removesuffix("s")
         return template.format(things=needles.values, thing=thing, context=context, query=query)
 
-    return Draft(answers, render, least_units=0, most_units=2**31, filler=len(filler_text))
+    return PromptBuilder(answers, render, least_items=0, most_items=2**31, max_chars=len(filler_text))
 
 
 def spread(lines: Sequence[str], hidden: Sequence[str], depths: Sequence[float]) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 from lengthen.errors import DataError, LengthenError
 from lengthen.evaluation.answers import Answer, ask
 from lengthen.evaluation.prompts import Prompt, encode, make_prompt
-from lengthen.evaluation.ruler.draft import exact_prompt, least_tokens
 from lengthen.evaluation.ruler.scoring import averages, match_score
 from lengthen.evaluation.ruler.tasks import TASKS, Request, Sources
 from lengthen.progress import progress_bar
@@ -94,22 +93,22 @@ def make_prompts(task: str, tokenizer: Any, tokens: int, trials: int, seed: int,
         return len(encode(tokenizer, text))
 
     numbers = _question_numbers(task, trials, seed, sources)
-    drafts = [
+    builders = [
         kind.make(Request(Random(f"{seed} {task} {tokens} {index}"), tokens, sources, number))
         for index, number in enumerate(numbers)
     ]
-    least = kind.answer_tokens + max(least_tokens(draft, count) for draft in drafts)
+    least = kind.answer_tokens + max(builder.least_tokens(count) for builder in builders)
     if least > tokens:
         raise DataError(f"{task} needs at least {least} tokens with this tokenizer, but {tokens} were asked for")
     try:
-        texts = [exact_prompt(draft, count, tokens - kind.answer_tokens) for draft in drafts]
+        texts = [builder.prompt_of_length(count, tokens - kind.answer_tokens) for builder in builders]
     except DataError as error:
         raise DataError(f"{task} at {tokens} tokens, {kind.answer_tokens} of them for the answer: {error}") from error
     prompts = [
-        make_prompt(tokenizer, "", [(text, draft.answers if kind.match == "all" else draft.answers[0])])
-        for text, draft in zip(texts, drafts, strict=True)
+        make_prompt(tokenizer, "", [(text, builder.answers if kind.match == "all" else builder.answers[0])])
+        for text, builder in zip(texts, builders, strict=True)
     ]
-    return Prompts(prompts, [draft.answers for draft in drafts], least)
+    return Prompts(prompts, [builder.answers for builder in builders], least)
 
 
 def _question_numbers(task: str, trials: int, seed: int, sources: Sources) -> list[int]:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from lengthen.evaluation.haystack import Essay
 from lengthen.evaluation.ruler.aggregation import common_words, frequent_words
-from lengthen.evaluation.ruler.draft import Draft
+from lengthen.evaluation.ruler.prompt_builder import PromptBuilder
 from lengthen.evaluation.ruler.questions import Questions, question_answering
-from lengthen.evaluation.ruler.retrieval import Essay, Needles, niah
+from lengthen.evaluation.ruler.retrieval import Needles, niah
 from lengthen.evaluation.ruler.tracing import variable_tracking
 
 __all__ = ["TASKS", "Request", "Sources", "Task"]
@@ -51,12 +52,12 @@ class Task:
     Attributes:
         answer_tokens: what a model may generate; the length measured includes them.
         match: whether the score is the share of the answers found, or any one of them is enough.
-        make: a draft of a sample.
+        make: builds the prompt of a sample.
     """
 
     answer_tokens: int
     match: Literal["all", "any"]
-    make: Callable[[Request], Draft]
+    make: Callable[[Request], PromptBuilder]
 
 
 def _niah(needles: Needles) -> Task:
@@ -64,7 +65,7 @@ def _niah(needles: Needles) -> Task:
 
 
 def _qa(name: str) -> Task:
-    def make(sample: Request) -> Draft:
+    def make(sample: Request) -> PromptBuilder:
         return question_answering(sample.sources.questions[name], sample.number, sample.rng)
 
     return Task(32, "any", make)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from random import Random
 
-from lengthen.evaluation.ruler.draft import Draft
-from lengthen.evaluation.ruler.retrieval import NOISE, spread
+from lengthen.evaluation.haystack import NOISE
+from lengthen.evaluation.ruler.prompt_builder import PromptBuilder
+from lengthen.evaluation.ruler.retrieval import spread
 
 __all__ = ["variable_tracking"]
 
@@ -22,18 +23,18 @@ _EXAMPLE_NOISE, _SHORT_EXAMPLE_NOISE = 10, 2
 _PUBLISHED_FROM = 4096
 
 
-def variable_tracking(rng: Random, tokens: int) -> Draft:
-    """Draft a sample of variable tracking for a length of `tokens`; a unit is a line of noise."""
+def variable_tracking(rng: Random, tokens: int) -> PromptBuilder:
+    """A sample of variable tracking for a length of `tokens`; an item is a line of noise."""
     noise = _EXAMPLE_NOISE if tokens >= _PUBLISHED_FROM else _SHORT_EXAMPLE_NOISE
     example_variables, example = _chain(rng, name_length=3)
     solved = example(noise, 0, 0) + " " + " ".join(example_variables) + "\n\n"
     variables, question = _chain(rng, name_length=5)
-    return Draft(
+    return PromptBuilder(
         tuple(variables),
-        lambda units, filler, dots: solved + question(units, filler, dots),
-        least_units=0,
-        most_units=2**31,
-        filler=len(_FILLER),
+        lambda n_items, n_chars, n_dots: solved + question(n_items, n_chars, n_dots),
+        least_items=0,
+        most_items=2**31,
+        max_chars=len(_FILLER),
     )
 
 
@@ -41,7 +42,7 @@ _FILLER = "\n".join([*[NOISE] * 9, ""])
 
 
 def _chain(rng: Random, name_length: int) -> tuple[list[str], Callable[[int, int, int], str]]:
-    """The variables of a new chain, and the question about it (see `Draft.render`)."""
+    """The variables of a new chain, and the question about it (see `PromptBuilder.render`)."""
     variables: list[str] = []
     while len(variables) <= _HOPS:
         name = "".join(rng.choices(string.ascii_uppercase, k=name_length))
@@ -52,9 +53,9 @@ def _chain(rng: Random, name_length: int) -> tuple[list[str], Callable[[int, int
     statements += [f"VAR {name} = VAR {earlier}" for earlier, name in pairwise(variables)]
     depths = sorted(rng.random() for _ in statements)
 
-    def question(units: int, filler: int, dots: int) -> str:
-        cut = ". " * dots + _FILLER[len(_FILLER) - filler :]
-        context = cut + "\n".join(spread([NOISE] * units, statements, depths))
+    def question(n_items: int, n_chars: int, n_dots: int) -> str:
+        cut = ". " * n_dots + _FILLER[len(_FILLER) - n_chars :]
+        context = cut + "\n".join(spread([NOISE] * n_items, statements, depths))
         return _TEMPLATE.format(context=context, value=value, count=len(variables))
 
     return variables, question

@@ -7,7 +7,7 @@ from typing import Any
 from lengthen.data.control_tokens import ControlTokens
 from lengthen.data.truncate import cut_middle, token_spans
 from lengthen.errors import ContextError, LengthenError, ModelError
-from lengthen.evaluation.answers import answers
+from lengthen.evaluation.answers import greedy_generate
 from lengthen.evaluation.prompts import encode
 from lengthen.evaluation.tasks.files import Sample
 from lengthen.evaluation.tasks.metrics import check_metric, score
@@ -89,7 +89,7 @@ def answer_samples(
             layout = sample.layout
             limit = max_new_tokens or layout.max_new_tokens
             ids, truncated = _prompt_ids(tokenizer, sample, context - limit, chat and not layout.bare, control)
-            (prediction,) = answers(model, tokenizer, [ids], limit)
+            (prediction,) = greedy_generate(model, tokenizer, [ids], limit)
             counted = prediction.lstrip("\n").split("\n")[0] if layout.first_line else prediction
             result = score(chosen, counted, sample.answers, sample.classes)
             scored.append(
