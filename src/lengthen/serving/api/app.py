@@ -192,25 +192,25 @@ class _Answer:
 
     async def response(self, request: Request) -> Response:
         """The whole answer, or a stream of its parts."""
-        calls = self._service.submit(await run_in_threadpool(self._service.requests, self.body))
-        self.prepare(calls)
+        handles = self._service.submit(await run_in_threadpool(self._service.requests, self.body))
+        self.prepare(handles)
         if self.body.stream:
-            return _Stream(self._stream(calls), calls)
+            return _Stream(self._stream(handles), handles)
         try:
-            return await self._whole(calls, request)
+            return await self._whole(handles, request)
         finally:
-            for call in calls:
-                call.cancel()
+            for handle in handles:
+                handle.cancel()
 
-    def prepare(self, calls: Sequence[RequestHandle]) -> None:
-        """Make what belongs to each call."""
+    def prepare(self, handles: Sequence[RequestHandle]) -> None:
+        """Make what belongs to each handle."""
         body = self.body
         assert isinstance(body, CompletionRequest)
-        texts = body.echoed(self._tokenizer) if body.echo else [None] * (len(calls) // body.answers)
+        texts = body.echoed(self._tokenizer) if body.echo else [None] * (len(handles) // body.answers)
         self._echoed = [text for text in texts for _ in range(body.answers)]
         self._logprobs = [
-            CompletionLogprobs(self._tokenizer, call.prompt, text)
-            for call, text in zip(calls, self._echoed, strict=True)
+            CompletionLogprobs(self._tokenizer, handle.prompt, text)
+            for handle, text in zip(handles, self._echoed, strict=True)
         ]
 
     def before(self, index: int) -> str:
@@ -237,11 +237,11 @@ class _Answer:
         asked = self.body.wanted_logprobs()[0] is not None
         return self._logprobs[index].content(entries) if asked else None
 
-    def _usage(self, calls: Sequence[RequestHandle]) -> dict[str, Any]:
-        return usage_of(calls, self.body.answers)
+    def _usage(self, handles: Sequence[RequestHandle]) -> dict[str, Any]:
+        return usage_of(handles, self.body.answers)
 
-    async def _whole(self, calls: Sequence[RequestHandle], request: Request) -> Response:
-        gathering = asyncio.gather(*(self._gather(index, call) for index, call in enumerate(calls)))
+    async def _whole(self, handles: Sequence[RequestHandle], request: Request) -> Response:
+        gathering = asyncio.gather(*(self._gather(index, handle) for index, handle in enumerate(handles)))
         watching = asyncio.ensure_future(_client_leaves(request))
         try:
             tasks: list[asyncio.Future[Any]] = [gathering, watching]
@@ -254,30 +254,30 @@ class _Answer:
                 task.cancel()
                 with suppress(asyncio.CancelledError, ApiError):
                     await task
-        return JSONResponse({**self._head, "object": self._kind, "choices": choices, "usage": self._usage(calls)})
+        return JSONResponse({**self._head, "object": self._kind, "choices": choices, "usage": self._usage(handles)})
 
-    async def _gather(self, index: int, call: RequestHandle) -> dict[str, Any]:
-        events = [event async for event in call.events(self._until)]
+    async def _gather(self, index: int, handle: RequestHandle) -> dict[str, Any]:
+        events = [event async for event in handle.events(self._until)]
         entries = [entry for event in events for entry in self._logprobs[index].entries(event)]
         text = self.before(index) + "".join(event.text for event in events)
         return self.choice(index, text, events[-1].finish, entries)
 
-    async def _stream(self, calls: Sequence[RequestHandle]) -> AsyncIterator[str]:
+    async def _stream(self, handles: Sequence[RequestHandle]) -> AsyncIterator[str]:
         options = self.body.stream_options
         asks_usage = options is not None and options.include_usage
         always = asks_usage and options is not None and bool(options.continuous_usage_stats)
         head = {**self._head, "object": self.stream_kind()}
 
         def part(choice: dict[str, Any]) -> str:
-            usage = {"usage": self._usage(calls) if always else None} if asks_usage else {}
+            usage = {"usage": self._usage(handles) if always else None} if asks_usage else {}
             return _sse({**head, "choices": [choice], **usage})
 
-        texts = [self.before(index) for index in range(len(calls))]
-        entries: list[list[Any]] = [[] for _ in calls]
+        texts = [self.before(index) for index in range(len(handles))]
+        entries: list[list[Any]] = [[] for _ in handles]
         try:
             for choice in self.beginning():
                 yield part(choice)
-            async for index, event in _merged(calls, self._until):
+            async for index, event in _merged(handles, self._until):
                 texts[index] += event.text
                 entries[index] += self._logprobs[index].entries(event)
                 # Tokens without a text yet, such as parts of a character, go with the next that has one.
@@ -285,7 +285,7 @@ class _Answer:
                     yield part(self.piece(index, texts[index], event.finish, entries[index]))
                     texts[index], entries[index] = "", []
             if asks_usage:
-                yield _sse({**head, "choices": [], "usage": self._usage(calls)})
+                yield _sse({**head, "choices": [], "usage": self._usage(handles)})
             yield "data: [DONE]\n\n"
         except ApiError as error:  # too late for an HTTP status
             yield _sse({"error": error_body(error.status, error.message, error.code)})
@@ -294,8 +294,8 @@ class _Answer:
 class _ChatAnswer(_Answer):
     """The same for chat."""
 
-    def prepare(self, calls: Sequence[RequestHandle]) -> None:
-        self._logprobs = [ChatLogprobs(self._tokenizer) for _ in calls]
+    def prepare(self, handles: Sequence[RequestHandle]) -> None:
+        self._logprobs = [ChatLogprobs(self._tokenizer) for _ in handles]
 
     def before(self, index: int) -> str:
         return ""
@@ -320,34 +320,34 @@ class _ChatAnswer(_Answer):
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events; where the client leaves, even before the first, its calls are cancelled."""
+    """Server-sent events; where the client leaves, even before the first, its handles are cancelled."""
 
-    def __init__(self, content: AsyncIterator[str], calls: Sequence[RequestHandle]):
+    def __init__(self, content: AsyncIterator[str], handles: Sequence[RequestHandle]):
         super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._calls = calls
+        self._handles = handles
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            for call in self._calls:
-                call.cancel()
+            for handle in self._handles:
+                handle.cancel()
 
 
-async def _merged(calls: Sequence[RequestHandle], until: float) -> AsyncIterator[tuple[int, Event]]:
-    """The events of all calls as they come."""
+async def _merged(handles: Sequence[RequestHandle], until: float) -> AsyncIterator[tuple[int, Event]]:
+    """The events of all handles as they come."""
     queue: asyncio.Queue[tuple[int, Event | ApiError]] = asyncio.Queue()
 
-    async def forward(index: int, call: RequestHandle) -> None:
+    async def forward(index: int, handle: RequestHandle) -> None:
         try:
-            async for event in call.events(until):
+            async for event in handle.events(until):
                 queue.put_nowait((index, event))
         except ApiError as error:
             queue.put_nowait((index, error))
 
-    tasks = [asyncio.ensure_future(forward(index, call)) for index, call in enumerate(calls)]
+    tasks = [asyncio.ensure_future(forward(index, handle)) for index, handle in enumerate(handles)]
     try:
-        left = len(calls)
+        left = len(handles)
         while left:
             index, event = await queue.get()
             if isinstance(event, ApiError):

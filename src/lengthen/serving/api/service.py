@@ -142,15 +142,15 @@ class Service:
         Raises:
             LengthenError: as `Engine.submit`.
         """
-        calls: list[RequestHandle] = []
+        handles: list[RequestHandle] = []
         try:
             for request in requests:
-                calls.append(RequestHandle(self.engine, request))
+                handles.append(RequestHandle(self.engine, request))
         except LengthenError:
-            for call in calls:
-                call.cancel()
+            for handle in handles:
+                handle.cancel()
             raise
-        return calls
+        return handles
 
     def load(self, name: str, path: str) -> None:
         """Load an adapter by request. Slow: not for the event loop.
@@ -214,7 +214,7 @@ class Service:
         return folder
 
 
-def usage_of(calls: Sequence[RequestHandle], answers: int) -> dict[str, Any]:
-    """Tokens of the calls of one HTTP request, with so many answers to each prompt, which counts once."""
-    prompt, new = sum(len(call.prompt) for call in calls[::answers]), sum(call.new_tokens for call in calls)
+def usage_of(handles: Sequence[RequestHandle], answers: int) -> dict[str, Any]:
+    """Tokens of the handles of one HTTP request, with so many answers to each prompt, which counts once."""
+    prompt, new = sum(len(handle.prompt) for handle in handles[::answers]), sum(handle.new_tokens for handle in handles)
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
