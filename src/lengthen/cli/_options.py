@@ -23,7 +23,7 @@ __all__ = [
     "Depths",
     "Dtype",
     "EvalOptions",
-    "Generate",
+    "GridOptions",
     "Haystack",
     "JsonFile",
     "Lengths",
@@ -56,9 +56,6 @@ JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="W
 Lengths = Annotated[str, typer.Option(help="Tokens of prompt and answer, such as 2048,4096.")]
 Depths = Annotated[str, typer.Option(help="Shares of the text before what is hidden, 0 to 1.")]
 Trials = Annotated[int, typer.Option(min=1, help="Prompts for each length (and task, where there are several).")]
-Generate = Annotated[
-    bool, typer.Option(help="Also let the model answer, beside the likelihood of the right answers; slower.")
-]
 Haystack = Annotated[
     Path | None, typer.Option(help="File or folder with prose; default: the documentation of this Python.")
 ]
@@ -84,6 +81,28 @@ class EvalOptions(LoadOptions):
     method: Annotated[str | None, typer.Option(help="Scale positions, untrained, before measuring.")] = None
     target: Annotated[int | None, typer.Option(min=1, help="Context in tokens that --method scales to.")] = None
     beyond: Annotated[bool, typer.Option("--beyond", help="Allow lengths beyond the model's context.")] = False
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """The prompts of a measurement by length and depth."""
+
+    lengths: Lengths
+    depths: Depths = "0,0.25,0.5,0.75,1"
+    trials: Trials = 20
+    generate: Annotated[
+        bool, typer.Option(help="Also let the model answer, beside the likelihood of the right answers; slower.")
+    ] = True
+    batch_size: BatchSize = 1
+    seed: Seed = 0
+
+    def parsed(self) -> tuple[list[int], list[float]]:
+        """Lengths in tokens, and depths."""
+        return parse_lengths(self.lengths, "--lengths"), parse_depths(self.depths)
+
+    def measuring(self) -> dict[str, Any]:
+        """The arguments that measurements take by keyword."""
+        return {"generate": self.generate, "batch_size": self.batch_size, "seed": self.seed}
 
 
 @dataclass(frozen=True)

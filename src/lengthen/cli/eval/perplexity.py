@@ -1,13 +1,17 @@
 """``lengthen eval perplexity``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthen.cli._loaded_model import load_model, write_result
+from lengthen.cli._loaded_model import LoadedModel, load_model, write_result
 from lengthen.cli._options import EvalOptions, Model, Output, parse_lengths
 from lengthen.cli._tables import print_table
+
+if TYPE_CHECKING:
+    from lengthen.data.tokens import TokenStore
+    from lengthen.evaluation import PerplexityResult
 
 __all__ = ["perplexity"]
 
@@ -44,21 +48,12 @@ def perplexity(
             f"{short_context} is not below the shortest context, {min(contexts)}", param_hint="--short-context"
         )
 
-    from lengthen.data.tokens import default_cache, load_tokens
-    from lengthen.errors import DataError
     from lengthen.evaluation import perplexity as measure
 
     loaded = load_model(model, options)
     loaded.check_lengths(contexts, options.beyond)
-    vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
-    store, warnings = load_tokens(data, loaded.tokenizer, vocabulary, default_cache(), quiet=output.quiet)
-    for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    chosen = [i for i in range(len(store)) if len(store[i]) >= min_tokens]
-    if not chosen:
-        raise DataError(f"none of the {len(store)} documents has {min_tokens} tokens; lower --min-tokens")
+    store, chosen = _choose(loaded, data, min_tokens, output.quiet)
     documents = [store[i][:max_tokens] for i in chosen]
-
     # The longest context first: what is too long for the data or the memory fails before any time is spent.
     measured = {
         size: measure(
@@ -77,6 +72,34 @@ def perplexity(
         for size in sorted(contexts, reverse=True)
     }
     results = [measured[size] for size in contexts]
+    _print(results, protocol)
+    if not output.quiet:
+        _print_details(results, loaded, "document" if protocol == "strided" else "window")
+    content: dict[str, Any] = {
+        "data": [str(path) for path in data],
+        "protocol": protocol,
+        "documents": [store.names[i] for i in chosen],
+        "results": [{k: v for k, v in r.to_json().items() if k != "protocol"} for r in results],
+    }
+    write_result(loaded.name, loaded.header, f"perplexity-{protocol}", content, output.json_file)
+
+
+def _choose(loaded: LoadedModel, data: list[Path], min_tokens: int, quiet: bool) -> "tuple[TokenStore, list[int]]":
+    """The documents, and the numbers of those that are long enough."""
+    from lengthen.data.tokens import default_cache, load_tokens
+    from lengthen.errors import DataError
+
+    vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
+    store, warnings = load_tokens(data, loaded.tokenizer, vocabulary, default_cache(), quiet=quiet)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    chosen = [i for i in range(len(store)) if len(store[i]) >= min_tokens]
+    if not chosen:
+        raise DataError(f"none of the {len(store)} documents has {min_tokens} tokens; lower `min_tokens`")
+    return store, chosen
+
+
+def _print(results: "list[PerplexityResult]", protocol: str) -> None:
     print_table(
         f"Perplexity ({protocol})",
         ["context", "stride", "perplexity", "95%", "loss", "tokens", "tokens/s"],
@@ -85,9 +108,6 @@ def perplexity(
             for r in results
         ],
     )
-    begin = results[0].bos_token_id
-    if begin is not None and not output.quiet:
-        typer.echo(f"every window begins with {loaded.tokenizer.decode([begin])!r}, as the documents do")
     gains = [(r.context, r.gain) for r in results if r.gain is not None]
     if gains:
         print_table(
@@ -95,21 +115,19 @@ def perplexity(
             ["context", "short", "loss short", "gain", "95%"],
             [[size, g["short_context"], g["loss_short"], g["gain"], _interval(g)] for size, g in gains],
         )
-    place = "document" if protocol == "strided" else "window"
-    for r in () if output.quiet else results:
+
+
+def _print_details(results: "list[PerplexityResult]", loaded: LoadedModel, place: str) -> None:
+    begin = results[0].bos_token_id
+    if begin is not None:
+        typer.echo(f"every window begins with {loaded.tokenizer.decode([begin])!r}, as the documents do")
+    for r in results:
         rows = [[b["from"], b["to"], b["perplexity"], b["tokens"]] for b in r.by_position]
         columns = ["from", "to", "perplexity", "tokens"]
         if r.gain is not None:
             columns.append("gain")
             rows = [[*row, b["gain"]] for row, b in zip(rows, r.gain["by_position"], strict=True)]
         print_table(f"Context {r.context}, by position in the {place}", columns, rows)
-    content: dict[str, Any] = {
-        "data": [str(path) for path in data],
-        "protocol": protocol,
-        "documents": [store.names[i] for i in chosen],
-        "results": [{k: v for k, v in r.to_json().items() if k != "protocol"} for r in results],
-    }
-    write_result(loaded.name, loaded.header, f"perplexity-{protocol}", content, output.json_file)
 
 
 def _interval(ends: dict[str, Any] | None) -> str:
