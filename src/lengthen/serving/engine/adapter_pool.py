@@ -177,23 +177,34 @@ class AdapterPool:
                 group.forget()
 
     def _make_batch(self, adapters: Sequence[LoadedAdapter | None], tokens: int) -> _Batch:
-        device, batch = self._base.device, _Batch()
+        return _Batch(
+            routing=self._route(adapters, tokens),
+            norm_slots_B=self._norm_slots(adapters),
+            embeddings=self._rows_by_table([each and each.embeddings for each in adapters]),
+            heads=self._rows_by_table([each and each.head for each in adapters]),
+        )
+
+    def _route(self, adapters: Sequence[LoadedAdapter | None], tokens: int) -> Routing | None:
+        """Which matrices each row's tokens go through; None where no adapter has some."""
         slots = [each.slot if each is not None and each.has_lora else None for each in adapters]
-        if any(slot is not None for slot in slots):
-            batch.routing = Routing.of(
-                slots, [tokens] * len(slots), device, self._slots if self._takes_grouped() else None
-            )
-        if any(each is not None and each.has_norms for each in adapters):
-            rows = [-1 if each is None else each.slot for each in adapters]
-            batch.norm_slots_B = torch.tensor(rows, device=device)
-        for own in {id(each): each for each in adapters if each is not None}.values():
-            if own.embeddings is not None or own.head is not None:
-                rows_b = torch.tensor([row for row, each in enumerate(adapters) if each is own], device=device)
-                if own.embeddings is not None:
-                    batch.embeddings.append((own.embeddings, rows_b))
-                if own.head is not None:
-                    batch.heads.append((own.head, rows_b))
-        return batch
+        if all(slot is None for slot in slots):
+            return None
+        grouped = self._slots if self._takes_grouped() else None
+        return Routing.of(slots, [tokens] * len(slots), self._base.device, grouped)
+
+    def _norm_slots(self, adapters: Sequence[LoadedAdapter | None]) -> torch.Tensor | None:
+        """Each row's slot in the norms, -1 for the base's; None where no adapter has some."""
+        if not any(each is not None and each.has_norms for each in adapters):
+            return None
+        return torch.tensor([-1 if each is None else each.slot for each in adapters], device=self._base.device)
+
+    def _rows_by_table(self, tables: Sequence[WeightTable | None]) -> list[tuple[WeightTable, torch.Tensor]]:
+        """Each table once, with the rows that use it."""
+        rows: dict[int, tuple[WeightTable, list[int]]] = {}
+        for row, table in enumerate(tables):
+            if table is not None:
+                rows.setdefault(id(table), (table, []))[1].append(row)
+        return [(table, torch.tensor(users, device=self._base.device)) for table, users in rows.values()]
 
     def _takes_grouped(self) -> bool:
         """Whether all layers that adapters change have sizes for grouped products."""
