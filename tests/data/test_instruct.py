@@ -131,7 +131,7 @@ BY_HAND_OF_PAIRS = {
 
 
 def expected(parts, tokenizer):
-    """Ids and labels of parts that are trained in turn, each tokenised by itself: bytes don't depend on neighbours."""
+    """Ids and labels of parts that are trained in turn, each tokenized by itself: bytes don't depend on neighbors."""
     ids, labels = [], []
     for index, part in enumerate(parts):
         tokens = tokenizer(part, add_special_tokens=False)["input_ids"]

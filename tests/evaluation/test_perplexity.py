@@ -549,7 +549,7 @@ def test_settings_out_of_range_are_refused(llama, arguments, message):
         (random_tokens(32), {"protocol": "longqlora"}, "needs 33"),
         (np.array([3, VOCABULARY]), {}, "0 to 63"),
         (np.array([3, -1]), {}, "0 to 63"),
-        (np.array([0.5, 1.0]), {}, "tokenise"),
+        (np.array([0.5, 1.0]), {}, "tokenize"),
     ],
 )
 def test_documents_that_can_not_be_used_are_refused(llama, tokens, arguments, message):

@@ -221,7 +221,7 @@ def test_a_perplexity_too_large_for_a_float_is_said_and_not_drawn(folder):
     assert "over 1e308" in Page(write_report(folder)).text
 
 
-def test_the_run_s_own_validation_and_the_base_scaled_are_recognised(folder, base_id, documents, tmp_path):
+def test_the_run_s_own_validation_and_the_base_scaled_are_recognized(folder, base_id, documents, tmp_path):
     content = files.perplexity("run")
     bare = {"data": content["data"], "results": [{**r, "protocol": "strided"} for r in content["results"]]}
     files.write(folder / "evals", "validation.json", bare)

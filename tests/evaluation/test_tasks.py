@@ -83,7 +83,7 @@ def lines(path, *records):
 @pytest.mark.parametrize(
     ("metric", "prediction", "reference", "expected"),
     [
-        # SQuAD's normalisation leaves "cat sat" and "cat sat down": precision 1, recall 2/3.
+        # SQuAD's normalization leaves "cat sat" and "cat sat down": precision 1, recall 2/3.
         ("f1", "The cat sat.", "a cat sat down", 0.8),
         ("f1", "dog", "cat", 0),
         ("f1", "", "cat", 0),

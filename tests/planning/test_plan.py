@@ -427,7 +427,7 @@ def test_what_a_run_refuses_is_not_planned(overrides, part):
 
 def test_a_quantised_base_is_not_planned_in_four_bits():
     quantised = LlamaConfig(**SIZES, quantization_config={"quant_method": "gptq", "bits": 4}).to_dict()
-    with pytest.raises(ModelError, match="published in quantised weights"):
+    with pytest.raises(ModelError, match="published in quantized weights"):
         plan(least(base_config=quantised, quantize="nf4"), A100)
 
 

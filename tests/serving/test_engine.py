@@ -682,7 +682,7 @@ def test_what_a_batch_has_no_place_for_is_refused(bare, plain, make_base, tmp_pa
     deep = make_base("deep", hidden_size=48, max_position_embeddings=CONTEXT)
     cases = {
         "DoRA": (base, PLAIN | {"variant": "dora"}, "it uses use_dora"),
-        "PiSSA": (base, PLAIN | {"variant": "pissa"}, r"its initialisation \(pissa\) changed the base's weights"),
+        "PiSSA": (base, PLAIN | {"variant": "pissa"}, r"its initialization \(pissa\) changed the base's weights"),
         "IA3": (base, PLAIN | {"kind": "ia3"}, "of the kind .*IA3, and only LoRA can be batched"),
         "vocabulary": (wide, {"alone": True}, r"has \(300, 32\) weights, the base \(257, 32\)"),
         "sizes": (deep, PLAIN | {"alone": True}, "takes 32 and gives 16 at rank 8"),

@@ -19,7 +19,7 @@ from lengthen.serving.engine import Engine, Limits, LoadedBase
 from server_process import serving
 
 BEGINNING = "The lighthouse keeper"
-SENTENCE = f"{BEGINNING} of Orrin counted nine grey ships before breakfast."
+SENTENCE = f"{BEGINNING} of Orrin counted nine gray ships before breakfast."
 JSON = {"Content-Type": "application/json"}
 LONG = {"n_steps": 1000, "learning_rate_multiplier": 1.0}
 

@@ -97,7 +97,7 @@ def load_for_export(
     base_context: int | None = None,
     adapter_scale: float = 1.0,
 ) -> tuple[Any, Any]:
-    """The model in float32 on the CPU, over 16-bit or dequantised weights, and its tokenizer.
+    """The model in float32 on the CPU, over 16-bit or dequantized weights, and its tokenizer.
 
     Raises:
         ModelError: it can't be loaded so.

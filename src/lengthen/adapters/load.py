@@ -425,6 +425,6 @@ def attaching(folder: Path, base: str) -> Iterator[None]:
     with warnings.catch_warnings(), reading(f"the adapter {folder}", f"{{name}} does not fit {base}: {{error}}"):
         # peft warns about tied embeddings that it then ties.
         warnings.filterwarnings("ignore", message=".*tie.*")
-        # And it leaves what a file lacks as it was initialised.
+        # And it leaves what a file lacks as it was initialized.
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         yield

@@ -279,7 +279,7 @@ class ChatSession:
     def _continued(self, prompt: str) -> list[int] | None:
         """The tokens of the conversation as they were read and written, and those of `prompt` after them.
 
-        A streaming cache can't go back, not even by one token that another tokenisation of the answer would change.
+        A streaming cache can't go back, not even by one token that another tokenization of the answer would change.
         None where the template has changed what was before, or the tokenizer does not tell where tokens begin.
         """
         turn = self._turns[-1]

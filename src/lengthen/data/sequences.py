@@ -70,7 +70,7 @@ def _check_beyond(beyond: float, context: int, say: Callable[[str], None]) -> No
     """Refuse data that teach nothing longer than the base's context."""
     if beyond == 0:
         raise DataError(
-            f"no training token lies beyond the base's context of {context} tokens, so nothing longer would be learnt; "
+            f"no training token lies beyond the base's context of {context} tokens, so nothing longer is learned; "
             "use longer documents, a larger data.sequence_length, or data.packing=concatenate"
         )
     if beyond < 0.25:

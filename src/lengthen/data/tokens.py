@@ -404,7 +404,7 @@ def _write_cache(path: Path, store: TokenStore) -> None:
     try:
         write_bytes(path, safetensors.numpy.save(arrays))
     except (OutputError, OSError) as error:
-        warnings.warn(f"tokenised documents are not cached: {error}", stacklevel=3)
+        warnings.warn(f"tokenized documents are not cached: {error}", stacklevel=3)
 
 
 def _checksum(tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:

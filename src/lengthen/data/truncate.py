@@ -11,7 +11,7 @@ def token_spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
     """The characters of each token of a text; without a fast tokenizer an even spread.
 
     Args:
-        tokenizer: whose tokens are counted; special tokens spelt in the text are plain text.
+        tokenizer: whose tokens are counted; special tokens spelled in the text are plain text.
         text: of any length.
     """
     options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}

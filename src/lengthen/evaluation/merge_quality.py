@@ -20,7 +20,7 @@ __all__ = ["documents_to_score", "perplexities"]
 
 DOCUMENTS, TOKENS = 4, 4096
 _EXAMPLES = 64
-"""Instruction examples to choose from; they are tokenised for this alone."""
+"""Instruction examples to choose from; they are tokenized for this alone."""
 
 
 def documents_to_score(

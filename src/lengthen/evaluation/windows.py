@@ -95,7 +95,7 @@ def as_documents(tokens: Any) -> list[np.ndarray]:
     for i, ids in enumerate(documents):
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
             raise DataError(
-                f"document {i} is not a row of token ids (shape {ids.shape}, {ids.dtype}); tokenise it first"
+                f"document {i} is not a row of token ids (shape {ids.shape}, {ids.dtype}); tokenize it first"
             )
     return documents
 
@@ -111,7 +111,7 @@ def check_ids(model: Any, documents: Sequence[np.ndarray]) -> None:
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
             raise DataError(
                 f"document {i} has token ids from {ids.min()} to {ids.max()}, but the model knows 0 to "
-                f"{vocabulary - 1}; tokenise it with this model's tokenizer"
+                f"{vocabulary - 1}; tokenize it with this model's tokenizer"
             )
 
 

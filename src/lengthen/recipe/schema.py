@@ -85,7 +85,7 @@ class AttentionRecipe(_Section):
     group_size: int | None = Field(None, ge=2, description="S2 group, tokens; default target / 4")
     sinks: int = Field(1, ge=0, description="first tokens of each document that all its groups see; the papers have 0")
     full_last: float = Field(
-        0.0, ge=0, lt=1, description="share of the optimiser steps, the last ones, that are taken at full attention"
+        0.0, ge=0, lt=1, description="share of the optimizer steps, the last ones, that are taken at full attention"
     )
     backend: BackendName = Field("auto", description="what computes the groups; auto: by device and what is installed")
 
@@ -279,12 +279,12 @@ class RestorationRecipe(_Section):
 
 
 class TrainingRecipe(_Section):
-    """The optimisation."""
+    """The optimization."""
 
-    steps: int | None = Field(None, ge=1, description="optimiser steps")
+    steps: int | None = Field(None, ge=1, description="optimizer steps")
     epochs: float | None = Field(None, gt=0, description="passes over the data, where steps is not given")
     batch_size: int = Field(1, ge=1, description="sequences per device and forward pass")
-    accumulation: int = Field(1, ge=1, description="forward passes per optimiser step")
+    accumulation: int = Field(1, ge=1, description="forward passes per optimizer step")
     learning_rate: float = Field(
         1e-3,
         gt=0,
@@ -298,7 +298,7 @@ class TrainingRecipe(_Section):
         description="peak for embeddings (and a tied head), which want less, as 1e-4 beside 4e-3; default as above",
     )
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="after the warm-up")
-    warmup_steps: int = Field(20, ge=0, description="optimiser steps of linear warm-up")
+    warmup_steps: int = Field(20, ge=0, description="optimizer steps of linear warm-up")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's")
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], BeforeValidator(_dtype_name)] = Field(
@@ -316,8 +316,8 @@ class TrainingRecipe(_Section):
         description="short windows on which the run is held to its own base",
     )
     report_to: Names = Field([], description="beside metrics.jsonl: tensorboard, wandb, trackio")
-    save_every: int = Field(100, ge=1, description="optimiser steps between checkpoints")
-    log_every: int = Field(1, ge=1, description="optimiser steps between lines of metrics.jsonl")
+    save_every: int = Field(100, ge=1, description="optimizer steps between checkpoints")
+    log_every: int = Field(1, ge=1, description="optimizer steps between lines of metrics.jsonl")
 
 
 _SAVERS = ("activation_checkpointing", "mlp_tile", "offload_activations", "release_freed")
@@ -370,7 +370,7 @@ class Recipe(_Section):
 
     model: str = Field(min_length=1, description="hub id, model folder, .gguf file or alias of the base")
     out: str | None = Field(None, description="run folder; default runs/<recipe name>")
-    seed: int = Field(0, ge=0, description="of data order, LoRA initialisation and dropout")
+    seed: int = Field(0, ge=0, description="of data order, LoRA initialization and dropout")
     context: ContextRecipe
     attention: AttentionRecipe = AttentionRecipe()  # type: ignore[call-arg]
     adapter: AdapterRecipe = AdapterRecipe()  # type: ignore[call-arg]
@@ -382,7 +382,7 @@ class Recipe(_Section):
     training: TrainingRecipe = TrainingRecipe()  # type: ignore[call-arg]
     memory: MemoryRecipe = MemoryRecipe()  # type: ignore[call-arg]
     parallel: Literal["ddp", "fsdp2", "zero2", "zero3", "zero2_offload", "zero3_offload"] = Field(
-        "ddp", description="how the processes of torchrun or accelerate share the work; offload: optimiser on the CPU"
+        "ddp", description="how the processes of torchrun or accelerate share the work; offload: optimizer on the CPU"
     )
 
     @model_validator(mode="before")

@@ -30,7 +30,7 @@ _KNOWN = {
     # The dataset also holds the documents of the pretraining, of other columns.
     "YeungNLP/LongQLoRA-Dataset": HubSource("YeungNLP/LongQLoRA-Dataset", data_files="LongQLoRA-SFT-Data-39k.jsonl"),
 }
-_BATCH = 64  # examples tokenised at a time, on all cores
+_BATCH = 64  # examples tokenized at a time, on all cores
 
 
 @dataclass
@@ -67,7 +67,7 @@ def load_instructions(
     max_examples: int | None = None,
     quiet: bool = True,
 ) -> list[Instructions]:
-    """Read, lay out and tokenise instruction data.
+    """Read, lay out and tokenize instruction data.
 
     Args:
         sources: files that end in .json, .jsonl or .parquet, folders of these, datasets as `hf:NAME`, or one of the

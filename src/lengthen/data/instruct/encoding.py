@@ -1,7 +1,7 @@
 """Conversations to token ids with a mask of what is trained, cut in the middle of the document where they are too long.
 
-The whole text is tokenised at once, as it is at inference, and the mask follows from the characters that each token
-ends at. Nothing is tokenised in parts, so no token differs from what the model will see.
+The whole text is tokenized at once, as it is at inference, and the mask follows from the characters that each token
+ends at. Nothing is tokenized in parts, so no token differs from what the model will see.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def encode(
     sequence_length: int | None = None,
     control: ControlTokens | None = None,
 ) -> list[Encoded | int]:
-    """Tokenise conversations; those with too many tokens lose the middle of their document.
+    """Tokenize conversations; those with too many tokens lose the middle of their document.
 
     Args:
         layouts: from `Template.lay_out`.
@@ -69,9 +69,9 @@ def encode(
             f"{type(tokenizer).__name__} can't tell where tokens are in a text, as the mask of trained tokens needs; "
             "use a base with a fast tokenizer (tokenizer.json)"
         )
-    tokenised = _tokenise([layout.text for layout in layouts], tokenizer, control)
+    tokenized = _tokenize([layout.text for layout in layouts], tokenizer, control)
     fitted: list[Encoded | int] = []
-    for layout, (ids, offsets) in zip(layouts, tokenised, strict=True):
+    for layout, (ids, offsets) in zip(layouts, tokenized, strict=True):
         if sequence_length is None or len(ids) <= sequence_length:
             fitted.append(Encoded(ids, _mask(layout.answers, offsets), len(ids)))
         else:
@@ -79,7 +79,7 @@ def encode(
     return fitted
 
 
-def _tokenise(texts: list[str], tokenizer: Any, control: ControlTokens | None) -> list[tuple[np.ndarray, np.ndarray]]:
+def _tokenize(texts: list[str], tokenizer: Any, control: ControlTokens | None) -> list[tuple[np.ndarray, np.ndarray]]:
     """Ids (T,) of each text, and where each token starts and ends in it, in characters (T, 2)."""
     marked = {i: control.encode(text) for i, text in enumerate(texts) if control.marks(text)} if control else {}
     # The template has written the begin token where there is one.
@@ -116,7 +116,7 @@ def _fit(
 
     def excess_without(left: int, right: int, _tokens: int) -> int:
         shorter = _without(layout, left, right)
-        new_ids, new_offsets = _tokenise([shorter.text], tokenizer, control)[0]
+        new_ids, new_offsets = _tokenize([shorter.text], tokenizer, control)[0]
         fitted.append(Encoded(new_ids, _mask(shorter.answers, new_offsets), len(ids)))
         return len(new_ids) - limit
 

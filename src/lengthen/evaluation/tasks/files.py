@@ -32,7 +32,7 @@ class Sample:
         task: the data set's name.
         layout: how it asks and is scored.
         document: the long text.
-        question: what is asked, perhaps nothing ("summarise this" is in the layout).
+        question: what is asked, perhaps nothing ("summarize this" is in the layout).
         answers: the right ones; the best match counts.
         classes: names of all classes, where the task is to choose one.
     """

@@ -25,7 +25,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _normalized(text: str) -> str:
-    """Lower-case, without punctuation, articles and repeated blanks: SQuAD's normalisation."""
+    """Lower-case, without punctuation, articles and repeated blanks: SQuAD's normalization."""
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION)).split())
 
 

@@ -51,7 +51,7 @@ class Job:
         error: why it failed, else None.
         finished: Unix time; None while it is not.
         events: in order of time, as they are sent to clients.
-        steps: optimiser steps of which there is an event.
+        steps: optimizer steps of which there is an event.
         cancelled: set when it is not wanted any more.
         thread: that trains it.
     """

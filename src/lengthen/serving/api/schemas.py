@@ -340,7 +340,7 @@ class Hyperparameters(_Strict):
     """How an adapter is trained.
 
     Attributes:
-        n_steps: optimiser steps, one sequence each.
+        n_steps: optimizer steps, one sequence each.
         learning_rate_multiplier: of a learning rate of 2e-4.
         rank: of LoRA.
     """

@@ -42,7 +42,7 @@ _UNDERSTOOD = {
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
     "lora_dropout", "init_lora_weights", "eva_config", "qalora_group_size", "megatron_core", "runtime_config",
 }  # fmt: skip
-# Other initialisations take something out of the base's weights, which would then be another base.
+# Other initializations take something out of the base's weights, which would then be another base.
 _KEEPS_BASE = (True, False, "gaussian", "orthogonal", "eva")
 
 # Beyond this share of changed rows, a whole table costs less than looking rows up.
@@ -158,7 +158,7 @@ def _config(folder: Path) -> LoraConfig:
     if not isinstance(config, LoraConfig):
         raise _refused(folder, f"it is of the kind {config.peft_type}, and only LoRA can be batched")
     if config.init_lora_weights not in _KEEPS_BASE:
-        raise _refused(folder, f"its initialisation ({config.init_lora_weights}) changed the base's weights")
+        raise _refused(folder, f"its initialization ({config.init_lora_weights}) changed the base's weights")
     for each in dataclasses.fields(config):
         is_default = getattr(config, each.name) in (each.default, None, {}, [])
         if each.name not in _UNDERSTOOD and not is_default:

@@ -19,7 +19,7 @@ __all__ = ["PerAdapterNorm", "embed_rows_", "head_rows_"]
 class PerAdapterNorm(nn.Module):
     """A norm whose weight may be another one in each row of a batch.
 
-    Every norm is a normalisation, times a gain, plus a bias. The normalisation is the norm itself with a neutral
+    Every norm is a normalization, times a gain, plus a bias. The normalization is the norm itself with a neutral
     weight: 1, or 0 where its gain is 1 + weight (Gemma).
 
     Args:
