@@ -135,7 +135,7 @@ def test_a_base_published_in_quantised_weights_is_refused_before_training_and_ex
             "model": str(folder), "out": str(tmp_path / "run"), "context": {"target": 64}, "quantize": wanted,
             "data": {"train": [str(documents)]}, "training": {"steps": 1},
         }  # fmt: skip
-        with pytest.raises(ModelError, match=rf"quantised weights \({method}\).*16-bit base"):
+        with pytest.raises(ModelError, match=rf"quantized weights \({method}\).*16-bit base"):
             lengthen.train(parse_recipe(recipe, "run"))
     with pytest.raises(ModelError, match="16-bit base"):
         lengthen.export(folder, tmp_path / "out")
