@@ -68,7 +68,7 @@ def train(samples: list[Sample], steps: int, folder: Path) -> Path:
 def measure(model: str, samples: list[Sample], max_new_tokens: int) -> dict[str, Any]:
     """Mean scores in percent, and every answer."""
     loaded, tokenizer = lengthen.load(model)
-    answers = answer_samples(loaded, tokenizer, samples, CONTEXT, "rouge-l", max_new_tokens, chat=True, quiet=False)
+    answers = answer_samples(loaded, tokenizer, samples, CONTEXT, "rouge-l", max_new_tokens, chat=True)
     means = {
         metric: 100 * sum(score(metric, each.prediction, each.answers) for each in answers) / len(answers)
         for metric in METRICS

@@ -1,22 +1,35 @@
-"""One progress bar for everything that takes longer than a second."""
+"""One progress bar for everything that takes longer than a second, and the switch that shows them.
+
+Bars are off at first, for a library shows nothing by itself; the command line turns them on, but for --quiet.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["progress_bar"]
+__all__ = ["is_progress_shown", "progress_bar", "show_progress"]
+
+_is_shown = False
+
+
+def show_progress(shown: bool = True) -> None:
+    """Show progress bars from now on, or don't."""
+    global _is_shown
+    _is_shown = shown
+
+
+def is_progress_shown() -> bool:
+    """Whether progress bars are shown, also for those of other packages."""
+    return _is_shown
 
 
 @contextmanager
-def progress_bar(
-    description: str, total: int | None, unit: str = "", quiet: bool = False
-) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error and yield the function that advances it.
+def progress_bar(description: str, total: int | None, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error, where bars are shown, and yield the function that advances it.
 
     Args:
         description: what is being done, in a word or two.
         total: how much there is to do; None where that can't be known.
         unit: what is counted, such as "tokens".
-        quiet: show nothing.
     """
     from rich.console import Console
     from rich.progress import (
@@ -36,6 +49,6 @@ def progress_bar(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not _is_shown) as progress:
         task = progress.add_task(description, total=total)
         yield lambda amount: progress.advance(task, amount)

@@ -26,14 +26,13 @@ CONTEXTS = (256, 512, 1024, 2048)
 DOCUMENTS = 16
 
 
-def quickstart(out: Path, quiet: bool = True, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def quickstart(out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Extend `tiny` from 256 to 2048 tokens and measure base, scaled and extended model.
 
     All three score the same tokens, the first 2048 of 16 held-out files of the standard library, at each context.
 
     Args:
         out: a new or empty run folder.
-        quiet: print nothing and show no progress.
         overrides: of the recipe "quickstart", `section.key=value` each.
 
     Returns:
@@ -49,10 +48,10 @@ def quickstart(out: Path, quiet: bool = True, overrides: Sequence[str] = ()) -> 
     run = Path(recipe.out or out)
     documents = held_out_documents(recipe.model)
     scaling = {"method": recipe.context.method, "target": recipe.context.target}
-    base = _measure(lengthen.load(recipe.model)[0], documents, quiet)
-    scaled = _measure(lengthen.load(recipe.model, **scaling)[0], documents, quiet)
-    train(recipe, quiet=quiet)
-    extended = _measure(lengthen.load(str(run))[0], documents, quiet)
+    base = _measure(lengthen.load(recipe.model)[0], documents)
+    scaled = _measure(lengthen.load(recipe.model, **scaling)[0], documents)
+    train(recipe)
+    extended = _measure(lengthen.load(str(run))[0], documents)
     measured = {"base": base, "scaled": scaled, "extended": extended}
     curves = {
         name: {context: round(result.perplexity, 3) for context, result in results.items()}
@@ -87,8 +86,5 @@ def held_out_documents(model: str) -> list[np.ndarray]:
     return [long_enough[i * len(long_enough) // DOCUMENTS] for i in range(DOCUMENTS)]
 
 
-def _measure(model: Any, documents: list[np.ndarray], quiet: bool) -> dict[int, PerplexityResult]:
-    return {
-        context: perplexity(model, documents, context, batch_size=16 * 256 // context or 1, quiet=quiet)
-        for context in CONTEXTS
-    }
+def _measure(model: Any, documents: list[np.ndarray]) -> dict[int, PerplexityResult]:
+    return {context: perplexity(model, documents, context, batch_size=16 * 256 // context or 1) for context in CONTEXTS}

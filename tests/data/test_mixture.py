@@ -102,8 +102,7 @@ def test_every_kind_of_source_in_exact_shares(sources, tokenizer):
         {"path": sources["instruct"], "kind": "instruct", "weight": 10},
         {"kind": "retrieval", "weight": 30},
     ]
-    said = []
-    mixture = open_mixture(recipe_of(train), tokenizer, VOCABULARY, 100, say=said.append)
+    mixture = open_mixture(recipe_of(train), tokenizer, VOCABULARY, 100)
     described = mixture.describe()
     assert [each["kind"] for each in described] == ["long", "code", "short", "instruct", "retrieval"]
     for each, share in zip(described, (0.25, 0.15, 0.2, 0.1, 0.3), strict=True):

@@ -19,6 +19,7 @@ from lengthen.data.tokens import (
     write_token_file,
 )
 from lengthen.errors import DataError, OutputError
+from lengthen.progress import show_progress
 from lengthen.vocabulary import vocabulary_size
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -113,9 +114,13 @@ def test_long_documents_bring_no_warning(documents, caplog):
 
 
 def test_progress_only_where_asked(tokenizer, documents, capsys):
-    tokenize(documents, tokenizer, quiet=True)
+    tokenize(documents, tokenizer)
     assert capsys.readouterr() == ("", "")
-    tokenize(documents, tokenizer, quiet=False)
+    show_progress()
+    try:
+        tokenize(documents, tokenizer)
+    finally:
+        show_progress(False)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "tokenizing" in shown.err

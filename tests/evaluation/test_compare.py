@@ -81,7 +81,7 @@ def found(trained, prose, texts):
 @pytest.mark.parametrize("side", ["base", "run"])
 def test_needles_are_those_of_the_separate_command(found, trained, base, prose, side):
     model, tokenizer = lengthen.load(trained if side == "run" else base, "float32")
-    cells = needle(model, tokenizer, prose, LENGTHS, DEPTHS, TRIALS, seed=3, quiet=True)
+    cells = needle(model, tokenizer, prose, LENGTHS, DEPTHS, TRIALS, seed=3)
     rows = {(row["tokens"], row["depth"]): row for row in found["scores"]}
     for cell in cells:
         row = rows[cell.tokens, cell.depth]

@@ -104,24 +104,24 @@ def loss_of_answers(model, tokenizer, trials):
 
 
 def test_a_model_that_learnt_it_finds_every_key_in_range_and_few_far_beyond(trained):
-    cells = passkey(*trained, [LENGTH], DEPTHS, TRIALS, batch_size=TRIALS, quiet=True)
+    cells = passkey(*trained, [LENGTH], DEPTHS, TRIALS, batch_size=TRIALS)
     assert [(cell.tokens, cell.depth) for cell in cells] == [(LENGTH, depth) for depth in DEPTHS]
     assert [cell.correct for cell in cells] == [TRIALS] * 3
     assert [cell.exact for cell in cells] == [TRIALS] * 3
     assert [cell.right_tokens for cell in cells] == [1] * 3
     assert all(sum(cell.first_wrong) == 0 and cell.nats < 0.3 for cell in cells)
-    (beyond,) = passkey(*trained, [1024], [0.5], TRIALS, batch_size=TRIALS, quiet=True)
+    (beyond,) = passkey(*trained, [1024], [0.5], TRIALS, batch_size=TRIALS)
     assert beyond.correct <= TRIALS // 3, "four times the context of the base"
 
 
 def test_it_finds_most_keys_that_it_never_saw(trained):
-    cells = passkey(*trained, [LENGTH], DEPTHS, TRIALS, batch_size=TRIALS, seed=1, quiet=True)
+    cells = passkey(*trained, [LENGTH], DEPTHS, TRIALS, batch_size=TRIALS, seed=1)
     assert sum(cell.correct for cell in cells) >= 0.8 * 3 * TRIALS
 
 
 def test_the_same_model_finds_almost_none_before():
     model, tokenizer = lengthen.load("tiny", "float32")
-    (cell,) = passkey(model.eval(), tokenizer, [LENGTH], [0.5], trials=10, batch_size=10, quiet=True)
+    (cell,) = passkey(model.eval(), tokenizer, [LENGTH], [0.5], trials=10, batch_size=10)
     assert cell.trials == 10
     assert cell.correct <= 1
     assert cell.exact <= cell.correct
@@ -130,8 +130,8 @@ def test_the_same_model_finds_almost_none_before():
 
 def test_a_cell_depends_on_nothing_beside_it(trained):
     model, tokenizer = trained
-    alone = passkey(model, tokenizer, [320], [0.5], trials=4, seed=7, quiet=True)
-    beside = passkey(model, tokenizer, [300, 320], [0.1, 0.5], trials=4, batch_size=3, seed=7, quiet=True)
+    alone = passkey(model, tokenizer, [320], [0.5], trials=4, seed=7)
+    beside = passkey(model, tokenizer, [300, 320], [0.1, 0.5], trials=4, batch_size=3, seed=7)
     assert alone == [beside[3]]
 
 
@@ -141,7 +141,7 @@ def test_a_cell_depends_on_nothing_beside_it(trained):
 )
 def test_nothing_to_measure_is_refused(trained, settings):
     with pytest.raises(LengthenError):
-        passkey(*trained, **({"lengths": [256], "quiet": True} | settings))
+        passkey(*trained, **({"lengths": [256]} | settings))
 
 
 def invoke(*arguments):

@@ -162,14 +162,15 @@ def test_the_loss_of_a_step_is_the_weighted_mean_over_its_batches(base, document
     assert losses[0] == pytest.approx([record["loss"] for record in RunFolder(run).read_metrics()], rel=1e-5)
 
 
-def test_one_of_several_devices_without_a_launcher(base, documents, tmp_path, monkeypatch):
-    from lengthen.training.run import _say_if_devices_idle
+def test_one_of_several_devices_without_a_launcher(base, documents, tmp_path, monkeypatch, caplog):
+    from lengthen.training.run import _note_idle_devices
 
-    said = []
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    _say_if_devices_idle(torch.device("cuda"), said.append)
-    _say_if_devices_idle(torch.device("cpu"), said.append)
+    with caplog.at_level("INFO", logger="lengthen"):
+        _note_idle_devices(torch.device("cuda"))
+        _note_idle_devices(torch.device("cpu"))
+    said = caplog.messages
     assert len(said) == 1
     assert "one of 4 GPUs" in said[0]
     assert "torchrun --nproc-per-node 4" in said[0]

@@ -75,9 +75,10 @@ def test_s2_runs_on_a_mixture(base, documents, tmp_path):
         assert abs(each["tokens"] - each["weight"] * data["tokens"]) <= 256
 
 
-def test_the_mixture_is_said_before_the_first_step(base, documents, tmp_path, capsys):
-    train(recipe_of(base, documents, tmp_path / "run", steps=1), quiet=False)
-    said = capsys.readouterr().err
+def test_the_mixture_is_said_before_the_first_step(base, documents, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="lengthen"):
+        train(recipe_of(base, documents, tmp_path / "run", steps=1))
+    said = caplog.text
     assert "retrieval 50% (in " in said
     assert said.index("retrieval 50%") < said.index("step 1/1")
 

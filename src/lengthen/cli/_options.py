@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from lengthen.cli._terminal import reporting
 from lengthen.errors import LengthenError
 
 __all__ = [
@@ -134,7 +135,9 @@ class Output:
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command as typer takes it: with the options of its groups, and with flags in its errors.
+    """A command as typer takes it.
+
+    It has the options of its groups, shows what the library reports, and names flags in errors.
 
     Args:
         command: whose parameters are options or groups of them.
@@ -149,8 +152,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        output = values.get("output")
         try:
-            command(**values)
+            with reporting(quiet=output is not None and output.quiet):
+                command(**values)
         except LengthenError as error:
             error.args = (_with_flags(str(error), flags),)
             raise

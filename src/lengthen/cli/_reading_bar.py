@@ -30,8 +30,7 @@ def pick_streaming(options: StreamingOptions, context: int) -> "Streaming | None
 class ReadingBar:
     """Shows a progress bar from the first tokens of a long prompt to the last; its calls are an `on_read`."""
 
-    def __init__(self, quiet: bool):
-        self._quiet = quiet
+    def __init__(self) -> None:
         self._bar: Any = None
         self._done = 0
 
@@ -40,7 +39,7 @@ class ReadingBar:
         from lengthen.progress import progress_bar
 
         if self._bar is None and total - done > _LONG:
-            self._bar, self._done = progress_bar("reading", total, "tokens", self._quiet), 0
+            self._bar, self._done = progress_bar("reading", total, "tokens"), 0
             self._advance = self._bar.__enter__()
         if self._bar is not None:
             self._advance(done - self._done)

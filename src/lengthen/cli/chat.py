@@ -128,7 +128,7 @@ class _Terminal:
     def ask(self, question: str) -> None:
         """Ask, and print the answer as it comes; Ctrl-C stops it."""
         longest, temperature, seed = self._answers
-        bar = ReadingBar(self._quiet)
+        bar = ReadingBar()
         with _interrupts() as interrupted:
             try:
                 answer = self._session.ask(

@@ -57,7 +57,7 @@ def tokenize_command(
         raise OutputError(f"{out} exists; choose another name, or overwrite it with --force")
     tokenizer = load_tokenizer(model)
     vocabulary = vocabulary_size(tokenizer)
-    store, warnings = load_tokens(inputs, tokenizer, vocabulary, default_cache(), output.quiet, dtype)
+    store, warnings = load_tokens(inputs, tokenizer, vocabulary, default_cache(), dtype)
     write_token_file(out, store, vocabulary)
     result = {
         "model": model,
@@ -160,7 +160,7 @@ def inspect_command(
             output.quiet,
         )
         return
-    store, warnings = load_tokens(inputs, tokenizer, vocabulary_size(tokenizer), default_cache(), output.quiet, dtype)
+    store, warnings = load_tokens(inputs, tokenizer, vocabulary_size(tokenizer), default_cache(), dtype)
     chosen = choose_documents(store, min_tokens, max_tokens)
     result: dict[str, Any] = {
         "model": model,
@@ -218,7 +218,7 @@ def qa_command(
     documents, warnings = read_documents(inputs)
     print_warnings(warnings)
     names = [name.strip() for name in kinds.split(",")]
-    made = make_pairs(documents, server, out, names, passage_chars, max_passages, parallel, output.quiet)
+    made = make_pairs(documents, server, out, names, passage_chars, max_passages, parallel)
     missing = [f"{count} pairs missing, as the reply {reason}" for reason, count in made["missing"].items()]
     print_warnings(missing)
     if not output.quiet:

@@ -62,7 +62,7 @@ def export(
     else:
         content["perplexity"] = documents = None
         try:
-            documents = documents_to_score(run, adapter, data, output.quiet)
+            documents = documents_to_score(run, adapter, data)
         except DataError as error:
             if data:
                 raise
@@ -70,7 +70,7 @@ def export(
             lines.insert(0, f"perplexity as trained and merged: not measured, {error}; name documents with --data")
         run_export(run, out, dtype, adapter, merge_into, base_context, adapter_scale)
         if documents is not None:
-            measured = content["perplexity"] = perplexities(run, out, adapter, documents, output.quiet, adapter_scale)
+            measured = content["perplexity"] = perplexities(run, out, adapter, documents, adapter_scale)
             lines.insert(
                 0,
                 f"perplexity as trained (4-bit base) {measured['trained']:.2f}, merged into the {merge_into} base "

@@ -43,7 +43,7 @@ def generate(
     assert prompt is not None
     loaded, tokenizer = lengthen.load(model, **asdict(options))
     kept = pick_streaming(streaming, base_context(loaded.config))
-    bar = ReadingBar(output.quiet)
+    bar = ReadingBar()
 
     def show(text: str) -> None:
         if not output.quiet:

@@ -40,7 +40,7 @@ def inspect_instructions(
     if packing not in ("documents", "none"):
         raise typer.BadParameter(f"--packing {packing} is not for --kind instruct; take documents or none")
     use_template(tokenizer, template)
-    loaded = load_instructions(inputs, tokenizer, sequence_length, template, *limits, quiet=quiet)
+    loaded = load_instructions(inputs, tokenizer, sequence_length, template, *limits)
     examples = [example for source in loaded for example in source.examples]
     described = describe_lengths(np.array([example.whole for example in examples]))
     result: dict[str, Any] = {

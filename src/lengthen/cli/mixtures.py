@@ -47,7 +47,7 @@ def inspect_mixture(
     """
     from rich.console import Console
 
-    from lengthen.cli.data import print_warnings
+    from lengthen.cli._terminal import collected_warnings
     from lengthen.data.instruct.templates import use_template
     from lengthen.data.sources import open_mixture
     from lengthen.errors import RecipeError
@@ -69,10 +69,8 @@ def inspect_mixture(
     training = recipe.training
     assert training.steps is not None
     count = sequences or training.steps * training.accumulation * training.batch_size
-    warnings: list[str] = []
-    vocabulary = vocabulary_size(tokenizer)
-    mixture = open_mixture(recipe, tokenizer, vocabulary, count, quiet, lambda line: warnings.append(line))
-    print_warnings([line.removeprefix("warning: ") for line in warnings])
+    with collected_warnings() as warnings:
+        mixture = open_mixture(recipe, tokenizer, vocabulary_size(tokenizer), count)
     result = {
         "recipe": name,
         "model": model or recipe.model,

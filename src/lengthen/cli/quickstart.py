@@ -22,7 +22,7 @@ def quickstart(
     from lengthen.quickstart import CONTEXTS
     from lengthen.quickstart import quickstart as run_quickstart
 
-    result = run_quickstart(out, quiet=output.quiet)
+    result = run_quickstart(out)
     output.write(result)
     if output.quiet:
         return

@@ -26,7 +26,7 @@ def train(
     from lengthen.training.run import train as run_training
 
     try:
-        run = run_training(load_recipe(recipe, overrides or ()), resume=resume, quiet=output.quiet)
+        run = run_training(load_recipe(recipe, overrides or ()), resume=resume)
     except Interrupted as interruption:
         print(f"lengthen: {interruption}; go on with --resume", file=sys.stderr)
         raise typer.Exit(128 + interruption.signal) from interruption

@@ -116,7 +116,6 @@ def make_pairs(
     passage_chars: int = 16_000,
     max_passages: int | None = None,
     parallel: int = 4,
-    quiet: bool = True,
 ) -> dict[str, Any]:
     """Ask for pairs about documents, and add each to a file as soon as it is made.
 
@@ -133,7 +132,6 @@ def make_pairs(
         passage_chars: characters of a passage, at most.
         max_passages: of each document, spread evenly; None for all.
         parallel: passages that are asked about at a time.
-        quiet: show no progress.
 
     Returns:
         passages; pairs in the file that were asked for, and how many of them were there before; pairs by kind; what is
@@ -154,7 +152,7 @@ def make_pairs(
     work = _Work(endpoint, sheet, kinds)
     wanted = {_id(_subject(passage, kind), kind) for passage in passages for kind in kinds}
     before = len(wanted & sheet.ids)
-    with progress_bar("asking", len(wanted), "pairs", quiet) as advance:
+    with progress_bar("asking", len(wanted), "pairs") as advance:
         advance(before)
         _run_all(work, passages, parallel, advance)
     by_kind = Counter(kind for id_, kind in sheet.kinds.items() if id_ in wanted)

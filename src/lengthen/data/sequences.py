@@ -1,6 +1,7 @@
 """The training sequences of a run: documents, instructions or a mixture, as its recipe says."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 from lengthen.data.instruct.dataset import load_instructions, mix, pack_instructions
@@ -14,6 +15,8 @@ from lengthen.recipe import Recipe
 
 __all__ = ["describe", "is_packed", "training_sequences"]
 
+_LOG = logging.getLogger(__name__)
+
 _LOOKED_AT = 16  # sequences of a mixture that tell how many of its tokens lie beyond the base's context
 
 
@@ -23,8 +26,6 @@ def training_sequences(
     config: Any,
     context: int,
     processes: int,
-    quiet: bool,
-    say: Callable[[str], None],
 ) -> Sequence[Block]:
     """Read, tokenize and pack what a recipe trains on.
 
@@ -34,23 +35,19 @@ def training_sequences(
         config: the model's.
         context: of the base, tokens.
         processes: of the run.
-        quiet: show no progress.
-        say: takes warnings and what was read, a line each.
 
     Raises:
         DataError: a document can't be used, or nothing is left to train on.
     """
     if recipe.data.is_mixture:
-        return _mixture(recipe, tokenizer, config, context, processes, quiet, say)
+        return _mixture(recipe, tokenizer, config, context, processes)
     if recipe.data.kind == "instruct":
-        return _instruction_blocks(recipe, tokenizer, context, quiet, say)
+        return _instruction_blocks(recipe, tokenizer, context)
     vocabulary = config.get_text_config().vocab_size
     data = recipe.data
-    store, warnings = load_tokens(
-        data.paths, tokenizer, vocabulary, default_cache(), quiet, max_documents=data.max_documents
-    )
+    store, warnings = load_tokens(data.paths, tokenizer, vocabulary, default_cache(), max_documents=data.max_documents)
     for warning in warnings:
-        say(f"warning: {warning}")
+        _LOG.warning("%s", warning)
     length = recipe.context.target if data.skip_wise else recipe.sequence_length
     blocks = pack(store, length, data.packing, data.min_tokens, data.max_tokens)
     if data.skip_wise:
@@ -58,15 +55,15 @@ def training_sequences(
     tokens = sum(len(block.input_ids) for block in blocks)
     read = f"{len(store)} documents, {tokens:,} tokens in {len(blocks)} sequences"
     if recipe.context.target == context:  # nothing is extended
-        say(read)
+        _LOG.info("%s", read)
         return blocks
     beyond = positions_beyond(blocks, context)
-    say(f"{read}; {beyond:.0%} lie beyond the base's {context}")
-    _check_beyond(beyond, context, say)
+    _LOG.info(f"{read}; {beyond:.0%} lie beyond the base's {context}")
+    _check_beyond(beyond, context)
     return blocks
 
 
-def _check_beyond(beyond: float, context: int, say: Callable[[str], None]) -> None:
+def _check_beyond(beyond: float, context: int) -> None:
     """Refuse data that teach nothing longer than the base's context."""
     if beyond == 0:
         raise DataError(
@@ -74,7 +71,7 @@ def _check_beyond(beyond: float, context: int, say: Callable[[str], None]) -> No
             "use longer documents, a larger data.sequence_length, or data.packing=concatenate"
         )
     if beyond < 0.25:
-        say(f"warning: only {beyond:.0%} of the training tokens lie beyond the base's context; use longer documents")
+        _LOG.warning(f"only {beyond:.0%} of the training tokens lie beyond the base's context; use longer documents")
 
 
 def _mixture(
@@ -83,22 +80,18 @@ def _mixture(
     config: Any,
     context: int,
     processes: int,
-    quiet: bool,
-    say: Callable[[str], None],
 ) -> Mixture:
     training = recipe.training
     assert training.steps is not None
     count = training.steps * training.accumulation * training.batch_size * processes
-    mixture = open_mixture(recipe, tokenizer, config.get_text_config().vocab_size, count, quiet, say)
-    say(f"{mixture.tokens:,} tokens in {len(mixture)} sequences: {mixture.summary()}")
+    mixture = open_mixture(recipe, tokenizer, config.get_text_config().vocab_size, count)
+    _LOG.info(f"{mixture.tokens:,} tokens in {len(mixture)} sequences: {mixture.summary()}")
     if recipe.context.target > context:
-        _check_beyond(positions_beyond(mixture[:_LOOKED_AT], context), context, say)
+        _check_beyond(positions_beyond(mixture[:_LOOKED_AT], context), context)
     return mixture
 
 
-def _instruction_blocks(
-    recipe: Recipe, tokenizer: Any, context: int, quiet: bool, say: Callable[[str], None]
-) -> list[Block]:
+def _instruction_blocks(recipe: Recipe, tokenizer: Any, context: int) -> list[Block]:
     data = recipe.data
     loaded = load_instructions(
         data.paths,
@@ -108,14 +101,13 @@ def _instruction_blocks(
         data.min_tokens,
         data.max_tokens,
         data.max_documents,
-        quiet,
     )
     for warning in (warning for source in loaded for warning in source.warnings):
-        say(f"warning: {warning}")
+        _LOG.warning("%s", warning)
     examples = mix(loaded, data.weights, recipe.seed)
     blocks = pack_instructions(examples, recipe.sequence_length, data.packing)
     tokens, trained = sum(map(len, examples)), sum(int(example.trained.sum()) for example in examples)
-    say(
+    _LOG.info(
         f"{len(examples)} examples, {tokens:,} tokens in {len(blocks)} sequences, {trained:,} of them trained; "
         f"{positions_beyond(blocks, context):.0%} lie beyond the base's {context}"
     )

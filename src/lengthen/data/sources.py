@@ -1,6 +1,7 @@
 """A recipe's sources opened: documents, short windows, instructions, repositories and retrieval become a `Mixture`."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_mixture"]
 
-_Say = Callable[[str], None]
+_LOG = logging.getLogger(__name__)
 
 
 def open_mixture(
@@ -30,8 +31,6 @@ def open_mixture(
     tokenizer: "PreTrainedTokenizerBase",
     vocab_size: int,
     count: int,
-    quiet: bool = True,
-    say: _Say = lambda _line: None,
 ) -> Mixture:
     """Read the sources of a recipe whose data are a mixture, and put them in order.
 
@@ -40,8 +39,6 @@ def open_mixture(
         tokenizer: of the base, with the chat template that is meant.
         vocab_size: tokens in the model's vocabulary.
         count: sequences of the whole run, over all steps and processes.
-        quiet: show no progress.
-        say: takes warnings, a line each.
 
     Returns:
         The sequences of the run, each a function of seed and index.
@@ -49,16 +46,15 @@ def open_mixture(
     Raises:
         DataError: a source can't be read, has nothing that can be used, or has lengths or tasks that can't be made.
     """
-    opener = _Opener(recipe, tokenizer, vocab_size, quiet, say)
+    opener = _Opener(recipe, tokenizer, vocab_size)
     chosen = [(number, source) for number, source in enumerate(recipe.data.sources) if source.weight != 0]
     weights = [1.0 if source.weight is None else source.weight for _, source in chosen]
     return Mixture([opener.open(number, source) for number, source in chosen], weights, count)
 
 
 class _Opener:
-    def __init__(self, recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", vocab_size: int, quiet: bool, say: _Say):
+    def __init__(self, recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", vocab_size: int):
         self._recipe, self._tokenizer, self._vocab_size = recipe, tokenizer, vocab_size
-        self._quiet, self._say = quiet, say
         self._stores: dict[int, TokenStore] = {}
 
     def open(self, number: int, source: SourceRecipe) -> Source:
@@ -87,22 +83,21 @@ class _Opener:
                 repositories, warnings = read_repositories(source.path)
                 self._warn(warnings)
                 chosen = repositories[: source.max_documents or self._recipe.data.max_documents]
-                self._stores[number] = tokenize(chosen, self._tokenizer, default_cache(), self._quiet)
+                self._stores[number] = tokenize(chosen, self._tokenizer, default_cache())
             else:
                 self._stores[number] = self._read(source.path, source)
         return self._stores[number]
 
     def _read(self, paths: Sequence[str], source: SourceRecipe) -> TokenStore:
         limit = source.max_documents or self._recipe.data.max_documents
-        store, warnings = load_tokens(
-            paths, self._tokenizer, self._vocab_size, default_cache(), self._quiet, max_documents=limit
-        )
+        store, warnings = load_tokens(paths, self._tokenizer, self._vocab_size, default_cache(), max_documents=limit)
         self._warn(warnings)
         return store
 
-    def _warn(self, warnings: Sequence[str]) -> None:
+    @staticmethod
+    def _warn(warnings: Sequence[str]) -> None:
         for warning in warnings:
-            self._say(f"warning: {warning}")
+            _LOG.warning("%s", warning)
 
     def _limits(self, source: SourceRecipe) -> tuple[int, int | None]:
         """Those of the data section are for long documents."""
@@ -145,9 +140,7 @@ class _Opener:
     def _open_instructions(self, source: SourceRecipe, name: str, seed: tuple[int, ...]) -> Source:
         data, length = self._recipe.data, self._recipe.sequence_length
         limit = source.max_documents or data.max_documents
-        loaded = load_instructions(
-            source.path, self._tokenizer, length, data.template, *self._limits(source), limit, self._quiet
-        )
+        loaded = load_instructions(source.path, self._tokenizer, length, data.template, *self._limits(source), limit)
         self._warn([warning for each in loaded for warning in each.warnings])
         examples = [example for each in loaded for example in each.examples]
         about = f"{len(examples)} examples, {sum(map(len, examples)):,} tokens"

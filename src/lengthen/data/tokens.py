@@ -86,7 +86,6 @@ def load_tokens(
     tokenizer: "PreTrainedTokenizerBase",
     vocab_size: int,
     cache: Path | None = None,
-    quiet: bool = True,
     dtype: str | None = None,
     max_documents: int | None = None,
 ) -> tuple[TokenStore, list[str]]:
@@ -98,7 +97,6 @@ def load_tokens(
         tokenizer: what turns documents into ids.
         vocab_size: tokens in the model's vocabulary, which may differ from the tokenizer's.
         cache: the folder for tokenised documents, such as `default_cache()`; None keeps nothing.
-        quiet: show no progress.
         dtype: "uint16" or "uint32" where token files are not what `vocab_size` suggests.
         max_documents: documents that are taken of each file, folder or dataset, the first ones; None for all.
 
@@ -118,11 +116,11 @@ def load_tokens(
             continue
         if kind == "hub":
             streams = [HubStream(parse_hub_source(str(source)), max_documents) for source in group]
-            read = [tokenize_stream(stream, tokenizer, cache, quiet) for stream in streams]
+            read = [tokenize_stream(stream, tokenizer, cache) for stream in streams]
             said += [line for stream in streams for line in stream.warnings]
         else:
             documents, about = read_documents(list(group), max_documents)
-            read = [tokenize(documents, tokenizer, cache, quiet)]
+            read = [tokenize(documents, tokenizer, cache)]
             said += about
         for store in read:
             _check_vocabulary(store, vocab_size)
@@ -139,7 +137,6 @@ def tokenize(
     documents: Sequence[Document],
     tokenizer: "PreTrainedTokenizerBase",
     cache: Path | None = None,
-    quiet: bool = True,
 ) -> TokenStore:
     """Turn documents into token ids, with the special tokens that the tokenizer adds by itself.
 
@@ -148,7 +145,6 @@ def tokenize(
         tokenizer: any transformers tokenizer; the fast ones use all cores.
         cache: the folder where the result is kept under a hash of texts and tokenizer; None keeps nothing. If it
             can't be written, a `UserWarning` says so and the run goes on.
-        quiet: show no progress.
 
     Raises:
         DataError: a document spells a control token, and the tokenizer can't encode that as plain text.
@@ -164,7 +160,7 @@ def tokenize(
     ids: list[np.ndarray] = []
     control = ControlTokens(tokenizer)
     spelled = sum(_spelled(control, document) for document in documents)
-    with progress_bar("tokenizing", total, "characters", quiet) as advance:
+    with progress_bar("tokenizing", total, "characters") as advance:
         for batch in _batches(document.text for document in documents):
             ids += _encode(batch, tokenizer)
             advance(sum(map(len, batch)))
@@ -174,9 +170,7 @@ def tokenize(
     return store
 
 
-def tokenize_stream(
-    stream: HubStream, tokenizer: "PreTrainedTokenizerBase", cache: Path | None = None, quiet: bool = True
-) -> TokenStore:
+def tokenize_stream(stream: HubStream, tokenizer: "PreTrainedTokenizerBase", cache: Path | None = None) -> TokenStore:
     """Turn the documents of a hub dataset into token ids as they come, so that their text is never held whole.
 
     Args:
@@ -184,7 +178,6 @@ def tokenize_stream(
         tokenizer: any transformers tokenizer.
         cache: as in `tokenize`, but under a hash of what the dataset's files are. Nothing is kept where that can't be
             told, nor where rows were left out, so that each run says so.
-        quiet: show no progress.
     """
     kept = None
     if cache is not None and stream.identity is not None:
@@ -203,7 +196,7 @@ def tokenize_stream(
             yield document.text
 
     ids: list[np.ndarray] = []
-    with progress_bar("streaming", None, "documents", quiet) as advance:
+    with progress_bar("streaming", None, "documents") as advance:
         for batch in _batches(texts()):
             ids += _encode(batch, tokenizer)
             advance(len(batch))

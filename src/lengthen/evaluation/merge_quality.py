@@ -23,16 +23,13 @@ _EXAMPLES = 64
 """Instruction examples to choose from; they are tokenized for this alone."""
 
 
-def documents_to_score(
-    model: str, adapter: str | None, data: Sequence[str] | None, quiet: bool = True
-) -> list[np.ndarray] | None:
+def documents_to_score(model: str, adapter: str | None, data: Sequence[str] | None) -> list[np.ndarray] | None:
     """The longest four documents, cut to 4,096 tokens, for `perplexities`.
 
     Args:
         model: a run folder, or a base with `adapter`.
         adapter: a PEFT folder.
         data: documents; default the run's validation data, else what it was trained on.
-        quiet: show no progress.
 
     Returns:
         Token ids; None where the base was not in 4 bits, and a merge is what was trained.
@@ -49,18 +46,18 @@ def documents_to_score(
         recipe = load_recipe(RunFolder(Path(model)).recipe)
         data, most = recipe.data.validation or recipe.data.paths, recipe.data.max_documents
         if recipe.data.kind == "instruct":
-            return _examples(recipe, data, tokenizer, quiet)
+            return _examples(recipe, data, tokenizer)
     vocabulary = load_config(find(model)).get_text_config().vocab_size
-    store, _ = load_tokens(data, tokenizer, vocabulary, default_cache(), quiet, max_documents=most)
+    store, _ = load_tokens(data, tokenizer, vocabulary, default_cache(), max_documents=most)
     longest = np.argsort(-store.lengths, kind="stable")[:DOCUMENTS]
     return [store[index][:TOKENS] for index in longest]
 
 
-def _examples(recipe: Recipe, data: Sequence[str], tokenizer: Any, quiet: bool) -> list[np.ndarray]:
+def _examples(recipe: Recipe, data: Sequence[str], tokenizer: Any) -> list[np.ndarray]:
     use_template(tokenizer, recipe.data.template)
     most = min(recipe.data.max_documents or _EXAMPLES, _EXAMPLES)
     template, length = recipe.data.template, recipe.sequence_length
-    loaded = load_instructions(data, tokenizer, length, template, max_examples=most, quiet=quiet)
+    loaded = load_instructions(data, tokenizer, length, template, max_examples=most)
     found = [example.input_ids for source in loaded for example in source.examples]
     return [tokens[:TOKENS] for tokens in sorted(found, key=len, reverse=True)[:DOCUMENTS]]
 
@@ -70,7 +67,6 @@ def perplexities(
     merged: Path,
     adapter: str | None,
     documents: Sequence[np.ndarray],
-    quiet: bool = True,
     adapter_scale: float = 1.0,
 ) -> dict[str, float]:
     """Perplexity of what was trained and of what it was merged into.
@@ -80,7 +76,6 @@ def perplexities(
         merged: the folder of the merge.
         adapter: a PEFT folder.
         documents: from `documents_to_score`.
-        quiet: show no progress.
         adapter_scale: the share of the adapter that was merged.
 
     Returns:
@@ -89,7 +84,7 @@ def perplexities(
     trained, _ = load(model, adapter=adapter, adapter_scale=adapter_scale)
     context = min(TOKENS, trained.config.get_text_config().max_position_embeddings)
     documents = [tokens[:context] for tokens in documents]
-    before = perplexity(trained, documents, context, quiet=quiet)
+    before = perplexity(trained, documents, context)
     del trained
-    after = perplexity(load(merged)[0], documents, context, quiet=quiet)
+    after = perplexity(load(merged)[0], documents, context)
     return {"trained": before.perplexity, "merged": after.perplexity, "tokens": before.tokens}

@@ -107,7 +107,6 @@ def perplexity(
     bucket: int | None = None,
     chunk: int | None = None,
     short_context: int | None = None,
-    quiet: bool = True,
 ) -> PerplexityResult:
     """Measure a causal model's perplexity on one or several documents.
 
@@ -143,7 +142,6 @@ def perplexity(
             whole windows up to 8,192 tokens and chunks of at most 4,096 beyond, on a GPU what its memory allows.
         short_context: measure the long-range gain too: the same tokens once more, ``strided`` with this `context`
             and its default stride. 2 to ``context - 1``; ``strided`` only.
-        quiet: show no progress bar.
 
     Raises:
         LengthenError: a setting is out of range.
@@ -167,7 +165,7 @@ def perplexity(
 
     def read(windows: list[Window], label: int, tally: LossAccumulator) -> LossAccumulator:
         reads = sum(w.end - w.begin - 1 for w in windows)
-        with progress_bar(f"perplexity at {label}", reads, "tokens", quiet) as advance:
+        with progress_bar(f"perplexity at {label}", reads, "tokens") as advance:
             for batch in batches(windows, batch_size):
                 score = batch[0].score - batch[0].begin
                 # The last windows of documents have lengths of their own, for each of which cuDNN would build a plan.

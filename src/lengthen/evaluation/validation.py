@@ -18,35 +18,34 @@ from lengthen.run_folder import RunFolder
 __all__ = ["validate"]
 
 
-def validate(recipe: Recipe, run: RunFolder, quiet: bool) -> None:
+def validate(recipe: Recipe, run: RunFolder) -> None:
     """Perplexity of what came out, on the first `context.target` tokens of each validation document.
 
     Args:
         recipe: of the run, with validation data.
         run: its folder, with what was trained; gets evals/validation.json.
-        quiet: show no progress.
 
     Raises:
         DataError: the validation data can't be used.
     """
     model, tokenizer = load(run.path)
     if recipe.data.kind == "instruct":
-        _validate_answers(recipe, run, model, tokenizer, quiet)
+        _validate_answers(recipe, run, model, tokenizer)
         return
     vocabulary = model.config.get_text_config().vocab_size
     store, _ = load_tokens(
-        recipe.data.validation, tokenizer, vocabulary, default_cache(), quiet, max_documents=recipe.data.max_documents
+        recipe.data.validation, tokenizer, vocabulary, default_cache(), max_documents=recipe.data.max_documents
     )
     documents = [store[i][: recipe.context.target] for i in range(len(store)) if len(store[i]) > 1]
-    result = perplexity(model, documents, recipe.context.target, quiet=quiet)
+    result = perplexity(model, documents, recipe.context.target)
     write_json(run.evals / "validation.json", {"data": recipe.data.validation, "results": [result.to_json()]})
 
 
-def _validate_answers(recipe: Recipe, run: RunFolder, model: Any, tokenizer: Any, quiet: bool) -> None:
+def _validate_answers(recipe: Recipe, run: RunFolder, model: Any, tokenizer: Any) -> None:
     """Perplexity of the trained tokens (answers) of the validation examples, each read by itself."""
     data = recipe.data
     loaded = load_instructions(
-        data.validation, tokenizer, recipe.sequence_length, data.template, max_examples=data.max_documents, quiet=quiet
+        data.validation, tokenizer, recipe.sequence_length, data.template, max_examples=data.max_documents
     )
     examples = [example for source in loaded for example in source.examples]
     total, count = 0.0, 0

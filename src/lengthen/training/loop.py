@@ -103,7 +103,7 @@ class Loop:
         self.steps, self.done = self.batches.steps, 0
         self.is_full = False
 
-    def run(self, checkpoint: Path | None, quiet: bool) -> int | None:
+    def run(self, checkpoint: Path | None) -> int | None:
         """Take all steps, or those after a checkpoint.
 
         Returns:
@@ -122,7 +122,7 @@ class Loop:
         self.model.train()
         with (
             StopOnSignal(self.accelerator) as stop,
-            TrainingProgress(self.done, self.steps, quiet or not is_main) as progress,
+            TrainingProgress(self.done, self.steps, is_main) as progress,
         ):
             for step in range(self.done + 1, self.steps + 1):
                 rate = self._set_learning_rates(step)

@@ -1,5 +1,6 @@
 """What a run tells while it goes on: metrics.jsonl and a progress bar."""
 
+import logging
 import resource
 import sys
 import time
@@ -18,6 +19,7 @@ from lengthen.errors import LengthenError
 from lengthen.planning.devices import this_device
 from lengthen.planning.flops import model_flops
 from lengthen.planning.shape import model_shape
+from lengthen.progress import is_progress_shown
 from lengthen.recipe import Recipe
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "Utilization",
     "flat",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Utilization:
@@ -181,16 +185,16 @@ def _memory() -> dict[str, int]:
 
 
 class TrainingProgress:
-    """A bar over the optimizer steps with the latest loss; plain lines where the output is not a terminal.
+    """A bar over the optimizer steps with the latest loss; log records where the output is not a terminal.
 
     Args:
         done, steps: optimizer steps.
-        quiet: show nothing.
+        is_main: whether this is the process that shows them.
     """
 
-    def __init__(self, done: int, steps: int, quiet: bool):
-        console = Console(stderr=True, quiet=quiet)
-        self._lines = None if console.is_terminal else console
+    def __init__(self, done: int, steps: int, is_main: bool):
+        console = Console(stderr=True)
+        self._logs = is_main and not console.is_terminal
         self._steps = steps
         self._bar = Progress(
             TextColumn("Training"),
@@ -200,7 +204,7 @@ class TrainingProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=quiet or not console.is_terminal,
+            disable=not (is_main and is_progress_shown() and console.is_terminal),
         )
         self._task = self._bar.add_task("", total=steps, completed=done, loss="-")
 
@@ -215,5 +219,5 @@ class TrainingProgress:
         """Move the bar to a record of metrics.jsonl."""
         step, loss = record["step"], f"{record['loss']:.4f}"
         self._bar.update(self._task, completed=step, loss=loss)
-        if self._lines is not None:
-            self._lines.print(f"step {step}/{self._steps}  loss {loss}", highlight=False)
+        if self._logs:
+            _LOG.info("step %d/%d  loss %s", step, self._steps, loss)

@@ -4,10 +4,10 @@
 is loaded or written.
 """
 
+import logging
 import os
 import platform
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from lengthen.models import (
     pick_dtype,
     weight_hashes,
 )
+from lengthen.progress import show_progress
 from lengthen.quantization import check_nf4, check_not_quantized, count_quantized
 from lengthen.recipe import Recipe, check_documents, load_recipe
 from lengthen.run_folder import RunFolder
@@ -62,6 +63,8 @@ from lengthen.training.resume import check_recipe
 from lengthen.vocabulary import check_ids, embedding_rows, guard_embeddings
 
 __all__ = ["Interrupted", "train"]
+
+_LOG = logging.getLogger(__name__)
 
 _LOOKED_AT = 16  # sequences of a mixture that tell how many of its tokens lie beyond the base's context
 
@@ -86,8 +89,6 @@ class Setup:
         recipe: of the run.
         run: the run folder.
         resume: whether to go on from its newest checkpoint.
-        quiet: print nothing.
-        say: prints a line, in the first process and unless quiet.
         process: this process among all.
         device: of the run.
         dtype: of the base and the arithmetic.
@@ -99,8 +100,6 @@ class Setup:
     recipe: Recipe
     run: RunFolder
     resume: bool
-    quiet: bool
-    say: Callable[[str], None]
     process: PartialState
     device: torch.device
     dtype: torch.dtype
@@ -120,7 +119,7 @@ class Setup:
         return base_context(self.base_config)
 
 
-def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
+def train(recipe: Recipe, resume: bool = False) -> Path:
     """Extend a base as a recipe says.
 
     Runs as it is in one process, and in several under `torchrun` or `accelerate launch`.
@@ -129,7 +128,6 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
         recipe: what to do.
         resume: go on from the newest checkpoint in the run folder, on exactly the trajectory of a run that was
             never stopped; without a checkpoint, start from the beginning.
-        quiet: print nothing and show no progress.
 
     Returns:
         The run folder: recipe.yaml, run.json, config.json (extended), tokenizer files, metrics.jsonl, checkpoints/,
@@ -140,7 +138,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
             Or the run diverges; its checkpoints are kept.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
     """
-    setup = resolve(recipe, resume, quiet)
+    setup = resolve(recipe, resume)
     if setup is None:  # finished already
         return _folder(recipe).path
     blocks, windows = build_data(setup), build_windows(setup)
@@ -150,7 +148,7 @@ def train(recipe: Recipe, resume: bool = False, quiet: bool = True) -> Path:
     return setup.run.path
 
 
-def resolve(recipe: Recipe, resume: bool, quiet: bool) -> Setup | None:
+def resolve(recipe: Recipe, resume: bool) -> Setup | None:
     """Check all that can be checked without documents or weights; None where the run is finished already.
 
     Raises:
@@ -160,12 +158,14 @@ def resolve(recipe: Recipe, resume: bool, quiet: bool) -> Setup | None:
     check_parallel(recipe, device)
     check_loggers(recipe.training.report_to)
     process = PartialState(cpu=device.type == "cpu")
-    say = _speaker(quiet or not process.is_main_process)
+    if not process.is_main_process:
+        logging.getLogger("lengthen").setLevel(logging.ERROR)
+        show_progress(False)
     run = _folder(recipe)
     if _prepare_folder(run, recipe, resume) == "finished":
-        say(f"{run} is finished already")
+        _LOG.info(f"{run} is finished already")
         return None
-    _say_if_devices_idle(device, say)
+    _note_idle_devices(device)
     nf4 = recipe.quantize == "nf4"
     dtype = pick_dtype(recipe.training.dtype, device, nf4)
     if recipe.attention.kind == "s2":
@@ -192,7 +192,7 @@ def resolve(recipe: Recipe, resume: bool, quiet: bool) -> Setup | None:
     tokenizer = load_tokenizer(recipe.model)
     if recipe.data.kind == "instruct" or any(source.kind == "instruct" for source in recipe.data.sources):
         use_template(tokenizer, recipe.data.template)
-    return Setup(recipe, run, resume, quiet, say, process, device, dtype, source, base_config, config, tokenizer)
+    return Setup(recipe, run, resume, process, device, dtype, source, base_config, config, tokenizer)
 
 
 def build_data(setup: Setup) -> Sequence[Block]:
@@ -203,9 +203,7 @@ def build_data(setup: Setup) -> Sequence[Block]:
     """
     recipe = setup.recipe
     with setup.process.main_process_first():
-        return training_sequences(
-            recipe, setup.tokenizer, setup.config, setup.context, setup.process.num_processes, setup.quiet, setup.say
-        )
+        return training_sequences(recipe, setup.tokenizer, setup.config, setup.context, setup.process.num_processes)
 
 
 def build_windows(setup: Setup) -> FiniteSource | None:
@@ -224,13 +222,12 @@ def build_windows(setup: Setup) -> FiniteSource | None:
             setup.tokenizer,
             vocabulary,
             default_cache(),
-            setup.quiet,
             max_documents=recipe.data.max_documents,
         )
     for warning in warnings:
-        setup.say(f"warning: {warning}")
+        _LOG.warning("%s", warning)
     windows = cut_windows(store, wanted.length, recipe.seed)
-    setup.say(f"restoration: {wanted.share:.0%} of the forward passes, of {windows.about}")
+    _LOG.info(f"restoration: {wanted.share:.0%} of the forward passes, of {windows.about}")
     return windows
 
 
@@ -247,7 +244,7 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
     Raises:
         ModelError: the base can't be loaded, or trained as the recipe says.
     """
-    recipe, say = setup.recipe, setup.say
+    recipe = setup.recipe
     if recipe.memory.release_freed:
         release_freed()
     set_seed(recipe.seed)
@@ -256,7 +253,7 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
     place = torch.device("cpu") if recipe.parallel == "fsdp2" else setup.device
     model = load_base(setup.source, setup.config, setup.dtype, "s2" if is_s2 else "sdpa", place, setup.is_nf4)
     if setup.is_nf4:
-        say(f"quantised {count_quantized(model)}")
+        _LOG.info(f"quantized {count_quantized(model)}")
     if guard_embeddings(model, setup.tokenizer):  # it would be refused in some later step
         largest = max(int(block.input_ids.max()) for block in blocks)
         check_ids(largest, embedding_rows(model), setup.tokenizer)
@@ -267,7 +264,7 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
             f"out with data.min_tokens={recipe.sequence_length}, or set data.packing={_other_packing(recipe)}"
         )
     if is_packed(blocks) and recipe.attention.kind == "full" and not attention.use_full_by_layout(model):
-        say("note: full attention keeps packed documents apart by a mask of all pairs of tokens in this model")
+        _LOG.info("note: full attention keeps packed documents apart by a mask of all pairs of tokens in this model")
     base = {
         "id": setup.source.id,
         "model": lasting_name(recipe.model),
@@ -280,14 +277,14 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
         attention.set_group_size(model, recipe.group_size, wanted.sinks, wanted.pattern, wanted.backend)
         used, layers = attention.check_s2(model)
         if used < layers:
-            say(f"S2 in {used} of {layers} attention layers; the others keep the window they have")
-        _say_if_full(blocks, recipe.group_size, say)
+            _LOG.info(f"S2 in {used} of {layers} attention layers; the others keep the window they have")
+        _note_full_attention(blocks, recipe.group_size)
     if recipe.memory.activation_checkpointing and recipe.adapter.kind != "prefix_tuning":
         # Prefix tuning hands its prefix over as a key/value cache, which recomputing would fill twice.
         enable_checkpointing(model, recipe.keeps_attention, recipe.adapter.may_drop)
     if recipe.memory.fused_kernels:
         norms, mlps = fuse_elementwise(model)
-        say(f"fused kernels in {norms} norms and {mlps} MLPs")
+        _LOG.info(f"fused kernels in {norms} norms and {mlps} MLPs")
     if recipe.memory.mlp_tile:
         tile_mlps(model, recipe.memory.mlp_tile)
     if recipe.memory.sequence_chunk:
@@ -313,7 +310,7 @@ def fit(
     recipe, run = setup.recipe, setup.run
     checkpoint = last_checkpoint(run.path) if setup.resume else None
     count = count_trainable(objective.model)
-    setup.say(f"training {count}")
+    _LOG.info(f"training {count}")
     if setup.process.is_main_process:
         run.set_aside_result(step_of(checkpoint) if checkpoint else 0)
         _begin_folder(setup, base, asdict(count), blocks)
@@ -321,13 +318,13 @@ def fit(
     if recipe.parallel == "fsdp2":
         shard(objective, objective.model, setup.process.device)
     if checkpoint:
-        setup.say(f"resuming from {checkpoint}")
+        _LOG.info(f"resuming from {checkpoint}")
         if step_of(checkpoint) >= Batches(blocks, recipe.training, recipe.seed, 0, setup.process.num_processes).steps:
             load_trained(checkpoint, objective)  # stopped between the last step and the adapter
             return
     utilization = Utilization(recipe, setup.config, setup.dtype)
     loop = Loop(objective, blocks, recipe, run.path, setup.dtype, _pad_id(setup.tokenizer), utilization, windows)
-    signal = loop.run(checkpoint, setup.quiet)
+    signal = loop.run(checkpoint)
     if signal is not None:
         raise Interrupted(f"stopped after step {loop.done}, with a checkpoint", signal)
 
@@ -342,7 +339,7 @@ def finish(setup: Setup, model: Any, base: dict[str, Any]) -> None:
         else:
             save_adapter(model, run.adapter, setup.config, base)
         if recipe.data.validation:
-            validate(recipe, run, setup.quiet)
+            validate(recipe, run)
     setup.process.wait_for_everyone()
 
 
@@ -350,10 +347,10 @@ def _folder(recipe: Recipe) -> RunFolder:
     return RunFolder(Path(recipe.out or "runs/run"))
 
 
-def _say_if_devices_idle(device: torch.device, say: Callable[[str], None]) -> None:
+def _note_idle_devices(device: torch.device) -> None:
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if count > 1 and "LOCAL_RANK" not in os.environ:
-        say(
+        _LOG.info(
             f"note: training on one of {count} GPUs; for all of them start "
             f"torchrun --nproc-per-node {count} -m lengthen.cli train ..., or accelerate launch"
         )
@@ -376,10 +373,6 @@ def _begin_folder(setup: Setup, base: dict[str, Any], trainable: dict[str, int],
     run.write_metadata(facts)
 
 
-def _speaker(silent: bool) -> Callable[[str], None]:
-    return (lambda _text: None) if silent else (lambda text: print(text, file=sys.stderr))
-
-
 def _prepare_folder(run: RunFolder, recipe: Recipe, resume: bool) -> str:
     """Check that the run folder is new, or that it is this run's own and to be resumed; returns its state."""
     state = run.state()
@@ -395,10 +388,12 @@ def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
 
 
-def _say_if_full(blocks: Sequence[Block], group_size: int, say: Callable[[str], None]) -> None:
+def _note_full_attention(blocks: Sequence[Block], group_size: int) -> None:
     longest = max(max(block.segments) for block in blocks[:_LOOKED_AT])
     if longest <= group_size // 2:
-        say(f"note: no document is longer than half a group ({group_size // 2} tokens), so S2 is full attention here")
+        _LOG.info(
+            f"note: no document is longer than half a group ({group_size // 2} tokens), so S2 is full attention here"
+        )
 
 
 def _other_packing(recipe: Recipe) -> str:

@@ -82,10 +82,8 @@ def compare(
     typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)
     wanted = _names(tasks)
     probes = _probes(wanted, pair, prose, text, chosen, places, trials, seed)
-    names, read = _documents(pair, data, documents, max(chosen), text, output.quiet)
-    found = measure(
-        pair, probes, read, evaluator=evaluator, short_context=short_context, batch_size=batch_size, quiet=output.quiet
-    )
+    names, read = _documents(pair, data, documents, max(chosen), text)
+    found = measure(pair, probes, read, evaluator=evaluator, short_context=short_context, batch_size=batch_size)
     _print(found, pair, output.quiet)
     header = {
         "model": pair.id,
@@ -163,7 +161,7 @@ def _default_lengths(pair: "Pair") -> list[int]:
 
 
 def _documents(
-    pair: "Pair", data: Sequence[str] | None, most: int, tokens: int, prose: str, quiet: bool
+    pair: "Pair", data: Sequence[str] | None, most: int, tokens: int, prose: str
 ) -> tuple[list[str], "list[np.ndarray]"]:
     """Names and token ids of the longest documents, each cut to so many tokens."""
     import numpy as np
@@ -184,7 +182,7 @@ def _documents(
         pieces = [ids[start : start + tokens] for start in range(0, len(ids), tokens)][:most]
         return [f"haystack, piece {number}" for number in range(1, len(pieces) + 1)], pieces
     vocabulary = pair.config.get_text_config().vocab_size
-    store, warnings = load_tokens(data, pair.tokenizer, vocabulary, default_cache(), quiet=quiet)
+    store, warnings = load_tokens(data, pair.tokenizer, vocabulary, default_cache())
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     longest = np.argsort(-store.lengths, kind="stable")[:most]

@@ -34,7 +34,6 @@ def needle(
         lengths,
         depths,
         prompts.trials,
-        quiet=output.quiet,
         **prompts.measuring(),
     )
     content = {

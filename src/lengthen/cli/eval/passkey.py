@@ -22,7 +22,6 @@ def passkey(model: Model, *, prompts: GridOptions, options: EvalOptions, output:
         lengths,
         depths,
         prompts.trials,
-        quiet=output.quiet,
         **prompts.measuring(),
     )
     content = {"seed": prompts.seed, "answer_tokens": ANSWER_TOKENS}

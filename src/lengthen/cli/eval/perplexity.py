@@ -52,7 +52,7 @@ def perplexity(
 
     loaded = load_model(model, options)
     loaded.check_lengths(contexts, options.beyond)
-    store, chosen = _choose(loaded, data, min_tokens, output.quiet)
+    store, chosen = _choose(loaded, data, min_tokens)
     documents = [store[i][:max_tokens] for i in chosen]
     # The longest context first: what is too long for the data or the memory fails before any time is spent.
     measured = {
@@ -67,7 +67,6 @@ def perplexity(
             bucket=bucket,
             chunk=chunk,
             short_context=short_context,
-            quiet=output.quiet,
         )
         for size in sorted(contexts, reverse=True)
     }
@@ -84,13 +83,13 @@ def perplexity(
     write_result(loaded.name, loaded.header, f"perplexity-{protocol}", content, output.json_file)
 
 
-def _choose(loaded: LoadedModel, data: list[Path], min_tokens: int, quiet: bool) -> "tuple[TokenStore, list[int]]":
+def _choose(loaded: LoadedModel, data: list[Path], min_tokens: int) -> "tuple[TokenStore, list[int]]":
     """The documents, and the numbers of those that are long enough."""
     from lengthen.data.tokens import default_cache, load_tokens
     from lengthen.errors import DataError
 
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
-    store, warnings = load_tokens(data, loaded.tokenizer, vocabulary, default_cache(), quiet=quiet)
+    store, warnings = load_tokens(data, loaded.tokenizer, vocabulary, default_cache())
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     chosen = [i for i in range(len(store)) if len(store[i]) >= min_tokens]

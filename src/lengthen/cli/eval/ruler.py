@@ -82,7 +82,6 @@ def ruler(
         trials,
         batch_size=batch_size,
         seed=seed,
-        quiet=output.quiet,
     )
     effective = effective_context(result.averages, least)
     _print(result, tokens, least, effective)

@@ -42,7 +42,7 @@ def tasks(
     if names is not None and metric != "auto":
         raise LengthenError(f"--metric {metric} goes with --data; lm-eval's tasks say themselves how they are scored")
 
-    answering: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat, "quiet": output.quiet}
+    answering: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat}
     results: list[dict[str, Any]]
     answers: list[dict[str, Any]]
     if names is not None:

@@ -65,7 +65,6 @@ def load_instructions(
     min_tokens: int = 1,
     max_tokens: int | None = None,
     max_examples: int | None = None,
-    quiet: bool = True,
 ) -> list[Instructions]:
     """Read, lay out and tokenize instruction data.
 
@@ -78,7 +77,6 @@ def load_instructions(
         min_tokens: examples with fewer tokens are left out.
         max_tokens: examples with more tokens, before anything is cut, are left out.
         max_examples: taken of each source, the first ones; None for all.
-        quiet: show no progress.
 
     Returns:
         One object for each source, in the order named. What was left out or cut is counted in it and in its warnings.
@@ -93,7 +91,7 @@ def load_instructions(
     for source in map(str, sources):
         records, warnings = _read(source, take, max_examples)
         instructions = Instructions(source, warnings=warnings)
-        _encode_all(instructions, records, tokenizer, sequence_length, (min_tokens, max_tokens), quiet)
+        _encode_all(instructions, records, tokenizer, sequence_length, (min_tokens, max_tokens))
         _report(instructions, sequence_length)
         loaded.append(instructions)
     return loaded
@@ -126,7 +124,6 @@ def _encode_all(
     tokenizer: "PreTrainedTokenizerBase",
     sequence_length: int | None,
     limits: tuple[int, int | None],
-    quiet: bool,
 ) -> None:
     template = Template(tokenizer)
     unused: Counter[str] = Counter()
@@ -139,7 +136,7 @@ def _encode_all(
             unused.update((*example.unused, *layout.unused))
         except BrokenRecordError as error:
             broken.append((name, str(error)))
-    with progress_bar("tokenizing", len(laid_out), "examples", quiet) as advance:
+    with progress_bar("tokenizing", len(laid_out), "examples") as advance:
         for start in range(0, len(laid_out), _BATCH):
             batch = laid_out[start : start + _BATCH]
             encoded = encode([layout for _, layout in batch], tokenizer, sequence_length, template.control)

@@ -45,7 +45,6 @@ def compare(
     evaluator: str = "base",
     short_context: int | None = None,
     batch_size: int = 1,
-    quiet: bool = True,
 ) -> Comparison:
     """Ask a run and its base the same questions, score the same tokens, and say what of the context is usable.
 
@@ -62,7 +61,6 @@ def compare(
         short_context: tokens, with which LongPPL's other losses are measured; default an eighth of the evaluator's
             context.
         batch_size: prompts or windows that are run together.
-        quiet: show no progress.
 
     Returns:
         Plain data for a JSON file.
@@ -85,7 +83,7 @@ def compare(
         for label, opened in zip(contexts, models, strict=True):
             windows = [min(contexts[label], longest), *([short] if label == evaluator else [])]
             with opened() as model:
-                measured[label] = _measure(label, model, pair.tokenizer, probes, documents, windows, batch_size, quiet)
+                measured[label] = _measure(label, model, pair.tokenizer, probes, documents, windows, batch_size)
     base, run, chosen = measured["base"], measured["run"], measured[evaluator]
     scores = score_rows(probes, base.answers, run.answers, pair.base_context)
     perplexity = perplexity_rows(base.losses, run.losses, pair.base_context)
@@ -107,13 +105,12 @@ def _measure(
     documents: Sequence[np.ndarray],
     contexts: Sequence[int],
     batch_size: int,
-    quiet: bool,
 ) -> Measured:
     """Losses with the first context and, where there is another, with that; and answers."""
     model.eval()
     total = sum(probe.tokens * len(probe.prompts) for probe in probes) + len(contexts) * sum(map(len, documents))
     began = time.perf_counter()
-    with progress_bar(label, total, "tokens", quiet) as advance:
+    with progress_bar(label, total, "tokens") as advance:
         measured: list[list[np.ndarray]] = [[], []]
         for place, context in enumerate(contexts if documents else ()):
             measured[place] = document_losses(model, documents, context, batch_size, advance)

@@ -68,7 +68,6 @@ def retrieve(
     generate: bool = True,
     batch_size: int = 1,
     seed: int = 0,
-    quiet: bool = False,
 ) -> list[Cell]:
     """Make `trials` prompts for each length and group of depths, ask all of their questions, and count what is found.
 
@@ -86,7 +85,6 @@ def retrieve(
         generate: also let the model answer, and count the right answers.
         batch_size: prompts that are run together.
         seed: of the random numbers.
-        quiet: show no progress bar.
 
     Returns:
         A cell for each length and depth, in the order given.
@@ -104,7 +102,7 @@ def retrieve(
     if not all(0 <= depth <= 1 for depth in depths):
         raise LengthenError(f"depths {depths} are not all from 0 (the beginning) to 1 (the end)")
     cells = {}
-    with progress_bar(name, sum(lengths) * len(groups) * trials, "tokens", quiet) as advance:
+    with progress_bar(name, sum(lengths) * len(groups) * trials, "tokens") as advance:
         # The longest first: what does not fit the memory fails before any time is spent.
         for tokens in sorted(set(lengths), reverse=True):
             for group in groups:

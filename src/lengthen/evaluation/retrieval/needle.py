@@ -82,7 +82,6 @@ def needle(
     generate: bool = True,
     batch_size: int = 1,
     seed: int = 0,
-    quiet: bool = False,
 ) -> list[Cell]:
     """Measure how well numbers hidden in prose are found, at each length and depth.
 
@@ -98,7 +97,6 @@ def needle(
         generate: also let the model answer, and count the right answers.
         batch_size: prompts that are run together.
         seed: of all that is random.
-        quiet: show no progress bar.
 
     Raises:
         LengthenError: there is nothing to measure, a depth is out of range, or there are too many.
@@ -110,5 +108,5 @@ def needle(
 
     return retrieve(
         model, tokenizer, "needle", make, lengths, [list(depths)], trials,
-        generate=generate, batch_size=batch_size, seed=seed, quiet=quiet,
+        generate=generate, batch_size=batch_size, seed=seed,
     )  # fmt: skip

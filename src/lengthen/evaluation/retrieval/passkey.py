@@ -63,7 +63,6 @@ def passkey(
     generate: bool = True,
     batch_size: int = 1,
     seed: int = 0,
-    quiet: bool = False,
 ) -> list[Cell]:
     """Measure how well a number of five digits is found, at each length and depth.
 
@@ -79,7 +78,6 @@ def passkey(
         generate: also let the model answer, and count the right answers.
         batch_size: prompts that are run together; all of a cell have one length.
         seed: of the keys.
-        quiet: show no progress bar.
 
     Raises:
         LengthenError: there is nothing to measure, or a depth is not from 0 to 1.
@@ -95,5 +93,5 @@ def passkey(
 
     return retrieve(
         model, tokenizer, "passkey", make, lengths, [[depth] for depth in depths], trials,
-        generate=generate, batch_size=batch_size, seed=seed, quiet=quiet,
+        generate=generate, batch_size=batch_size, seed=seed,
     )  # fmt: skip

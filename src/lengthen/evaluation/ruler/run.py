@@ -131,7 +131,6 @@ def ruler(
     *,
     batch_size: int = 1,
     seed: int = 0,
-    quiet: bool = False,
 ) -> RulerResult:
     """Measure the tasks at each length. All prompts are made before the first is answered.
 
@@ -144,7 +143,6 @@ def ruler(
         trials: prompts per task and length; the paper has 500.
         batch_size: prompts that are run together.
         seed: of all that is random.
-        quiet: show no progress bar.
 
     Raises:
         LengthenError: there is nothing to measure.
@@ -155,9 +153,9 @@ def ruler(
             f"{len(tasks)} tasks, {len(lengths)} lengths, {trials} trials and a batch of {batch_size} were asked "
             "for; there has to be at least one of each"
         )
-    made = _make_all(tokenizer, sources, tasks, lengths, trials, seed, quiet)
+    made = _make_all(tokenizer, sources, tasks, lengths, trials, seed)
     scores: dict[tuple[str, int], TaskScore] = {}
-    with progress_bar("answering", sum(lengths) * len(tasks) * trials, "tokens", quiet) as advance:
+    with progress_bar("answering", sum(lengths) * len(tasks) * trials, "tokens") as advance:
         # The longest first: what does not fit the memory fails before any time is spent.
         for task, tokens in sorted(made, key=lambda key: -key[1]):
             prompts = made[task, tokens]
@@ -183,10 +181,10 @@ def ruler(
 
 
 def _make_all(
-    tokenizer: Any, sources: Sources, tasks: Sequence[str], lengths: Sequence[int], trials: int, seed: int, quiet: bool
+    tokenizer: Any, sources: Sources, tasks: Sequence[str], lengths: Sequence[int], trials: int, seed: int
 ) -> dict[tuple[str, int], Prompts]:
     made, problems = {}, []
-    with progress_bar("writing prompts", len(tasks) * len(lengths), "tasks", quiet) as advance:
+    with progress_bar("writing prompts", len(tasks) * len(lengths), "tasks") as advance:
         for task in tasks:
             for tokens in lengths:
                 try:

@@ -18,6 +18,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from lengthen.errors import ContextError, DataError, LengthenError, ModelError
+from lengthen.progress import is_progress_shown
 
 __all__ = ["evaluate_tasks"]
 
@@ -25,16 +26,15 @@ __all__ = ["evaluate_tasks"]
 class _CountingLM(HFLM):
     """HFLM with a context of our choice that knows which samples it had to cut, and of which task."""
 
-    def __init__(self, model: Any, tokenizer: Any, context: int, quiet: bool):
+    def __init__(self, model: Any, tokenizer: Any, context: int):
         super().__init__(pretrained=model, tokenizer=tokenizer, max_length=context, batch_size=1)
-        self._quiet = quiet
         self.truncated: dict[str, set[int]] = defaultdict(set)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         for request in requests:
             # The last token is only predicted, so one more than the context fits.
             self._note(request, "".join(request.args), self.max_length + 1)
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or self._quiet)
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not is_progress_shown())
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         for request in requests:
@@ -46,7 +46,7 @@ class _CountingLM(HFLM):
                     "of the context; lower `max_new_tokens` or raise `context`"
                 )
             self._note(request, prompt, self.max_length - new)
-        return super().generate_until(requests, disable_tqdm=disable_tqdm or self._quiet)
+        return super().generate_until(requests, disable_tqdm=disable_tqdm or not is_progress_shown())
 
     def _note(self, request: Any, text: str, room: int) -> None:
         if len(self.tok_encode(text)) > room:
@@ -62,7 +62,6 @@ def evaluate_tasks(
     limit: int | None = None,
     max_new_tokens: int | None = None,
     chat: bool = False,
-    quiet: bool = True,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Measure a model on tasks of lm-eval, which are defined, prompted and scored there.
 
@@ -78,7 +77,6 @@ def evaluate_tasks(
         limit: the first N samples of each task.
         max_new_tokens: longest answer in tokens; default each task's own.
         chat: put the tokenizer's chat template around the prompts.
-        quiet: show no progress bar.
 
     Returns:
         Results: "task", "metric" (with lm-eval's filter, where it is not "none"), "score" and "stderr" (None where it
@@ -97,7 +95,7 @@ def evaluate_tasks(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = _manager(include)
     model.eval()
-    lm = _CountingLM(model, tokenizer, context, quiet)
+    lm = _CountingLM(model, tokenizer, context)
     try:
         loaded = lm_eval.simple_evaluate(
             lm,

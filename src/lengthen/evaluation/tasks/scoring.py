@@ -54,7 +54,6 @@ def answer_samples(
     metric: str = "auto",
     max_new_tokens: int | None = None,
     chat: bool = False,
-    quiet: bool = True,
 ) -> list[Scored]:
     """Ask each question, take the likeliest tokens as its answer, and score it.
 
@@ -68,7 +67,6 @@ def answer_samples(
         metric: one of `METRICS`, or "auto" for each data set's own.
         max_new_tokens: longest answer in tokens; default each data set's own.
         chat: put the tokenizer's chat template around the prompts, but for those that continue a text.
-        quiet: show no progress bar.
 
     Raises:
         LengthenError: an unknown metric, or its package is missing.
@@ -84,7 +82,7 @@ def answer_samples(
         raise LengthenError("`metric=classification` is for files with all_classes; choose another, or auto")
     scored, control = [], ControlTokens(tokenizer)
     model.eval()
-    with progress_bar("answers", len(samples), "questions", quiet) as advance:
+    with progress_bar("answers", len(samples), "questions") as advance:
         for sample, chosen in zip(samples, metrics, strict=True):
             layout = sample.layout
             limit = max_new_tokens or layout.max_new_tokens
