@@ -31,7 +31,7 @@ from lengthen.files import write_json
 from lengthen.models import find, load_base, load_config, load_tokenizer
 from lengthen.recipe import parse_recipe
 from lengthen.run_folder import RunFolder
-from lengthen.training.memory import release_freed
+from lengthen.training.memory import trim_malloc
 from record import PeakMemory, record
 
 GROUP = 4096
@@ -41,13 +41,13 @@ OURS: dict[str, dict[str, Any]] = {
     "s2, fast": {"memory": {"preset": "fast"}},
     "s2, keep attention": {"memory": {"activation_checkpointing": "keep_attention"}},
     "s2, tiles": {"memory": {"activation_checkpointing": True, "mlp_tile": 2048}},
-    "s2, released": {"memory": {"activation_checkpointing": True, "release_freed": True}},
-    "s2, keep attention, released": {"memory": {"preset": "balanced", "release_freed": True}},
-    "s2, smallest": {"memory": {"preset": "smallest"}},
+    "s2, released": {"memory": {"activation_checkpointing": True, "trim_malloc": True}},
+    "s2, keep attention, released": {"memory": {"preset": "balanced", "trim_malloc": True}},
+    "s2, smallest": {"memory": {"preset": "low_memory"}},
     "s2, chunks": {"memory": {"sequence_chunk": 2 * GROUP}},
-    "s2, chunks, released": {"memory": {"sequence_chunk": 2 * GROUP, "release_freed": True}},
+    "s2, chunks, released": {"memory": {"sequence_chunk": 2 * GROUP, "trim_malloc": True}},
     "s2, nf4": {"quantize": "nf4"},
-    "s2, nf4, smallest": {"quantize": "nf4", "memory": {"preset": "smallest"}},
+    "s2, nf4, smallest": {"quantize": "nf4", "memory": {"preset": "low_memory"}},
 }
 # Released: glibc gives freed memory back, in SFTTrainer's process too.
 WAYS = ["SFTTrainer", "SFTTrainer, released", *OURS]
@@ -139,7 +139,7 @@ def case(way: str, length: int, folder: Path) -> dict[str, float]:
         if way not in OURS:
             import trl.trainer.sft_trainer  # noqa: F401 - its imports are not its memory
         if way == "SFTTrainer, released":
-            release_freed()
+            trim_malloc()
         peak = PeakMemory()
         result = ours(way, folder, length, Path(scratch)) if way in OURS else sft(folder, length, Path(scratch))
         return result | {"peak_bytes": peak.bytes}

@@ -97,7 +97,7 @@ def test_the_breakdown_adds_up(name, device):
     "overrides",
     [
         [],
-        ["memory.preset=smallest"],
+        ["memory.preset=low_memory"],
         ["attention.kind=full"],
         ["memory.preset=fast"],
         ["memory.sequence_chunk=4096", "attention.group_size=2048"],
@@ -128,7 +128,7 @@ def test_nf4_takes_four_bits_and_its_constants():
 
 
 def test_trained_tensors_are_float32_masters_with_two_moments():
-    found = plan(shipped("llama2-7b-8k", "memory.preset=smallest"), A100)
+    found = plan(shipped("llama2-7b-8k", "memory.preset=low_memory"), A100)
     breakdown = found.memory.breakdown
     assert breakdown["adapter"] == 4 * found.trained
     assert breakdown["optimizer"] == 8 * found.trained
@@ -170,7 +170,7 @@ def test_each_saver_needs_less():
     assert peak(kept + "true") > peak(kept + "true", "memory.mlp_tile=2048")
     assert peak(kept + "true") > peak(kept + "true", "memory.offload_activations=true")
     assert peak(kept + "true") > peak("memory.sequence_chunk=16384") > peak("memory.sequence_chunk=8192")
-    offloaded = plan(shipped("llama2-7b-32k", "memory.preset=smallest"), A100).memory
+    offloaded = plan(shipped("llama2-7b-32k", "memory.preset=low_memory"), A100).memory
     assert offloaded.host == 30 * 32768 * 4096 * 2
     unfused = plan(shipped("llama2-7b-32k", "memory.mlp_tile=0"), A100, unfused_loss=True).peak_bytes
     assert unfused > peak() + 32768 * 32000 * 4

@@ -213,7 +213,7 @@ def test_recipes_that_cannot_be_had(changes, what):
 
 
 def test_chunks_replace_checkpointing_in_every_preset():
-    for preset in ("fast", "balanced", "smallest"):
+    for preset in ("fast", "balanced", "low_memory"):
         memory = parse_recipe({**CONTENT, "memory": {"preset": preset, "sequence_chunk": 32}}, "test").memory
         assert memory.activation_checkpointing is False
         assert MemoryRecipe(**memory.model_dump()) == memory

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 NF4 = {
-    "quantize": "nf4", "memory": {"preset": "smallest", "mlp_tile": 50},
+    "quantize": "nf4", "memory": {"preset": "low_memory", "mlp_tile": 50},
     "adapter": {"targets": "all", "rank": 4, "embeddings": True},
 }  # fmt: skip
 # Half of the passes are on windows, which are longer than S2's groups.

@@ -25,7 +25,7 @@ SIZES = {
 SAVERS = [
     {"preset": "fast"},
     {"preset": "balanced"},
-    {"preset": "smallest", "mlp_tile": 7},
+    {"preset": "low_memory", "mlp_tile": 7},
     {"preset": "fast", "mlp_tile": 16},
     {"preset": "balanced", "mlp_tile": 1},
     {"preset": "balanced", "offload_activations": True},
@@ -155,7 +155,7 @@ def test_a_model_without_mlps_is_refused():
 
 def test_presets_fill_what_is_not_given():
     assert MemoryRecipe().activation_checkpointing == "keep_attention"
-    smallest = MemoryRecipe(preset="smallest", mlp_tile=0)
+    smallest = MemoryRecipe(preset="low_memory", mlp_tile=0)
     assert (smallest.activation_checkpointing, smallest.mlp_tile, smallest.offload_activations) == (True, 0, True)
     assert MemoryRecipe(**smallest.model_dump()) == smallest
 
@@ -208,9 +208,9 @@ def test_freed_tensors_go_back_to_the_system(released):
     """In a process of its own: the setting is the whole process's."""
     code = f"""
 import psutil, torch
-from lengthen.training.memory import release_freed
+from lengthen.training.memory import trim_malloc
 if {released}:
-    release_freed()
+    trim_malloc()
 for _ in range(3):  # glibc learns from what is freed
     torch.ones(2**22)
 before = psutil.Process().memory_info().rss

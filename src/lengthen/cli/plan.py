@@ -54,10 +54,10 @@ def plan(
     output.write(result.to_json())
     if not output.quiet:
         print(("any" if result.max_context is None else result.max_context) if max_context else _report(result))
-    if result.device.kind == "cpu" and not chosen.memory.release_freed:
+    if result.device.kind == "cpu" and not chosen.memory.trim_malloc:
         print(
             "warning: on a CPU, freed tensors below 32 MiB stay with the process beside these; "
-            "memory.release_freed=true gives them back, for slower steps",
+            "memory.trim_malloc=true gives them back, for slower steps",
             file=sys.stderr,
         )
 

@@ -320,18 +320,18 @@ class TrainingRecipe(_Section):
     log_every: int = Field(1, ge=1, description="optimizer steps between lines of metrics.jsonl")
 
 
-_SAVERS = ("activation_checkpointing", "mlp_tile", "offload_activations", "release_freed")
+_SAVERS = ("activation_checkpointing", "mlp_tile", "offload_activations", "trim_malloc")
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": dict(zip(_SAVERS, (False, 0, False, False), strict=True)),
     "balanced": dict(zip(_SAVERS, ("keep_attention", 0, False, False), strict=True)),
-    "smallest": dict(zip(_SAVERS, (True, 2048, True, True), strict=True)),
+    "low_memory": dict(zip(_SAVERS, (True, 2048, True, True), strict=True)),
 }
 
 
 class MemoryRecipe(_Section):
     """Memory against time. What is not given is the preset's."""
 
-    preset: Literal["fast", "balanced", "smallest"] = Field("balanced", description="what the other keys default to")
+    preset: Literal["fast", "balanced", "low_memory"] = Field("balanced", description="what the other keys default to")
     activation_checkpointing: bool | Literal["keep_attention"] = Field(
         "keep_attention",
         description="recompute each layer in the backward pass; keep_attention: all but attention's output",
@@ -347,7 +347,7 @@ class MemoryRecipe(_Section):
     fused_kernels: bool = Field(
         False, description="norms and gated activations by liger-kernel's kernels (CUDA, extra liger), in every preset"
     )
-    release_freed: bool = Field(
+    trim_malloc: bool = Field(
         False, description="give freed tensors back to the system at once, which glibc keeps below 32 MiB (CPU)"
     )
 

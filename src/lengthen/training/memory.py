@@ -18,7 +18,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from lengthen._compat import enable_activation_checkpointing
 from lengthen.errors import ModelError
 
-__all__ = ["enable_checkpointing", "offload_saved", "release_freed", "tile_mlps"]
+__all__ = ["enable_checkpointing", "offload_saved", "tile_mlps", "trim_malloc"]
 
 _ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
@@ -209,7 +209,7 @@ def _copy_stream(device: torch.device) -> Any:
     return getattr(torch, device.type).Stream(device)
 
 
-def release_freed() -> None:
+def trim_malloc() -> None:
     """Let tensors of 1 MiB and more go back to the system as soon as they are freed, in this process from now on.
 
     glibc by itself learns to keep blocks up to 32 MiB for later use, and scattered ones add up to several times of what

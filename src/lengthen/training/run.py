@@ -53,7 +53,7 @@ from lengthen.training.chunked import chunk_layers
 from lengthen.training.fused import check_fused, fuse_elementwise
 from lengthen.training.loggers import check_loggers
 from lengthen.training.loop import Loop
-from lengthen.training.memory import enable_checkpointing, release_freed, tile_mlps
+from lengthen.training.memory import enable_checkpointing, tile_mlps, trim_malloc
 from lengthen.training.metrics import Utilization
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import check_optimizer
@@ -245,8 +245,8 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
         ModelError: the base can't be loaded, or trained as the recipe says.
     """
     recipe = setup.recipe
-    if recipe.memory.release_freed:
-        release_freed()
+    if recipe.memory.trim_malloc:
+        trim_malloc()
     set_seed(recipe.seed)
     is_s2 = recipe.attention.kind == "s2"
     # What will be sharded need not fit on one device.
