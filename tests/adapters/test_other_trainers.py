@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lengthen
-from lengthen.adapters.load import tokenizer_beside
 from lengthen.adapters.longlora import import_published
+from lengthen.adapters.tokenizer import tokenizer_beside
 from lengthen.doctor.model import examine_model
 from lengthen.errors import ModelError
 

@@ -22,9 +22,9 @@ from transformers import PreTrainedModel
 
 from lengthen.adapters.build import TrainableCount, count_trainable, has_tied_embeddings, quiet_peft_model
 from lengthen.adapters.export import check_is_new
-from lengthen.adapters.load import has_tokenizer, tokenizer_beside
 from lengthen.adapters.save import save_adapter
 from lengthen.adapters.targets import shortest_suffixes
+from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
 from lengthen.context import base_context, extend
 from lengthen.errors import ModelError, one_line
 from lengthen.files import atomic_folder, write_text

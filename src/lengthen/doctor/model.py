@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lengthen import attention
-from lengthen.adapters.load import adapter_config, base_of, check_folder, tokenizer_beside, weight_shapes
+from lengthen.adapters.load import adapter_config, base_of, check_folder, weight_shapes
+from lengthen.adapters.tokenizer import tokenizer_beside
 from lengthen.context import METHODS, attention_layers, extend, stated_context
 from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import LengthenError, one_line

@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from lengthen._compat import without_cudnn_attention
-from lengthen.adapters.load import own_tokenizer
+from lengthen.adapters.tokenizer import own_tokenizer
 from lengthen.data.instruct.templates import use_template
 from lengthen.decoding.prefill import hidden_chunks, new_cache
 from lengthen.decoding.sampling import logprobs_of, pick_tokens
