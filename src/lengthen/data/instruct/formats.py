@@ -239,35 +239,22 @@ class _Reader:
         if not isinstance(message, dict):
             raise BrokenRecordError(f"has {type(message).__name__} where message {number} should be")
         left = {key: value for key, value in message.items() if _has_value(value)}
-        said_by = next((left.pop(key) for key in _ROLE_KEYS if key in left), None)
-        role = _ROLES.get(str(said_by).lower())
-        if role is None:
-            if said_by is None:
-                raise BrokenRecordError(f'has neither "role" nor "from" in message {number}')
-            raise BrokenRecordError(
-                f"has the unknown role {said_by!r} in message {number} (known: {', '.join(_ROLES)})"
-            )
+        said_by, role = _role(left, number)
         content = next((left.pop(key) for key in _TEXT_KEYS if key in left), None)
         fields = {key: left.pop(key) for key in _FIELDS.get(role, ()) if key in left}
         trained = role == "assistant" and _is_trained(left, number)
-        for key in _MEDIA:
-            if key in left:
-                raise BrokenRecordError(f'has "{key}" in message {number}, and only text can be trained')
+        _refuse_media(left, number)
         self._unused_in_messages.update((f"messages[].{key}", None) for key in left)
         where = f"message {number} ({said_by})"
         if content is None and not any(key in message for key in _TEXT_KEYS) and not fields:
             raise BrokenRecordError(f'has neither "content" nor "value" in message {number}')
         text = "" if content is None else _text(_joined(content, where), where)
-        if said_by in ("function_call", "tool_call"):
-            call = _call(text)
-            text, fields = ("", {"tool_calls": call}) if call else (text, fields)
-        elif "tool_calls" in fields:
-            fields["tool_calls"] = _calls(fields["tool_calls"], where)
-        if not text and not fields.get("tool_calls") and role != "tool":
-            if role == "system":
-                return None
-            raise BrokenRecordError(f"has nothing in {where}")
-        return Turn(role, text, trained, fields)
+        text, fields = _with_calls(said_by, text, fields, where)
+        if text or fields.get("tool_calls") or role == "tool":
+            return Turn(role, text, trained, fields)
+        if role == "system":
+            return None
+        raise BrokenRecordError(f"has nothing in {where}")
 
     def checked(self, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
         """The turns up to the last answer that is trained."""
@@ -281,6 +268,33 @@ class _Reader:
         if trained[-1] + 1 < len(turns):
             self._unused_in_messages["messages after the last answer"] = None
         return turns[: trained[-1] + 1]
+
+
+def _role(left: dict[str, Any], number: int) -> tuple[str, str]:
+    """Who says a message, in the record's word and in ours; taken out of its fields."""
+    said_by = next((left.pop(key) for key in _ROLE_KEYS if key in left), None)
+    if said_by is None:
+        raise BrokenRecordError(f'has neither "role" nor "from" in message {number}')
+    role = _ROLES.get(str(said_by).lower())
+    if role is None:
+        raise BrokenRecordError(f"has the unknown role {said_by!r} in message {number} (known: {', '.join(_ROLES)})")
+    return said_by, role
+
+
+def _refuse_media(left: dict[str, Any], number: int) -> None:
+    found = next((key for key in _MEDIA if key in left), None)
+    if found is not None:
+        raise BrokenRecordError(f'has "{found}" in message {number}, and only text can be trained')
+
+
+def _with_calls(said_by: str, text: str, fields: dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    """Text and fields of a message, with calls of tools in the form that chat templates expect."""
+    if said_by in ("function_call", "tool_call"):
+        call = _call(text)
+        return ("", {"tool_calls": call}) if call else (text, fields)
+    if "tool_calls" in fields:
+        fields = {**fields, "tool_calls": _calls(fields["tool_calls"], where)}
+    return text, fields
 
 
 def _has_value(value: Any) -> bool:
