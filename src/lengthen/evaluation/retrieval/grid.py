@@ -94,13 +94,7 @@ def retrieve(
         DataError: no prompt of a length can be made.
     """
     depths = [depth for group in groups for depth in group]
-    if not lengths or not depths or trials < 1 or batch_size < 1:
-        raise LengthenError(
-            f"{len(lengths)} lengths, {len(depths)} depths, {trials} trials and a batch of {batch_size} were asked "
-            "for; there has to be at least one of each"
-        )
-    if not all(0 <= depth <= 1 for depth in depths):
-        raise LengthenError(f"depths {depths} are not all from 0 (the beginning) to 1 (the end)")
+    _check(lengths, depths, trials, batch_size)
     cells = {}
     with progress_bar(name, sum(lengths) * len(groups) * trials, "tokens") as advance:
         # The longest first: what does not fit the memory fails before any time is spent.
@@ -115,8 +109,18 @@ def retrieve(
                     advance(tokens * len(batch))
                 for place, depth in enumerate(group):
                     questions = [prompt.questions[place] for prompt in made]
-                    cells[tokens, depth] = count_cell(tokens, depth, questions, [each[place] for each in answers])
+                    cells[tokens, depth] = count_cell(tokens, depth, questions, [answer[place] for answer in answers])
     return [cells[tokens, depth] for tokens in lengths for depth in depths]
+
+
+def _check(lengths: Sequence[int], depths: Sequence[float], trials: int, batch_size: int) -> None:
+    if not lengths or not depths or trials < 1 or batch_size < 1:
+        raise LengthenError(
+            f"{len(lengths)} lengths, {len(depths)} depths, {trials} trials and a batch of {batch_size} were asked "
+            "for; there has to be at least one of each"
+        )
+    if not all(0 <= depth <= 1 for depth in depths):
+        raise LengthenError(f"depths {depths} are not all from 0 (the beginning) to 1 (the end)")
 
 
 def count_cell(tokens: int, depth: float, questions: Sequence[Question], answers: Sequence[Answer]) -> Cell:
