@@ -1,5 +1,6 @@
 """``lengthen eval tasks``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ __all__ = ["tasks"]
 
 def tasks(
     model: Model,
-    names: Annotated[str | None, typer.Option("--tasks", help="lm-eval tasks, such as hellaswag,longbench_*.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, such as hellaswag,longbench_*.")] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="JSONL of LongBench, L-Eval, SQuALITY or QMSum, or a folder; repeatable.")
     ] = None,
@@ -32,39 +33,20 @@ def tasks(
     output: Output,
 ) -> None:
     """Measure a model on benchmark tasks: files of long-document suites, or tasks of lm-eval."""
-    from lengthen.errors import LengthenError, require
+    from lengthen.errors import LengthenError
     from lengthen.files import write_json_lines
 
-    if (names is None) == (not data):
-        raise LengthenError("give one of --data (files of long-document suites) and --tasks (names of lm-eval tasks)")
-    if names is None and include is not None:
-        raise LengthenError("--include goes with --tasks: it adds configurations of lm-eval tasks")
-    if names is not None and metric != "auto":
-        raise LengthenError(f"--metric {metric} goes with --data; lm-eval's tasks say themselves how they are scored")
-
-    answering: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat": chat}
-    results: list[dict[str, Any]]
-    answers: list[dict[str, Any]]
-    if names is not None:
-        # Before the model is loaded.
-        require("--tasks", "tasks", "lm_eval")
-        from lengthen.evaluation.tasks.harness import evaluate_tasks
-
-        loaded, size = _load(model, options, context)
-        wanted = [name.strip() for name in names.split(",") if name.strip()]
-        results, answers = evaluate_tasks(loaded.model, loaded.tokenizer, wanted, size, include, trials, **answering)
-    else:
-        from lengthen.evaluation.tasks.files import choose, read_samples
-        from lengthen.evaluation.tasks.metrics import check_metric
-        from lengthen.evaluation.tasks.scoring import answer_samples, summarize
-
-        check_metric(metric)
-        samples, left_out = choose(read_samples(data or []), metric, trials)
-        if left_out:
-            typer.echo(f"warning: {left_out} answers are left out: L-Eval has them judged, not scored", err=True)
-        loaded, size = _load(model, options, context)
-        scored = answer_samples(loaded.model, loaded.tokenizer, samples, size, metric, **answering)
-        results, answers = summarize(scored), [each.to_json() for each in scored]
+    if (tasks is None) == (not data):
+        raise LengthenError("give one of `data` (files of long-document suites) and `tasks` (names of lm-eval tasks)")
+    if tasks is None and include is not None:
+        raise LengthenError("`include` goes with `tasks`: it adds configurations of lm-eval tasks")
+    if tasks is not None and metric != "auto":
+        raise LengthenError(f"`metric={metric}` goes with `data`; lm-eval's tasks say themselves how they are scored")
+    measure = _lm_eval(tasks, include, trials) if tasks is not None else _suites(data or [], metric, trials)
+    loaded = load_model(model, options)
+    size = context or loaded.context
+    loaded.check_lengths([size], options.beyond)
+    results, answers = measure(loaded, size, max_new_tokens, chat)
 
     columns = [name for name in ("task", "metric", "score", "stderr", "samples", "truncated") if name in results[0]]
     print_table(f"Tasks, context {size}", columns, [[result[name] for name in columns] for result in results])
@@ -81,9 +63,41 @@ def tasks(
     write_result(loaded.name, loaded.header, "tasks", content, output.json_file)
 
 
-def _load(name: str, options: EvalOptions, context: int | None) -> tuple[LoadedModel, int]:
-    """Load the model; return it and the context to use, in tokens."""
-    loaded = load_model(name, options)
-    size = context or loaded.context
-    loaded.check_lengths([size], options.beyond)
-    return loaded, size
+_Measure = Callable[[LoadedModel, int, int | None, bool], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+
+
+def _lm_eval(tasks: str, include: Path | None, trials: int | None) -> _Measure:
+    """What measures lm-eval's tasks; that lm-eval is there is checked before the model is loaded."""
+    from lengthen.errors import require
+
+    require("--tasks", "tasks", "lm_eval")
+    from lengthen.evaluation.tasks.harness import evaluate_tasks
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+
+    def measure(loaded: LoadedModel, context: int, max_new_tokens: int | None, chat: bool) -> Any:
+        return evaluate_tasks(
+            loaded.model, loaded.tokenizer, names, context, include, trials, max_new_tokens=max_new_tokens, chat=chat
+        )
+
+    return measure
+
+
+def _suites(data: list[Path], metric: str, trials: int | None) -> _Measure:
+    """What has the questions of files answered; the files are read before the model is loaded."""
+    from lengthen.evaluation.tasks.files import choose, read_samples
+    from lengthen.evaluation.tasks.metrics import check_metric
+    from lengthen.evaluation.tasks.scoring import answer_samples, summarize
+
+    check_metric(metric)
+    samples, left_out = choose(read_samples(data), metric, trials)
+    if left_out:
+        typer.echo(f"warning: {left_out} answers are left out: L-Eval has them judged, not scored", err=True)
+
+    def measure(loaded: LoadedModel, context: int, max_new_tokens: int | None, chat: bool) -> Any:
+        scored = answer_samples(
+            loaded.model, loaded.tokenizer, samples, context, metric, max_new_tokens=max_new_tokens, chat=chat
+        )
+        return summarize(scored), [answer.to_json() for answer in scored]
+
+    return measure
