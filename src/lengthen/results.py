@@ -286,6 +286,10 @@ def check_results(kind: str, content: dict[str, Any], path: Path) -> dict[str, A
 def check_metrics(records: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl in their form, without what is not part of it.
 
+    Args:
+        records: of metrics.jsonl.
+        path: of the file, for messages.
+
     Raises:
         DataError: one has another form; its line is named.
     """

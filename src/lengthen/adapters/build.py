@@ -123,7 +123,12 @@ def _keep_input_dtype(model: PeftModel) -> None:
 
 
 def quiet_peft_model(model: Any, config: Any) -> PeftModel:
-    """`get_peft_model` without the warnings that say nothing here."""
+    """`get_peft_model` without the warnings that say nothing here.
+
+    Args:
+        model: the base.
+        config: of the PEFT method.
+    """
     with warnings.catch_warnings():
         # peft warns about tied embeddings that it then ties.
         warnings.filterwarnings("ignore", message=".*tie.*")

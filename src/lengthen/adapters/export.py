@@ -99,6 +99,13 @@ def load_for_export(
 ) -> tuple[Any, Any]:
     """The model in float32 on the CPU, over 16-bit or dequantized weights, and its tokenizer.
 
+    Args:
+        model: as `export`'s.
+        adapter: a PEFT folder; None for a run's own.
+        merge_into: "original" or "dequantized".
+        base_context: of the base, tokens, where its files leave that open.
+        adapter_scale: the share of the adapter that is applied, 0 to 1.
+
     Raises:
         ModelError: it can't be loaded so.
     """

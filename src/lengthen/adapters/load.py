@@ -121,7 +121,15 @@ def load(
 def load_apart(
     model: str | Path, dtype: Dtype | None, quantize: str | None, device: torch.device, base_context: int | None = None
 ) -> BaseApart:
-    """As `load` of a base or run folder, but with its adapter still apart."""
+    """As `load` of a base or run folder, but with its adapter still apart.
+
+    Args:
+        model: a base, or a run folder.
+        dtype: of the base; None for what its files have.
+        quantize: "nf4", "none", or None for what the adapter was trained over.
+        device: where to.
+        base_context: of the base, tokens, where its files leave that open.
+    """
     return _load_apart(str(model), dtype, None, quantize, _Scaling(base_context), device)
 
 
@@ -136,6 +144,14 @@ def load_dequantized(
     """As `load` with quantize="nf4", then with ordinary weights that are exactly those the 4-bit layers compute with.
 
     For merging: an adapter can't be folded into packed 4-bit weights without changing them once more.
+
+    Args:
+        model: a base, or a run folder.
+        dtype: of the base.
+        adapter: a PEFT folder over a base.
+        device: where to.
+        base_context: of the base, tokens, where its files leave that open.
+        adapter_scale: the share of the adapter that is applied, 0 to 1.
     """
     return _load(str(model), dtype, adapter, "nf4", _Scaling(base_context), device, adapter_scale, dequantized=True)
 
@@ -354,6 +370,10 @@ def _with_adapter(base: PreTrainedModel, folder: Path, source: Source) -> Any:
 @contextmanager
 def attaching(folder: Path, base: str) -> Iterator[None]:
     """Turn what goes wrong while peft puts an adapter over a base into one error that names both.
+
+    Args:
+        folder: the adapter's.
+        base: name of its base.
 
     Raises:
         ModelError: the adapter's files are damaged, lack something, or do not fit.

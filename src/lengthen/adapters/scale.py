@@ -24,7 +24,13 @@ def check_scale(scale: float) -> None:
 
 
 def between(base: torch.Tensor, own: torch.Tensor, scale: float) -> torch.Tensor:
-    """What lies between two weights, in float32: exactly the base's at 0, exactly the adapter's at 1."""
+    """What lies between two weights, in float32: exactly the base's at 0, exactly the adapter's at 1.
+
+    Args:
+        base: a tensor of the base.
+        own: the trained one in its place.
+        scale: the share of the difference that is applied, 0 to 1.
+    """
     return torch.lerp(base.detach().float(), own.detach().float().to(base.device), scale)
 
 

@@ -86,6 +86,10 @@ def norm_modules(model: nn.Module, with_qk: bool = False) -> list[str]:
     """Full names of the norms of the blocks and the final one; with `with_qk` also those on queries and keys.
 
     q/k norms lie inside an attention layer, the others beside it: that tells them apart in every architecture.
+
+    Args:
+        model: a base.
+        with_qk: whether the norms of queries and keys count.
     """
     attention = _attention_layers(model)
     norms = [name for name, module in decoder_modules(model) if is_norm(module)]
@@ -96,6 +100,10 @@ def shortest_suffixes(chosen: Sequence[str], among: Sequence[str]) -> list[str]:
     """The last parts of `chosen` where they pick nothing else among `among`, else full names.
 
     peft matches names by their ends, so that a bare last part keeps adapter configs short but must not catch more.
+
+    Args:
+        chosen: names of modules.
+        among: names of all modules.
     """
     wanted, names = set(chosen), set()
     for name in chosen:

@@ -25,6 +25,10 @@ def tokenizer_beside(model: str, adapter: Path | None) -> PreTrainedTokenizerBas
 
     axolotl, TRL, LLaMA-Factory and unsloth write theirs, with its chat template and added tokens, into the adapter's
     folder. A chat template alone is put over MODEL's tokenizer.
+
+    Args:
+        model: whose tokenizer it is otherwise.
+        adapter: a PEFT folder; None for none.
     """
     if adapter is None:
         return load_tokenizer(model)

@@ -10,7 +10,12 @@ __all__ = ["StopText", "check_length", "eos_token_ids"]
 
 
 def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that a model ends its texts with, by its generation config and its tokenizer."""
+    """The tokens that a model ends its texts with, by its generation config and its tokenizer.
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one.
+        tokenizer: its tokenizer.
+    """
     named = getattr(causal_lm(model).generation_config, "eos_token_id", None)
     named = named if isinstance(named, list) else [named]
     return {int(token) for token in (*named, tokenizer.eos_token_id) if token is not None}

@@ -115,6 +115,10 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     """The token ids of a prompt, with what the tokenizer puts before a text (BOS) and without what it puts behind.
 
     An end token behind a prompt would tell the model that there is nothing to answer.
+
+    Args:
+        tokenizer: of the model.
+        text: the prompt.
     """
     ids = list(tokenizer(text, verbose=False, split_special_tokens=True)["input_ids"])
     while ids and ids[-1] in tokenizer.all_special_ids:

@@ -94,7 +94,12 @@ class LossAccumulator:
 
 
 def gain_over(short: LossAccumulator, full: LossAccumulator) -> dict[str, Any]:
-    """What the full context gains over the short one, in nats per token, on the same tokens; see `PerplexityResult`."""
+    """What the full context gains over the short one, in nats per token, on the same tokens; see `PerplexityResult`.
+
+    Args:
+        short: losses with the short context.
+        full: losses of the same tokens with all of it.
+    """
     assert (full.buckets.counts == short.buckets.counts).all()
     low, high = short.interval(less=full) or (None, None)
     return {

@@ -38,6 +38,12 @@ class Window(NamedTuple):
 def pick_stride(context: int, stride: int | None, protocol: str, score_from: int = 0) -> int:
     """Check what the windows are made by, and return the stride in tokens.
 
+    Args:
+        context: of a window, tokens.
+        stride: as asked for, tokens; None for the protocol's own.
+        protocol: "strided", "longlora" or "longqlora".
+        score_from: position in a document from which on tokens are scored.
+
     Raises:
         LengthenError: a setting is out of range, or the protocol has its own.
     """
@@ -66,6 +72,13 @@ def pick_windows(
     documents: Sequence[np.ndarray], context: int, stride: int, protocol: str, score_from: int = 0
 ) -> list[Window]:
     """The windows of all documents, as `perplexity` defines them.
+
+    Args:
+        documents: token ids of each.
+        context: of a window, tokens.
+        stride: tokens between windows.
+        protocol: "strided", "longlora" or "longqlora".
+        score_from: position in a document from which on tokens are scored.
 
     Raises:
         DataError: there is none.
@@ -103,6 +116,10 @@ def as_documents(tokens: Any) -> list[np.ndarray]:
 def check_ids(model: Any, documents: Sequence[np.ndarray]) -> None:
     """Refuse ids that the model has no embedding for.
 
+    Args:
+        model: the model that reads them.
+        documents: token ids of each.
+
     Raises:
         DataError: an id is too large or negative.
     """
@@ -116,7 +133,12 @@ def check_ids(model: Any, documents: Sequence[np.ndarray]) -> None:
 
 
 def batches(windows: Sequence[Window], batch_size: int) -> Iterator[list[Window]]:
-    """Group windows of equal length and equal scored part, the longest first: what does not fit fails at once."""
+    """Group windows of equal length and equal scored part, the longest first: what does not fit fails at once.
+
+    Args:
+        windows: in any order.
+        batch_size: windows that are run together, at most.
+    """
     groups: dict[tuple[int, int], list[Window]] = {}
     for window in windows:
         groups.setdefault((window.end - window.begin, window.score - window.begin), []).append(window)
@@ -126,7 +148,12 @@ def batches(windows: Sequence[Window], batch_size: int) -> Iterator[list[Window]
 
 
 def begin_token(model: Any, documents: Sequence[np.ndarray]) -> int | None:
-    """The token that the model's texts begin with (BOS), where documents begin with it; None where none does."""
+    """The token that the model's texts begin with (BOS), where documents begin with it; None where none does.
+
+    Args:
+        model: the model that reads them.
+        documents: token ids of each.
+    """
     base = causal_lm(model)
     configs = (base.config.get_text_config(), getattr(base, "generation_config", None))
     tokens = (getattr(config, "bos_token_id", None) for config in configs)
@@ -139,6 +166,11 @@ def stack(documents: Sequence[np.ndarray], windows: Sequence[Window], begin: int
 
     Where a document begins with the token `begin`, its later windows begin with it too: it takes the place of their
     first token, which is context only. Many bases put much of their attention on it, and are lost without.
+
+    Args:
+        documents: token ids of each.
+        windows: of one length.
+        begin: token before each window; None for none.
     """
     rows = [documents[w.document][w.begin : w.end].astype(np.int64) for w in windows]
     for row, window in zip(rows, windows, strict=True):

@@ -54,6 +54,10 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def parse_recipe(content: dict[str, Any], name: str) -> Recipe:
     """Validate a recipe given as nested dicts.
 
+    Args:
+        content: sections and keys.
+        name: of the recipe, for messages.
+
     Raises:
         RecipeError: every problem in one line, with the nearest valid name for unknown keys.
     """

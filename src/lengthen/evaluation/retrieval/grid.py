@@ -51,7 +51,12 @@ def random_number(generator: random.Random) -> str:
 
 
 def is_found(question: Question, answer: Answer) -> bool:
-    """Whether the first number in the generated text is the right one. Tokens are not compared."""
+    """Whether the first number in the generated text is the right one. Tokens are not compared.
+
+    Args:
+        question: with the right answer.
+        answer: with a generated text.
+    """
     assert answer.text is not None
     return numbers(answer.text)[:1] == [question.expected]
 
@@ -124,7 +129,14 @@ def _check(lengths: Sequence[int], depths: Sequence[float], trials: int, batch_s
 
 
 def count_cell(tokens: int, depth: float, questions: Sequence[Question], answers: Sequence[Answer]) -> Cell:
-    """Count the answers of one cell."""
+    """Count the answers of one cell.
+
+    Args:
+        tokens: of prompt and answer.
+        depth: of what was asked for, 0 to 1.
+        questions: those of the cell.
+        answers: to them, in order.
+    """
     wrong = [answer.first_wrong for answer in answers]
     generated = [
         is_found(question, answer)

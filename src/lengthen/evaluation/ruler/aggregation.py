@@ -40,7 +40,12 @@ _CODED_FILLER = 64
 
 
 def common_words(rng: Random, tokens: int) -> PromptBuilder:
-    """A sample of common words extraction for a length of `tokens`; an item is a word that is not common."""
+    """A sample of common words extraction for a length of `tokens`; an item is a word that is not common.
+
+    Args:
+        rng: draws the words and their order.
+        tokens: of prompt and answer.
+    """
     (common_times, other_times), example_words, example_times = _PUBLISHED if tokens >= _PUBLISHED_FROM else _SHORT
     example = _pick(rng, example_words, tokens)
     solved = _LIST.format(context=_numbered(_repeated(example, *example_times, rng)))
@@ -66,6 +71,10 @@ def frequent_words(rng: Random, tokens: int) -> PromptBuilder:
 
     Words of rank k appear n k^-2 / zeta(2) times, rounded down, the first rank being dots; an item is one of the n.
     There are tokens / 50 words, as published.
+
+    Args:
+        rng: draws the words and their order.
+        tokens: of prompt and answer.
     """
     words: list[str] = [_NOISE]
     while len(words) < max(6, tokens // 50):

@@ -68,7 +68,13 @@ def read_hotpotqa(path: Path) -> Questions:
 
 
 def question_answering(source: Questions, index: int, rng: Random) -> PromptBuilder:
-    """The sample numbered `index`; an item is a document more than the question's own."""
+    """The sample numbered `index`; an item is a document more than the question's own.
+
+    Args:
+        source: questions and documents of a file.
+        index: which question is asked.
+        rng: draws the other documents and the order of all.
+    """
     question = source.questions[index]
     needed = {*question.documents, *question.related}
     others = [number for number in range(len(source.documents)) if number not in needed]

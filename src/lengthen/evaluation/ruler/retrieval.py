@@ -48,7 +48,13 @@ class Needles:
 
 
 def niah(needles: Needles, rng: Random, essay: Essay) -> PromptBuilder:
-    """A sample of a needle task; an item is a line or a sentence of the haystack."""
+    """A sample of a needle task; an item is a line or a sentence of the haystack.
+
+    Args:
+        needles: what is hidden, and among what.
+        rng: draws keys, values and depths.
+        essay: the prose.
+    """
     key_count = max(needles.key_count, needles.query_count)
     draw_key, draw_value = _distinct(needles.keys, rng), _distinct(needles.values, rng)
     values = {draw_key(): [draw_value() for _ in range(needles.value_count)] for _ in range(key_count)}
@@ -89,7 +95,13 @@ def niah(needles: Needles, rng: Random, essay: Essay) -> PromptBuilder:
 
 
 def spread(lines: Sequence[str], hidden: Sequence[str], depths: Sequence[float]) -> list[str]:
-    """Put each of `hidden` among the lines at its depth, the share of lines that come before it; depths ascend."""
+    """Put each of `hidden` among the lines at its depth, the share of lines that come before it; depths ascend.
+
+    Args:
+        lines: of the haystack.
+        hidden: lines to put among them.
+        depths: of each, 0 to 1.
+    """
     placed = list(lines)
     for text, depth in reversed(list(zip(hidden, depths, strict=True))):
         placed.insert(int(len(lines) * depth), text)

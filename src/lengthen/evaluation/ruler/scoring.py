@@ -31,7 +31,12 @@ def averages(scores: Sequence[tuple[int, float]]) -> dict[int, float]:
 
 
 def effective_context(by_length: Mapping[int, float], threshold: float) -> int | None:
-    """The longest length up to which every tested length scores at least `threshold`; None if the shortest fails."""
+    """The longest length up to which every tested length scores at least `threshold`; None if the shortest fails.
+
+    Args:
+        by_length: average scores by tokens of prompt and answer.
+        threshold: the least score of a usable length.
+    """
     effective = None
     for tokens in sorted(by_length):
         if by_length[tokens] < threshold:

@@ -14,6 +14,10 @@ __all__ = ["base_id", "base_threshold"]
 def base_id(model: str, adapter: Path | None) -> str:
     """What results call the base of a model: of a run the model that it extended, of others the model itself.
 
+    Args:
+        model: hub id, model folder, .gguf file, run folder or alias.
+        adapter: a PEFT folder over it.
+
     Raises:
         ModelError: the model is not found, or the record of its base is damaged.
     """

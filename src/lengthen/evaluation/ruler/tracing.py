@@ -24,7 +24,12 @@ _PUBLISHED_FROM = 4096
 
 
 def variable_tracking(rng: Random, tokens: int) -> PromptBuilder:
-    """A sample of variable tracking for a length of `tokens`; an item is a line of noise."""
+    """A sample of variable tracking for a length of `tokens`; an item is a line of noise.
+
+    Args:
+        rng: draws names, values and depths.
+        tokens: of prompt and answer.
+    """
     noise = _EXAMPLE_NOISE if tokens >= _PUBLISHED_FROM else _SHORT_EXAMPLE_NOISE
     example_variables, example = _chain(rng, name_length=3)
     solved = example(noise, 0, 0) + " " + " ".join(example_variables) + "\n\n"

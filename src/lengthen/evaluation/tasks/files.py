@@ -67,6 +67,11 @@ def choose(samples: Sequence[Sample], metric: str, most: int | None) -> tuple[li
 
     L-Eval leaves some answers to the judgement of people or of another model: with metric "auto" they have no score.
 
+    Args:
+        samples: of files.
+        metric: one of `METRICS`, or "auto".
+        most: samples of each task, the first ones; None for all.
+
     Raises:
         DataError: none is left.
     """

@@ -15,12 +15,25 @@ _BODY_SECONDS = 30.0
 def error_response(
     status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """An error as OpenAI's clients expect it."""
+    """An error as OpenAI's clients expect it.
+
+    Args:
+        status: of HTTP.
+        message: what was wrong, and what to do.
+        code: OpenAI's, such as "model_not_found".
+        headers: beside those of JSON.
+    """
     return JSONResponse({"error": error_body(status, message, code)}, status, headers)
 
 
 def error_body(status: int, message: str, code: str | None = None) -> dict[str, Any]:
-    """The body of an OpenAI-style error response."""
+    """The body of an OpenAI-style error response.
+
+    Args:
+        status: of HTTP.
+        message: what was wrong, and what to do.
+        code: OpenAI's, such as "model_not_found".
+    """
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"message": message, "type": kind, "param": None, "code": code}

@@ -215,6 +215,11 @@ class Service:
 
 
 def usage_of(handles: Sequence[RequestHandle], answers: int) -> dict[str, Any]:
-    """Tokens of the handles of one HTTP request, with so many answers to each prompt, which counts once."""
+    """Tokens of the handles of one HTTP request, with so many answers to each prompt, which counts once.
+
+    Args:
+        handles: of one HTTP request.
+        answers: to each prompt.
+    """
     prompt, new = sum(len(handle.prompt) for handle in handles[::answers]), sum(handle.new_tokens for handle in handles)
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}

@@ -40,6 +40,10 @@ def has_grouped_products(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch computes `grouped_mm` in one kernel there: from torch 2.10 on, bfloat16 on Hopper and Blackwell.
 
     Elsewhere on CUDA it reads the groups' ends back and computes one after the other.
+
+    Args:
+        device: of the products.
+        dtype: of the matrices.
     """
     if not hasattr(F, "grouped_mm") or device.type != "cuda" or dtype != torch.bfloat16:
         return False

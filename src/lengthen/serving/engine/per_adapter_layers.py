@@ -100,7 +100,15 @@ def _moved(old_SH: torch.Tensor, slots: int, moves: Mapping[int, int]) -> torch.
 def embed_rows_(
     y_BTH: torch.Tensor, ids_BT: torch.Tensor, rows: torch.Tensor, table: WeightTable, scale: float
 ) -> None:
-    """Replace the embeddings of some rows by an adapter's, in place."""
+    """Replace the embeddings of some rows by an adapter's, in place.
+
+    Args:
+        y_BTH: embeddings of the base.
+        ids_BT: the tokens.
+        rows: (b,), those of the adapter.
+        table: its embeddings.
+        scale: what the model multiplies embeddings by.
+    """
     ids_bT = ids_BT[rows]
     if table.tokens is None:
         y_BTH[rows] = F.embedding(ids_bT, table.values) * scale
@@ -113,7 +121,15 @@ def embed_rows_(
 def head_rows_(
     logits_BTV: torch.Tensor, x_BTH: torch.Tensor, rows: torch.Tensor, table: WeightTable, bias_V: torch.Tensor | None
 ) -> None:
-    """Replace the head's output in some rows by that of an adapter's head, in place."""
+    """Replace the head's output in some rows by that of an adapter's head, in place.
+
+    Args:
+        logits_BTV: of the base's head.
+        x_BTH: what the head was given.
+        rows: (b,), those of the adapter.
+        table: its head.
+        bias_V: of the base's head; None for none.
+    """
     if table.tokens is None:
         logits_BTV[rows] = F.linear(x_BTH[rows], table.values, bias_V)
         return
