@@ -120,7 +120,7 @@ def _fit(
         fitted.append(Encoded(new_ids, _mask(shorter.answers, new_offsets), len(ids)))
         return len(new_ids) - limit
 
-    return fitted[-1] if cut_middle(inside, len(ids) - limit, excess_without) else None
+    return fitted[-1] if cut_middle(inside.tolist(), len(ids) - limit, excess_without) else None
 
 
 def _without(layout: Layout, left: int, right: int) -> Layout:

@@ -180,8 +180,8 @@ class AdapterPool:
         return _Batch(
             routing=self._route(adapters, tokens),
             norm_slots_B=self._norm_slots(adapters),
-            embeddings=self._rows_by_table([each and each.embeddings for each in adapters]),
-            heads=self._rows_by_table([each and each.head for each in adapters]),
+            embeddings=self._rows_by_table([None if each is None else each.embeddings for each in adapters]),
+            heads=self._rows_by_table([None if each is None else each.head for each in adapters]),
         )
 
     def _route(self, adapters: Sequence[LoadedAdapter | None], tokens: int) -> Routing | None:
