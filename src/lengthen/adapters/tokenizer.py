@@ -50,7 +50,7 @@ def own_tokenizer(path: Path, base: PreTrainedTokenizerBase) -> PreTrainedTokeni
         ModelError: the files can't be read.
     """
     folder = path if (path / "adapter_config.json").is_file() else RunFolder(path).adapter
-    place = next((each for each in (folder, path) if has_tokenizer(each)), None)
+    place = next((candidate for candidate in (folder, path) if has_tokenizer(candidate)), None)
     if place is not None:
         own = from_pretrained(AutoTokenizer, Source(str(place), str(place)))
     elif (template := _template_beside(folder)) is not None:

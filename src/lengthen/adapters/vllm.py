@@ -107,7 +107,7 @@ def serve_command(folder: Path, name: str, rank: int, context: int) -> str:
         rank: of the adapter; the next larger of `MAX_RANKS` is asked for.
         context: tokens.
     """
-    maximum = next(each for each in MAX_RANKS if each >= rank)
+    maximum = next(allowed for allowed in MAX_RANKS if allowed >= rank)
     arguments = ["--enable-lora", "--max-lora-rank", str(maximum), "--max-model-len", str(context)]
     modules = ["--lora-modules", f"{name}={folder / 'adapter'}"]
     return shlex.join(["vllm", "serve", str(folder / "base"), *arguments, *modules])

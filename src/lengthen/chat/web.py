@@ -127,7 +127,7 @@ class _Page:
         with gr.Row():
             self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
             self.send = gr.Button("Send", variant="primary", elem_id="send")
-        gr.Examples([[each] for each in EXAMPLES], [self.question], label="Examples")
+        gr.Examples([[example] for example in EXAMPLES], [self.question], label="Examples")
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Say what happens on which event."""

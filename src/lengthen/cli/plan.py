@@ -40,7 +40,7 @@ def plan(
     from lengthen.recipe import load_recipe
 
     given = list(overrides or ())
-    keys = {each.split("=")[0] for each in given}
+    keys = {override.split("=")[0] for override in given}
     if "model" in keys and "base_config" not in keys:  # the recipe's is that of another base
         given.append("base_config=null")
     chosen = load_recipe(recipe, given)

@@ -144,7 +144,7 @@ def make_pairs(
     for kind in kinds:
         if kind not in KINDS:
             raise DataError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-    found = [passage for each in documents for passage in _spread(_passages(each, passage_chars), max_passages)]
+    found = [passage for document in documents for passage in _spread(_passages(document, passage_chars), max_passages)]
     passages = list({passage.text: passage for passage in found}.values())
     if not passages:
         raise DataError(f"none of the {len(documents)} documents has {_LEAST} characters; give longer ones")

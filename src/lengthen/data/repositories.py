@@ -104,7 +104,7 @@ def _order(files: Mapping[str, str]) -> list[str]:
             stack.append((root, lookup.imports_of(root)))
         while stack:
             name, imports = stack[-1]
-            following = next((each for each in imports if each not in begun), None)
+            following = next((imported for imported in imports if imported not in begun), None)
             if following is None:
                 done[name] = None
                 stack.pop()

@@ -141,8 +141,8 @@ class _Opener:
         data, length = self._recipe.data, self._recipe.sequence_length
         limit = source.max_documents or data.max_documents
         loaded = load_instructions(source.path, self._tokenizer, length, data.template, *self._limits(source), limit)
-        self._warn([warning for each in loaded for warning in each.warnings])
-        examples = [example for each in loaded for example in each.examples]
+        self._warn([warning for source in loaded for warning in source.warnings])
+        examples = [example for source in loaded for example in source.examples]
         about = f"{len(examples)} examples, {sum(map(len, examples)):,} tokens"
         return FiniteSource("instruct", name, about, pack_instructions(examples, length), seed)
 

@@ -80,7 +80,7 @@ class Reader:
     def cached(self) -> int:
         """Tokens whose keys and values are held."""
         keys = (getattr(layer, "keys", None) for layer in self._cache.layers)
-        return max((each.shape[-2] for each in keys if each is not None), default=0)
+        return max((key.shape[-2] for key in keys if key is not None), default=0)
 
     def shared(self, ids: list[int]) -> int:
         """How many tokens of a text would not be read again; never the last one, which tells what follows."""

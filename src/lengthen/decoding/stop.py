@@ -38,11 +38,11 @@ class StopText:
         if not self._stop or self.is_over:
             return "" if self.is_over else piece
         text = self._held + piece
-        found = [at for at in (text.find(each) for each in self._stop) if at >= 0]
+        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
         if found:
             self.is_over, self._held = True, ""
             return text[: min(found)]
-        held = max(_overlap(text, each) for each in self._stop)
+        held = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 

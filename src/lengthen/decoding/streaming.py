@@ -195,7 +195,7 @@ class _Move:
             position = torch.tensor([[distance]], device=exact.device)
             # YaRN scales cosine and sine; the keys have that factor already.
             scale = getattr(self._rotary, "attention_scaling", 1.0)
-            self._cos_1TR, self._sin_1TR = (each / scale for each in self._rotary(exact, position))
+            self._cos_1TR, self._sin_1TR = (part / scale for part in self._rotary(exact, position))
             self._distance = distance
         rotated = self._cos_1TR.shape[-1]
         turned = self._apply(exact[..., :rotated], exact[..., :rotated], self._cos_1TR, self._sin_1TR)[1]

@@ -157,7 +157,7 @@ def begin_token(model: Any, documents: Sequence[np.ndarray]) -> int | None:
     base = causal_lm(model)
     configs = (base.config.get_text_config(), getattr(base, "generation_config", None))
     tokens = (getattr(config, "bos_token_id", None) for config in configs)
-    token = next((each for each in tokens if each is not None), None)
+    token = next((begin for begin in tokens if begin is not None), None)
     return token if isinstance(token, int) and any(len(ids) and ids[0] == token for ids in documents) else None
 
 

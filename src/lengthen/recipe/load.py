@@ -65,7 +65,7 @@ def parse_recipe(content: dict[str, Any], name: str) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         # A union reports each of its members that does not match.
-        problems = "; ".join(dict.fromkeys(_problem(each) for each in error.errors()))
+        problems = "; ".join(dict.fromkeys(_problem(problem) for problem in error.errors()))
         raise RecipeError(f"recipe {name}: {problems}") from error
 
 

@@ -341,7 +341,7 @@ def _call(text: str) -> list[dict[str, Any]] | None:
     calls = call if isinstance(call, list) else [call]
     if not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in calls):
         return None
-    return [{"type": "function", "function": _with_object(each)} for each in calls]
+    return [{"type": "function", "function": _with_object(call)} for call in calls]
 
 
 def _calls(calls: Any, where: str) -> list[dict[str, Any]]:

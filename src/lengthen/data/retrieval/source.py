@@ -122,13 +122,13 @@ class Retrieval:
     def block(self, index: int) -> Block:
         """The block numbered `index`, of exactly `sequence_length` tokens, each of its sequences a segment."""
         made = self.sequences(index)
-        weights = np.concatenate([each.weights for each in made])
+        weights = np.concatenate([part.weights for part in made])
         positions = None
         if self._target is not None:
             positions = skip_positions(self.sequence_length, self._target, np.random.default_rng((self._seed, index)))
         return Block(
-            np.concatenate([each.input_ids for each in made]),
-            tuple(len(each.input_ids) for each in made),
+            np.concatenate([part.input_ids for part in made]),
+            tuple(len(part.input_ids) for part in made),
             positions=positions,
             trained=weights > 0,
             loss_weights=weights,

@@ -42,7 +42,7 @@ def _f1_zh(prediction: str, reference: str, _classes: Sequence[str]) -> float:
     """F1 of the words that jieba finds, without punctuation."""
     texts = (prediction, reference)
     words = [[re.sub(r"[^\w]|_", "", word.lower()) for word in _jieba().cut(text)] for text in texts]
-    return _overlap_f1(*([word for word in each if word] for each in words))
+    return _overlap_f1(*([word for word in sequence if word] for sequence in words))
 
 
 def _exact_match(prediction: str, reference: str, _classes: Sequence[str]) -> float:

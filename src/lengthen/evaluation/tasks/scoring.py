@@ -106,9 +106,9 @@ def summarize(scored: Sequence[Scored]) -> list[dict[str, Any]]:
         {
             "task": task,
             "metric": metric,
-            "score": sum(each.score for each in group) / len(group),
+            "score": sum(answer.score for answer in group) / len(group),
             "samples": len(group),
-            "truncated": sum(each.truncated for each in group),
+            "truncated": sum(answer.truncated for answer in group),
         }
         for (task, metric), group in groups.items()
     ]

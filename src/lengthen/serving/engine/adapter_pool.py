@@ -114,7 +114,7 @@ class AdapterPool:
         groups = {self._group_of[name] for name in weights.linear}
         itemsize = self._base.dtype.itemsize
         lora = sum(self._groups[index].bytes(1, weights.rank, itemsize) for index in groups)
-        return lora + weights.table_bytes + sum(each.weight.nbytes for each in weights.norms.values())
+        return lora + weights.table_bytes + sum(norm.weight.nbytes for norm in weights.norms.values())
 
     def fits(self, weights: AdapterWeights) -> bool:
         """Whether there is memory for one more."""
@@ -128,7 +128,7 @@ class AdapterPool:
         self._made = None
         if size != (self._slots, self._rank):
             self._resize(*size)
-        used = {each.slot for each in self._loaded}
+        used = {adapter.slot for adapter in self._loaded}
         slot = next(slot for slot in range(self._slots) if slot not in used)
         self._put_matrices(slot, weights)
         self._put_norms(slot, weights)
@@ -180,13 +180,13 @@ class AdapterPool:
         return _Batch(
             routing=self._route(adapters, tokens),
             norm_slots_B=self._norm_slots(adapters),
-            embeddings=self._rows_by_table([None if each is None else each.embeddings for each in adapters]),
-            heads=self._rows_by_table([None if each is None else each.head for each in adapters]),
+            embeddings=self._rows_by_table([None if adapter is None else adapter.embeddings for adapter in adapters]),
+            heads=self._rows_by_table([None if adapter is None else adapter.head for adapter in adapters]),
         )
 
     def _route(self, adapters: Sequence[LoadedAdapter | None], tokens: int) -> Routing | None:
         """Which matrices each row's tokens go through; None where no adapter has some."""
-        slots = [each.slot if each is not None and each.has_lora else None for each in adapters]
+        slots = [adapter.slot if adapter is not None and adapter.has_lora else None for adapter in adapters]
         if all(slot is None for slot in slots):
             return None
         grouped = self._slots if self._takes_grouped() else None
@@ -196,7 +196,7 @@ class AdapterPool:
         """Each row's slot in the norms, -1 for the base's; None where no adapter has some."""
         if not any(each is not None and each.has_norms for each in adapters):
             return None
-        return torch.tensor([-1 if each is None else each.slot for each in adapters], device=self._base.device)
+        return torch.tensor([-1 if adapter is None else adapter.slot for adapter in adapters], device=self._base.device)
 
     def _rows_by_table(self, tables: Sequence[WeightTable | None]) -> list[tuple[WeightTable, torch.Tensor]]:
         """Each table once, with the rows that use it."""
@@ -208,13 +208,13 @@ class AdapterPool:
 
     def _takes_grouped(self) -> bool:
         """Whether all layers that adapters change have sizes for grouped products."""
-        sizes = (n for each in self._groups if each.stack for n in (each.in_features, *each.out_features))
+        sizes = (n for group in self._groups if group.stack for n in (group.in_features, *group.out_features))
         return self._has_grouped and not any(size % GROUPED_STEP for size in sizes)
 
     def _size_with(self, weights: AdapterWeights) -> tuple[int, int] | None:
         """Slots and rank for one adapter more: as it is, with some slots to spare, or with none; None: no memory."""
         count = len(self._loaded) + 1
-        rank = max([weights.rank, *(each.rank for each in self._loaded)])
+        rank = max([weights.rank, *(adapter.rank for adapter in self._loaded)])
         if self._has_grouped:
             rank = -(-rank // GROUPED_STEP) * GROUPED_STEP
         sizes = [(count + count // 4, rank), (count, rank)]

@@ -94,7 +94,7 @@ class AdapterWeights:
     @property
     def rank(self) -> int:
         """The largest rank, at least 1."""
-        return max((each.a.shape[0] for each in self.linear.values()), default=1)
+        return max((pair.a.shape[0] for pair in self.linear.values()), default=1)
 
     @property
     def table_bytes(self) -> int:

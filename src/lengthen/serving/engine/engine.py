@@ -88,8 +88,8 @@ class _Prefill:
 
     def __init__(self, states: list[RequestState], device: torch.device, cache: Any):
         self.states, self.cache, self.done = states, cache, 0
-        self.width = max(len(each.request.prompt) for each in states) - 1
-        rows = [list(each.request.prompt[:-1]) for each in states]
+        self.width = max(len(state.request.prompt) for state in states) - 1
+        rows = [list(state.request.prompt[:-1]) for state in states]
         # What fills up the shorter ones comes after them, so that they don't see it, and their rows end before it.
         padded = [row + [0] * (self.width - len(row)) for row in rows]
         self.ids_BT = torch.tensor(padded, dtype=torch.long, device=device).view(len(rows), self.width)
@@ -318,8 +318,8 @@ class Engine:
             queued = [each for each in self._queue if each.is_cancelled]
             for state in queued:
                 self._queue.remove(state.request.adapter, state)
-        waiting = [each for each in self._admitted if each.is_cancelled]
-        self._admitted = [each for each in self._admitted if not each.is_cancelled]
+        waiting = [admitted for admitted in self._admitted if admitted.is_cancelled]
+        self._admitted = [admitted for admitted in self._admitted if not admitted.is_cancelled]
         for state in [*queued, *waiting]:
             self._end(state, Event(finish="cancelled"))
         if self._prefilling is not None and all(each.is_cancelled for each in self._prefilling.states):
@@ -332,7 +332,7 @@ class Engine:
 
     def _admit(self) -> None:
         while (state := self._first()) is not None:
-            reserved = [each.max_total_tokens for each in (*self._active(), state)]
+            reserved = [active.max_total_tokens for active in (*self._active(), state)]
             if len(reserved) > self.limits.batch or padded_tokens(reserved) > self._max_tokens:
                 return
             adapter = state.adapter
@@ -373,11 +373,11 @@ class Engine:
                 return
             self._prefilling = _Prefill(self._next_to_prefill(), self.base.device, new_cache(self.base.model))
         prefill = self._prefilling
-        scores = any(each.request.prompt_logprobs is not None for each in prefill.states)
+        scores = any(state.request.prompt_logprobs is not None for state in prefill.states)
         width = max(1, (min(self._chunk, _SCORED_AT_MOST) if scores else self._chunk) // len(prefill.states))
         ids_BT = prefill.ids_BT[:, prefill.done : prefill.done + width]
         if ids_BT.shape[1]:
-            adapters = [each.adapter.loaded if each.adapter else None for each in prefill.states]
+            adapters = [state.adapter.loaded if state.adapter else None for state in prefill.states]
             with self.registry.pool.rows(adapters, ids_BT.shape[1]):
                 for hidden_BTH in hidden_chunks(self.base.model, ids_BT, ids_BT.shape[1], prefill.cache):
                     self._score_prompts(prefill, hidden_BTH)
@@ -395,7 +395,7 @@ class Engine:
 
     def _score_prompts(self, prefill: _Prefill, hidden_BTH: torch.Tensor) -> None:
         """Note how likely the tokens after those that were just read were, for requests that ask for it."""
-        wanted = [each.request.prompt_logprobs for each in prefill.states]
+        wanted = [state.request.prompt_logprobs for state in prefill.states]
         if all(count is None for count in wanted):
             return
         # All rows together, since adapters may have a head of their own in each.
@@ -419,14 +419,14 @@ class Engine:
     def _decode_token(self) -> None:
         if not self._decoding:
             return
-        last_B1 = torch.tensor([[each.last] for each in self._decoding], device=self.base.device)
-        adapters = [each.adapter.loaded if each.adapter else None for each in self._decoding]
+        last_B1 = torch.tensor([[decoding.last] for decoding in self._decoding], device=self.base.device)
+        adapters = [decoding.adapter.loaded if decoding.adapter else None for decoding in self._decoding]
         with self.registry.pool.rows(adapters, 1):
             out = self.base.model(input_ids=last_B1, **self._cache.next_token())
         self._cache.advance()
         self.stats.steps += 1
         logits_BV = out.logits[:, -1].float()
-        tokens = pick_tokens(logits_BV, [each.sampler for each in self._decoding])
+        tokens = pick_tokens(logits_BV, [decoding.sampler for decoding in self._decoding])
         for row in reversed(range(len(tokens))):
             token, state = tokens[row], self._decoding[row]
             if token is None:

@@ -149,7 +149,7 @@ class AdapterRegistry:
     def _put(self, adapter: Adapter, weights: AdapterWeights) -> bool:
         adapter.last_used = next(self._clock)
         while not self.pool.fits(weights):
-            idle = [each for each in self._in_memory if each.running == 0]
+            idle = [adapter for adapter in self._in_memory if adapter.running == 0]
             if not idle:
                 return False
             self._forget(min(idle, key=lambda each: each.last_used))
@@ -171,7 +171,7 @@ class AdapterRegistry:
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     try:
-        found = [(each.name, each.stat()) for each in sorted(folder.iterdir()) if each.is_file()]
+        found = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
     except OSError as error:
         raise ModelError(f"the adapter folder {folder} can't be read: {error.strerror}") from error
     return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)
