@@ -1,6 +1,7 @@
 """Small real things that many tests use: a random Llama with a byte-level tokenizer, and documents."""
 
 import random
+import sys
 from collections import Counter
 
 import hypothesis
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import lengthen
+from lengthen import cli
 from lengthen.recipe import parse_recipe
 
 CONTEXT = 32
@@ -104,3 +106,21 @@ def make_run(documents, tmp_path_factory):
 @pytest.fixture(scope="session")
 def run(make_run, base):
     return make_run(base)
+
+
+@pytest.fixture
+def lengthen_cli(monkeypatch, capfd, tmp_path_factory):
+    """Run the command line as its entry point does; returns exit code, standard output and error."""
+
+    def call(*arguments, lines=""):
+        path = tmp_path_factory.mktemp("input") / "lines"
+        path.write_text(lines, encoding="utf-8")
+        capfd.readouterr()
+        with path.open(encoding="utf-8") as file, monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["lengthen", *map(str, arguments)])
+            patch.setattr(sys, "stdin", file)
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        return ended.value.code or 0, *capfd.readouterr()
+
+    return call

@@ -2,12 +2,10 @@
 
 import json
 import re
-import sys
 
 import pytest
 from transformers import AutoConfig
 
-from lengthen.cli import main
 from lengthen.doctor import examine_model
 from lengthen.doctor.model import s2_of, scaling_of
 from lengthen.errors import ModelError
@@ -51,12 +49,9 @@ def test_problems_are_marked_and_the_rest_is_said_too(make_base, tokenizer):
     assert said(examine_model(str(folder), context=128), "context").startswith("128 tokens, from stated by the user")
 
 
-def test_the_command_and_its_json(base, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["lengthen", "doctor", str(base), "--json", str(tmp_path / "d.json")])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    out = capsys.readouterr().out
+def test_the_command_and_its_json(base, tmp_path, lengthen_cli):
+    code, out, _ = lengthen_cli("doctor", base, "--json", tmp_path / "d.json")
+    assert code == 0
     assert "context     32 tokens" in out
     assert "transformers" in out
     found = json.loads((tmp_path / "d.json").read_text())["findings"]

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import shutil
-import sys
 from functools import partial
 
 import pytest
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import lengthen
-from lengthen import cli, quantization
+from lengthen import quantization
 from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.adapters.export import export
 from lengthen.attention import set_group_size
@@ -217,18 +216,16 @@ def test_exports_into_both_bases(run, tmp_path):
     assert not torch.allclose(logits(merged, ids), logits(exact, ids), atol=1e-3)
 
 
-def exported(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["lengthen", "export", *map(str, arguments), "--dtype", "float32"])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return exit_.value.code or 0, *capsys.readouterr()
+@pytest.fixture
+def exported(lengthen_cli):
+    """A function that exports in float32; returns exit code, standard output and error."""
+    return partial(lengthen_cli, "export", "--dtype", "float32")
 
 
-def test_an_export_measures_what_the_merge_costs(run, base, tmp_path, capsys, monkeypatch):
-    call = partial(exported, capsys, monkeypatch)
+def test_an_export_measures_what_the_merge_costs(run, base, tmp_path, exported):
     found = {}
     for kind in ("original", "dequantized"):
-        code, out, _ = call(run, tmp_path / kind, "--merge-into", kind, "--json", tmp_path / f"{kind}.json")
+        code, out, _ = exported(run, tmp_path / kind, "--merge-into", kind, "--json", tmp_path / f"{kind}.json")
         assert code == 0
         assert f"merged into the {kind} base" in out
         found[kind] = json.loads((tmp_path / f"{kind}.json").read_text())["perplexity"]
@@ -236,26 +233,26 @@ def test_an_export_measures_what_the_merge_costs(run, base, tmp_path, capsys, mo
     assert found["original"]["trained"] == found["dequantized"]["trained"] != found["original"]["merged"]
     assert 0 < found["original"]["tokens"] <= 4 * 127
     # A base and its adapter have no documents of their own.
-    code, out, _ = call(base, tmp_path / "apart", "--adapter", run / "adapter")
+    code, out, _ = exported(base, tmp_path / "apart", "--adapter", run / "adapter")
     assert code == 0
     assert "not measured, no documents were named; name documents with --data" in out
-    code, _, err = call(run, tmp_path / "nothing", "--data", tmp_path / "nowhere.txt")
+    code, _, err = exported(run, tmp_path / "nothing", "--data", tmp_path / "nowhere.txt")
     assert code == 2
     assert "nowhere.txt" in err
     assert not (tmp_path / "nothing").exists()
 
 
-def test_an_export_measures_on_instructions(base, make_nf4_run, tmp_path, capsys, monkeypatch):
+def test_an_export_measures_on_instructions(base, make_nf4_run, tmp_path, exported):
     records = [{"instruction": f"What is {i}?", "output": "It is one. " * (i % 2 + 1)} for i in range(6)]
     source = tmp_path / "records.json"
     source.write_text(json.dumps(records))
     data = {"train": [str(source)], "kind": "instruct", "template": "llama2"}
     run = make_nf4_run(base, "instruct", data, steps=1)
-    code, out, _ = exported(capsys, monkeypatch, run, tmp_path / "merged")
+    code, out, _ = exported(run, tmp_path / "merged")
     assert code == 0
     assert "perplexity as trained (4-bit base) " in out
     source.unlink()
-    code, out, _ = exported(capsys, monkeypatch, run, tmp_path / "again")
+    code, out, _ = exported(run, tmp_path / "again")
     assert code == 0
     assert "not measured, " in out
     assert "records.json" in out

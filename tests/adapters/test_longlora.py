@@ -9,7 +9,6 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import lengthen
-from lengthen import cli
 from lengthen.adapters.longlora import import_published
 from lengthen.errors import ContextError, ModelError, OutputError
 from lengthen.recipe import load_recipe
@@ -269,20 +268,15 @@ def test_a_place_with_content_and_a_context_that_is_none(base, tmp_path):
         import_published(folder, tmp_path / "run", 32)
 
 
-def test_the_command(base, tmp_path, monkeypatch, capsys):
+def test_the_command(base, tmp_path, lengthen_cli):
     folder = write_folder(tmp_path / "published", base, base_model_name_or_path="/elsewhere/llama")
     arguments = ["import", str(folder), str(tmp_path / "run"), "--context", str(CONTEXT)]
-    monkeypatch.setattr("sys.argv", ["lengthen", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 2
-    assert "--base" in capsys.readouterr().err
+    code, _, err = lengthen_cli(*arguments)
+    assert code == 2
+    assert "--base" in err
     report = tmp_path / "report.json"
-    monkeypatch.setattr("sys.argv", ["lengthen", *arguments, "--base", str(base), "--json", str(report)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 0
-    said, warned = capsys.readouterr()
+    code, said, warned = lengthen_cli(*arguments, "--base", base, "--json", report)
+    assert code == 0
     assert "renamed" not in warned
     assert "embeddings 8,224" in said
     assert "[PAD]" in said

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lengthen
-from lengthen import cli
 from lengthen.adapters.vllm import MAX_RANKS, export_for_vllm, serve_command
 from lengthen.errors import ModelError, OutputError
 from upstream_warnings import prefix_tuning_warns
@@ -159,23 +159,18 @@ def test_a_place_with_content(run):
         export_for_vllm(str(run), run)
 
 
-def test_the_export_command(run, tmp_path, monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["lengthen", "export", str(run), str(tmp_path / "out"), *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code, capsys.readouterr()
-
-    code, said = call("--for", "triton")
+def test_the_export_command(run, tmp_path, lengthen_cli):
+    call = partial(lengthen_cli, "export", run, tmp_path / "out")
+    code, _, err = call("--for", "triton")
     assert code == 2
-    assert "choose vllm" in said.err
-    code, said = call("--for", "vllm", "--data", "python-stdlib:validation")
+    assert "choose vllm" in err
+    code, _, err = call("--for", "vllm", "--data", "python-stdlib:validation")
     assert code == 2
-    assert "merges only" in said.err
+    assert "merges only" in err
     assert list(tmp_path.iterdir()) == []
-    code, said = call("--for", "vllm", "--json", str(tmp_path / "report.json"))
+    code, out, _ = call("--for", "vllm", "--json", str(tmp_path / "report.json"))
     assert code == 0
-    *_, last = said.out.strip().splitlines()
+    *_, last = out.strip().splitlines()
     assert last.startswith("vllm serve ")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["command"] == last

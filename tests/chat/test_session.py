@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lengthen
-from lengthen import cli
 from lengthen.chat.session import ChatSession
 from lengthen.cli.chat import _interrupts
 from lengthen.decoding.streaming import Streaming
@@ -248,24 +247,6 @@ def test_templates_are_asked_for(loaded):
         ChatSession(model, tokenizer, CONTEXT)
     with pytest.raises(DataError, match="template 'nope' is not one of"):
         ChatSession(model, tokenizer, CONTEXT, "nope")
-
-
-@pytest.fixture
-def lengthen_cli(monkeypatch, capfd, tmp_path):
-    """Run the command line with these lines as its input; returns exit code, standard output and error."""
-
-    def run(*arguments, lines=""):
-        path = tmp_path / "input"
-        path.write_text(lines, encoding="utf-8")
-        monkeypatch.setattr(sys, "argv", ["lengthen", *map(str, arguments)])
-        with path.open(encoding="utf-8") as file, monkeypatch.context() as patch:
-            patch.setattr(sys, "stdin", file)
-            with pytest.raises(SystemExit) as exit_:
-                cli.main()
-        out, err = capfd.readouterr()
-        return exit_.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -41,21 +41,6 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
-def lengthen_cli(monkeypatch, capfd):
-    """Run the command line as its entry point does; returns exit code, standard output and error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lengthen", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capfd.readouterr()
-        return exit_.value.code or 0, out, err
-
-    return run
-
-
-@pytest.fixture
 def refused(lengthen_cli):
     """Run the command line, which must refuse in one line with all of the parts."""
 

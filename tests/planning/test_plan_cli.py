@@ -1,26 +1,15 @@
 """`lengthen plan` through the real command line."""
 
 import json
-import sys
+from functools import partial
 
 import pytest
 from transformers import GPT2Config
 
-from lengthen import cli
-
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line as its entry point does; returns exit code, standard output and error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lengthen", "plan", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return exit_.value.code or 0, out, err
-
-    return call
+def run(lengthen_cli):
+    return partial(lengthen_cli, "plan")
 
 
 def test_a_recipe_that_fits(run, tmp_path):

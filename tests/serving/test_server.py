@@ -5,7 +5,6 @@ import json
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from itertools import cycle, islice
@@ -15,7 +14,6 @@ import openai
 import pytest
 from adapter_files import CPU, greedy, make_adapter, with_adapter
 
-from lengthen import cli
 from lengthen.adapters.load import load_apart
 from lengthen.errors import DataError
 from lengthen.models import load_tokenizer
@@ -476,7 +474,7 @@ def test_what_takes_too_long_is_told_and_cancelled():
     assert engine.stats.finished == {(None, "cancelled"): 1}
 
 
-def test_bad_options_are_refused_in_one_line(adapters, monkeypatch, capfd, tmp_path):
+def test_bad_options_are_refused_in_one_line(adapters, lengthen_cli, tmp_path):
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
     cases = {
@@ -491,11 +489,9 @@ def test_bad_options_are_refused_in_one_line(adapters, monkeypatch, capfd, tmp_p
         ("--token", ""): "the token is empty",
     }
     for arguments, message in cases.items():
-        monkeypatch.setattr(sys, "argv", ["lengthen", "serve", "tiny", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        assert exit_.value.code == 2
-        assert message in " ".join(re.sub("[│╭╮╰╯─]", " ", capfd.readouterr().err).split())
+        code, _, err = lengthen_cli("serve", "tiny", *arguments)
+        assert code == 2
+        assert message in " ".join(re.sub("[│╭╮╰╯─]", " ", err).split())
     taken.close()
 
 
