@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from lengthen.errors import DataError
+from lengthen.evaluation.exact_length import exact_size
 
 __all__ = ["Prompt", "Question", "encode", "make_prompt", "prompt_of_length"]
 
-_TRIES = 16
+_LARGEST = 2**31  # size of a filler that repeats
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def prompt_of_length(tokenizer: Any, builds: Sequence[Callable[[int], str]], tok
     """Make a prompt that, with room for its answer, is exactly `tokens` long.
 
     The tokens counted are those that the tokenizer makes of one text; nothing is glued together from pieces. So the
-    length is found by trying: each miss says by how much to grow or shrink.
+    length is found by trying (`exact_size`).
 
     Args:
         tokenizer: of the model.
@@ -148,39 +150,25 @@ def prompt_of_length(tokenizer: Any, builds: Sequence[Callable[[int], str]], tok
             length (it says how near they came).
     """
     wanted = tokens - answer_tokens
-    seen: list[int] = []
+    reached = []
     for build in builds:
-        lengths: dict[int, int] = {}
-        size = 0
-        while len(lengths) < _TRIES:
-            text = build(size)
-            ids = encode(tokenizer, text)
-            if len(ids) == wanted:
-                return text
-            if size == 0 and len(ids) > wanted:
-                raise DataError(
-                    f"a length of {tokens} tokens is too short: the prompt without filler has {len(ids)} and its "
-                    f"answer gets {answer_tokens}; use at least {len(ids) + answer_tokens}"
-                )
-            lengths[size] = len(ids)
-            size = _next_size(lengths, wanted)
-        seen += lengths.values()
-    nearest = min(seen, key=lambda length: abs(length - wanted))
+
+        @cache
+        def count(size: int, build: Callable[[int], str] = build) -> int:
+            return len(encode(tokenizer, build(size)))
+
+        least = count(0)
+        if least > wanted:
+            raise DataError(
+                f"a length of {tokens} tokens is too short: the prompt without filler has {least} and its answer gets "
+                f"{answer_tokens}; use at least {least + answer_tokens}"
+            )
+        size, length = exact_size(count, wanted, _LARGEST, first_step=max(1, wanted - least))
+        if size is not None:
+            return build(size)
+        reached.append(length)
+    nearest = min(reached, key=lambda length: abs(length - wanted))
     raise DataError(
         f"this tokenizer makes no prompt of exactly {wanted} tokens here (length {tokens} less {answer_tokens} for the "
         f"answer); the nearest has {nearest}; choose another length, such as {nearest + answer_tokens}"
     )
-
-
-def _next_size(lengths: dict[int, int], wanted: int) -> int:
-    """What to try after these sizes, none of which gave the wanted length."""
-    short = max(size for size, length in lengths.items() if length < wanted)
-    long = min((size for size, length in lengths.items() if length > wanted), default=None)
-    guess = short + wanted - lengths[short]
-    if long is None or short < guess < long:
-        return guess
-    if long - short > 1:
-        return (short + long) // 2
-    # Nothing lies between them; but text cut elsewhere nearby may fall into tokens otherwise.
-    nearby = range(max(0, short - _TRIES), short + _TRIES + 1)
-    return min((size for size in nearby if size not in lengths), key=lambda size: abs(size - short))
