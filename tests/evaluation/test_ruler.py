@@ -359,7 +359,11 @@ def test_the_base_s_own_score_is_the_threshold(results_file):
         ({"model": "llama"}, ModelError, r"of another model \(llama\); give one of the base, tiny"),
         ({"adapter": "runs/a"}, ModelError, r"of another model \(tiny, adapter runs/a\)"),
         ({"method": "yarn"}, ModelError, r"of another model \(tiny, method yarn\)"),
-        ({"results": [{"task": "vt"}]}, DataError, r"other tasks \(vt\); measure both with the same `tasks`"),
+        (
+            {"results": [{"task": "vt", "tokens": 256, "score": 1.0}]},
+            DataError,
+            r"other tasks \(vt\); measure both with the same `tasks`",
+        ),
         ({"averages": [{"tokens": 128, "score": 90.0}]}, DataError, "no score at the base's own context of 256 tokens"),
         ({"averages": 1}, DataError, "averages: Input should be a valid list"),
     ],

@@ -212,7 +212,7 @@ def test_metrics_equal_lm_eval_s_longbench():
 
 
 def test_an_unknown_metric_and_a_missing_package_are_refused(monkeypatch):
-    with pytest.raises(LengthenError, match="bleu is unknown; choose one of auto, f1"):
+    with pytest.raises(LengthenError, match="`metric=bleu` is unknown; choose one of auto, f1"):
         check_metric("bleu")
     monkeypatch.setitem(sys.modules, "rouge_score", None)
     with pytest.raises(LengthenError, match=r"rouge-score: pip install 'lengthen\[tasks\]'"):
