@@ -6,6 +6,20 @@ Source: LongLoRA (arXiv 2309.12307), section 3.2 and figure 3. There, half of th
 group, so the first half group lands in one group with the last one and sees the future. Here the shifted heads start
 with a half group instead, which keeps every token's view causal and its groups local.
 
+One document of T = 10 tokens in groups of g = 4; row t has an x where token t looks:
+
+    plain heads: cuts 0 4 8 10      shifted heads: cuts 0 2 6 10
+    0  x . . . . . . . . .          0  x . . . . . . . . .
+    1  x x . . . . . . . .          1  x x . . . . . . . .
+    2  x x x . . . . . . .          2  . . x . . . . . . .
+    3  x x x x . . . . . .          3  . . x x . . . . . .
+    4  . . . . x . . . . .          4  . . x x x . . . . .
+    5  . . . . x x . . . .          5  . . x x x x . . . .
+    6  . . . . x x x . . .          6  . . . . . . x . . .
+    7  . . . . x x x x . .          7  . . . . . . x x . .
+    8  . . . . . . . . x .          8  . . . . . . x x x .
+    9  . . . . . . . . x x          9  . . . . . . x x x x
+
 Beyond the paper: `sinks`. A pretrained model rests attention that it has no use for on the first tokens of the text
 (attention sinks, arXiv 2309.17453). Groups that don't see them break it before training has begun: SmolLM2-135M's loss
 rises by 0.96 nats under plain S2, and by 0.07 with one sink (docs/results/smollm2-16k.md). With sinks, the first tokens

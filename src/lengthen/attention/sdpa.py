@@ -2,6 +2,11 @@
 
 Shape suffixes: B sequences, N groups of one size, T tokens, G tokens of a group (its sinks in front), H query heads,
 K key/value heads, R query heads of one call, D head size, P = B*N.
+
+One document of T = 10 tokens in groups of g = 4 and without sinks is four calls, each a causal attention:
+
+    plain heads     0 1 2 3 | 4 5 6 7    P = 2, G = 4        8 9        P = 1, G = 2
+    shifted heads   2 3 4 5 | 6 7 8 9    P = 2, G = 4        0 1        P = 1, G = 2
 """
 
 from collections.abc import Sequence

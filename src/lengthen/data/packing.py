@@ -6,6 +6,14 @@ Packing "documents" puts whole documents, or pieces of `sequence_length` tokens 
 without padding; attention, positions and labels keep them apart. Packing "concatenate" is the stream of LongLoRA
 (arXiv 2309.12307, section 4.1, by way of its training script): all documents after one another, cut every
 `sequence_length` tokens, attention across documents and all.
+
+Documents of 5, 3 and 2 tokens in a sequence of 10, packed as "documents"; x is no label, as nothing is predicted across
+a boundary:
+
+    input_ids       a b c d e f g h i j
+    segments        5         3     2
+    position_ids    0 1 2 3 4 0 1 2 0 1
+    labels          x b c d e x g h x j
 """
 
 from bisect import bisect_left, insort
