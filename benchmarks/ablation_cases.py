@@ -18,7 +18,9 @@ from lengthen.data.stdlib import STDLIB
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.evaluation import perplexity
 from lengthen.files import write_json
-from lengthen.models import default_device, find, load_base, load_config, load_tokenizer, pick_dtype
+from lengthen.models.devices import default_device, pick_dtype
+from lengthen.models.load import load_base, load_config, load_tokenizer
+from lengthen.models.resolve import find
 from lengthen.quickstart import held_out_documents
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder

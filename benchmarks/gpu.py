@@ -71,7 +71,7 @@ from lengthen.context import extend
 from lengthen.errors import LengthenError
 from lengthen.evaluation import perplexity
 from lengthen.files import write_json
-from lengthen.models import load_tokenizer
+from lengthen.models.load import load_tokenizer
 from lengthen.planning.devices import this_device
 from lengthen.planning.plan import plan
 from lengthen.recipe import BackendName, parse_recipe

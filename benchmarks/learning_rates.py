@@ -19,7 +19,8 @@ from lengthen.adapters.build import add_adapter
 from lengthen.context import base_context, extend
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
-from lengthen.models import find, load_base, load_config, load_tokenizer
+from lengthen.models.load import load_base, load_config, load_tokenizer
+from lengthen.models.resolve import find
 from lengthen.recipe import AdapterRecipe
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import BETAS

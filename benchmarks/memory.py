@@ -28,7 +28,8 @@ import lengthen
 from lengthen.adapters.targets import norm_modules
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
-from lengthen.models import find, load_base, load_config, load_tokenizer
+from lengthen.models.load import load_base, load_config, load_tokenizer
+from lengthen.models.resolve import find
 from lengthen.recipe import parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.memory import trim_malloc

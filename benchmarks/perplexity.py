@@ -33,7 +33,8 @@ import lengthen
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.evaluation import perplexity
 from lengthen.files import write_json
-from lengthen.models import find, load_base, load_config, load_tokenizer
+from lengthen.models.load import load_base, load_config, load_tokenizer
+from lengthen.models.resolve import find
 from record import PeakMemory, record
 
 KINDS = ("longlora", "strided, half", "strided, 256")

@@ -118,7 +118,8 @@ def prepare(model: str, folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lengthen.models import find, load_base, load_config, load_tokenizer
+    from lengthen.models.load import load_base, load_config, load_tokenizer
+    from lengthen.models.resolve import find
 
     if model == "tiny":
         return Path(find("tiny").location)

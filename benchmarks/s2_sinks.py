@@ -16,7 +16,9 @@ import torch
 from lengthen import attention
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
-from lengthen.models import default_device, find, load_base, load_config, load_tokenizer, pick_dtype
+from lengthen.models.devices import default_device, pick_dtype
+from lengthen.models.load import load_base, load_config, load_tokenizer
+from lengthen.models.resolve import find
 from lengthen.training.objective import CausalLMObjective
 from record import record
 

@@ -32,7 +32,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from lengthen.adapters.load import load_apart
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
-from lengthen.models import quiet_transformers
+from lengthen.models.load import quiet_transformers
 from lengthen.serving.engine import Engine, GenerationRequest, Limits, LoadedBase
 from record import record
 

@@ -8,7 +8,8 @@ from transformers import AutoConfig, LlamaConfig
 import lengthen
 from lengthen.context import base_context, extend, settle_context, stated_context
 from lengthen.errors import ContextError
-from lengthen.models import find, load_config
+from lengthen.models.load import load_config
+from lengthen.models.resolve import find
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 

@@ -10,7 +10,7 @@ import pytest
 
 from lengthen.data.instruct.templates import use_template
 from lengthen.doctor.data import examine_data
-from lengthen.models import load_tokenizer
+from lengthen.models.load import load_tokenizer
 
 
 @pytest.fixture(scope="module")

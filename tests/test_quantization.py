@@ -17,7 +17,9 @@ from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.adapters.export import export
 from lengthen.attention import set_group_size
 from lengthen.errors import ModelError, RecipeError
-from lengthen.models import find, load_base, load_config, weight_hashes
+from lengthen.models.fingerprint import weight_hashes
+from lengthen.models.load import load_base, load_config
+from lengthen.models.resolve import find
 from lengthen.recipe import AdapterRecipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.objective import CausalLMObjective

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from lengthen.data.stdlib import stdlib_documents
-from lengthen.models import find
+from lengthen.models.resolve import find
 from lengthen.quickstart import CONTEXTS, quickstart
 from lengthen.report.numbers import as_perplexity
 

@@ -14,7 +14,8 @@ import lengthen
 from lengthen.chat.session import ChatSession
 from lengthen.data.instruct.templates import use_template
 from lengthen.errors import DataError, LengthenError, ModelError, one_line
-from lengthen.models import find, load_config
+from lengthen.models.load import load_config
+from lengthen.models.resolve import find
 from lengthen.recipe import parse_recipe
 from lengthen.upstream import chat_prompt, reading
 

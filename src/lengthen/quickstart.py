@@ -14,7 +14,7 @@ from lengthen.errors import DataError
 from lengthen.evaluation import PerplexityResult, perplexity
 from lengthen.evaluation.plot import plot_by_context
 from lengthen.files import write_json
-from lengthen.models import load_tokenizer
+from lengthen.models.load import load_tokenizer
 from lengthen.recipe import load_recipe
 from lengthen.report import write_report
 from lengthen.run_folder import RunFolder

@@ -12,7 +12,9 @@ from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.adapters.export import merge
 from lengthen.adapters.save import save_adapter
 from lengthen.errors import ModelError, RecipeError
-from lengthen.models import find, load_base, load_config, weight_hashes
+from lengthen.models.fingerprint import weight_hashes
+from lengthen.models.load import load_base, load_config
+from lengthen.models.resolve import find
 from lengthen.recipe import PROMPT_KINDS, AdapterRecipe, load_recipe
 from lengthen.run_folder import RunFolder
 from upstream_warnings import prefix_tuning_warns

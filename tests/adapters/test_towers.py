@@ -12,7 +12,8 @@ from lengthen.adapters.build import add_adapter
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.save import save_adapter
 from lengthen.cli import app
-from lengthen.models import load_config, towers_of, weight_hashes
+from lengthen.models.fingerprint import weight_hashes
+from lengthen.models.load import load_config, towers_of
 from lengthen.recipe import AdapterRecipe
 
 pytestmark = pytest.mark.invariants

@@ -151,7 +151,7 @@ def found(model_type):
             used, layers = check_s2(model)
         except LengthenError as error:
             return "refused", str(error).split("; set ")[0]
-        except KeyError as error:  # what lengthen.models.load_base turns into a refusal
+        except KeyError as error:  # what load_base turns into a refusal
             if error.args != ("s2",):
                 raise
             return "refused", "picks its attention from a table of its own"

@@ -25,7 +25,7 @@ from lengthen.data.packing import collate
 from lengthen.data.records import BrokenRecordError
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.errors import DataError, RecipeError
-from lengthen.models import load_tokenizer
+from lengthen.models.load import load_tokenizer
 from lengthen.recipe import parse_recipe
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.run import train

@@ -20,7 +20,7 @@ from lengthen.data.tokens import tokenize
 from lengthen.errors import DataError
 from lengthen.evaluation.retrieval.needle import _CITIES
 from lengthen.evaluation.ruler.words import ADJECTIVES, NOUNS, VERBS
-from lengthen.models import load_tokenizer
+from lengthen.models.load import load_tokenizer
 
 # As published: bAbI tasks 1 to 3, and so BABILong.
 BABILONG = {

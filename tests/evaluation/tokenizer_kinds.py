@@ -4,7 +4,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from lengthen.evaluation.haystack import documentation
-from lengthen.models import load_tokenizer
+from lengthen.models.load import load_tokenizer
 
 KINDS = ("tiny", "llama", "bytes")
 

@@ -7,7 +7,8 @@ from lengthen.adapters.build import add_adapter
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.save import save_adapter
 from lengthen.context import base_context
-from lengthen.models import find, weight_hashes
+from lengthen.models.fingerprint import weight_hashes
+from lengthen.models.resolve import find
 from lengthen.recipe import AdapterRecipe
 
 CPU = torch.device("cpu")

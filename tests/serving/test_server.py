@@ -16,7 +16,7 @@ from adapter_files import CPU, greedy, make_adapter, with_adapter
 
 from lengthen.adapters.load import load_apart
 from lengthen.errors import DataError
-from lengthen.models import load_tokenizer
+from lengthen.models.load import load_tokenizer
 from lengthen.serving.api.metrics import _escaped
 from lengthen.serving.api.schemas import ChatRequest
 from lengthen.serving.api.service import ApiError, Service

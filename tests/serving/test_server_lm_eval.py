@@ -6,7 +6,7 @@ import pytest
 from adapter_files import CPU
 
 from lengthen.adapters.load import load_apart
-from lengthen.models import find
+from lengthen.models.resolve import find
 from server_process import TOKEN, serving
 
 lm_eval = pytest.importorskip("lm_eval")

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lengthen.adapters.build import add_adapter
 from lengthen.data.packing import Block
 from lengthen.errors import DivergedError
-from lengthen.models import find, load_base, load_config
+from lengthen.models.load import load_base, load_config
+from lengthen.models.resolve import find
 from lengthen.planning.flops import model_flops
 from lengthen.planning.shape import model_shape
 from lengthen.recipe import TrainingRecipe, parse_recipe

@@ -16,7 +16,8 @@ from lengthen.data.mixture import FiniteSource
 from lengthen.data.packing import Block
 from lengthen.errors import DataError, RecipeError
 from lengthen.head import decoder_of
-from lengthen.models import find, load_base, load_config
+from lengthen.models.load import load_base, load_config
+from lengthen.models.resolve import find
 from lengthen.recipe import AdapterRecipe, TrainingRecipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training import loss as loss_module

@@ -2,7 +2,8 @@
 
 import torch
 
-from lengthen.models import find, load_base, load_config, load_tokenizer
+from lengthen.models.load import load_base, load_config, load_tokenizer
+from lengthen.models.resolve import find
 
 source = find("smollm2-135m-instruct")
 config = load_config(source)

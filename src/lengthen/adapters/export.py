@@ -12,7 +12,8 @@ from lengthen.adapters.load import base_of, load, load_dequantized, trained_over
 from lengthen.context import base_context, state_lengths
 from lengthen.errors import ModelError, OutputError
 from lengthen.files import atomic_folder
-from lengthen.models import Dtype, load_config, pick_dtype, quiet_transformers
+from lengthen.models.devices import Dtype, pick_dtype
+from lengthen.models.load import load_config, quiet_transformers
 from lengthen.quantization import check_not_quantized
 
 __all__ = ["MERGE_INTO", "check_is_new", "export", "load_for_export", "merge", "save_model"]

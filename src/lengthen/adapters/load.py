@@ -16,19 +16,10 @@ from lengthen.adapters.tokenizer import tokenizer_beside
 from lengthen.context import extend
 from lengthen.context.layers import text_config
 from lengthen.errors import ModelError
-from lengthen.models import (
-    Device,
-    Dtype,
-    Source,
-    find,
-    from_pretrained,
-    load_base,
-    load_config,
-    pick_device,
-    pick_dtype,
-    quiet_transformers,
-    weight_hashes,
-)
+from lengthen.models.devices import Device, Dtype, pick_device, pick_dtype
+from lengthen.models.fingerprint import weight_hashes
+from lengthen.models.load import from_pretrained, load_base, load_config, quiet_transformers
+from lengthen.models.resolve import Source, find
 from lengthen.quantization import dequantize
 from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.upstream import reading

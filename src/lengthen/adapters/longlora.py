@@ -28,15 +28,9 @@ from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
 from lengthen.context import base_context, extend
 from lengthen.errors import ModelError, one_line
 from lengthen.files import atomic_folder, write_text
-from lengthen.models import (
-    Source,
-    find,
-    lasting_name,
-    load_base,
-    load_config,
-    quiet_transformers,
-    weight_hashes,
-)
+from lengthen.models.fingerprint import weight_hashes
+from lengthen.models.load import load_base, load_config, quiet_transformers
+from lengthen.models.resolve import Source, find, lasting_name
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.vocabulary import embedding_rows

@@ -6,7 +6,9 @@ from typing import Any
 from lengthen.adapters.load import adapter_config, attaching, check_folder, load
 from lengthen.context import base_context, positions
 from lengthen.errors import ModelError
-from lengthen.models import Dtype, find, load_config
+from lengthen.models.devices import Dtype
+from lengthen.models.load import load_config
+from lengthen.models.resolve import find
 from lengthen.run_folder import read_base_record
 
 __all__ = ["load_several"]

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from lengthen.adapters.finite import check_weights
 from lengthen.context import base_context, state_lengths
 from lengthen.files import atomic_folder, write_text
-from lengthen.models import quiet_transformers
+from lengthen.models.load import quiet_transformers
 from lengthen.quantization import compute_dtype, is_quantized
 from lengthen.run_folder import write_base_record
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lengthen.models import Source, from_pretrained, load_tokenizer
+from lengthen.models.load import from_pretrained, load_tokenizer
+from lengthen.models.resolve import Source
 from lengthen.run_folder import RunFolder
 from lengthen.upstream import reading
 

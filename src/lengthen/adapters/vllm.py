@@ -21,7 +21,7 @@ from lengthen.adapters.export import check_is_new, load_for_export, save_model
 from lengthen.adapters.finite import check_weights
 from lengthen.errors import ModelError
 from lengthen.files import atomic_folder, write_json
-from lengthen.models import Dtype, pick_dtype
+from lengthen.models.devices import Dtype, pick_dtype
 
 __all__ = ["MAX_RANKS", "VllmExport", "export_for_vllm", "serve_command"]
 

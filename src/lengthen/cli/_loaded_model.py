@@ -68,7 +68,7 @@ def load_model(name: str, options: LoadOptions) -> LoadedModel:
         check_scaling(options)
     import lengthen
     from lengthen.context import base_context
-    from lengthen.models import find
+    from lengthen.models.resolve import find
     from lengthen.quantization import is_quantized
 
     given = asdict(options)

@@ -50,7 +50,7 @@ def tokenize_command(
     """Write documents, one after another, as one token file (flat uint16 or uint32 ids)."""
     from lengthen.data.tokens import default_cache, load_tokens, write_token_file
     from lengthen.errors import OutputError
-    from lengthen.models import load_tokenizer
+    from lengthen.models.load import load_tokenizer
     from lengthen.vocabulary import vocabulary_size
 
     if out.exists() and not force:
@@ -135,7 +135,7 @@ def inspect_command(
 
     from lengthen.data.packing import choose_documents, describe_blocks, describe_lengths, pack
     from lengthen.data.tokens import default_cache, load_tokens
-    from lengthen.models import load_tokenizer
+    from lengthen.models.load import load_tokenizer
     from lengthen.vocabulary import vocabulary_size
 
     if context is not None and sequence_length is None:

@@ -22,7 +22,7 @@ def doctor(
 ) -> None:
     """Say what a base, an adapter and data are, as the other commands read them. Needs no weights in memory."""
     from lengthen.doctor import examine_data, examine_model
-    from lengthen.models import load_tokenizer
+    from lengthen.models.load import load_tokenizer
     from lengthen.provenance import versions
 
     findings = examine_model(model, adapter, base_context)

@@ -45,7 +45,7 @@ def export(
     from lengthen.adapters.vllm import export_for_vllm
     from lengthen.errors import DataError
     from lengthen.evaluation.merge_quality import documents_to_score, perplexities
-    from lengthen.models import load_config, towers_of
+    from lengthen.models.load import load_config, towers_of
 
     content: dict[str, Any] = {
         "model": run,

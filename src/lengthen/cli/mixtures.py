@@ -52,7 +52,7 @@ def inspect_mixture(
     from lengthen.data.sources import open_mixture
     from lengthen.errors import RecipeError
     from lengthen.files import write_json
-    from lengthen.models import load_tokenizer
+    from lengthen.models.load import load_tokenizer
     from lengthen.recipe import check_documents, load_recipe
     from lengthen.vocabulary import vocabulary_size
 

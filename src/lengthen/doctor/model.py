@@ -20,7 +20,8 @@ from lengthen.adapters.tokenizer import tokenizer_beside
 from lengthen.context import METHODS, attention_layers, extend, stated_context
 from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import LengthenError, one_line
-from lengthen.models import find, load_config, quiet_transformers, stated_lengths, towers_of
+from lengthen.models.load import load_config, quiet_transformers, stated_lengths, towers_of
+from lengthen.models.resolve import find
 from lengthen.quantization import check_not_quantized
 from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.upstream import check_chat_template, reading

@@ -12,7 +12,8 @@ from lengthen.data.instruct.templates import use_template
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError
 from lengthen.evaluation.sliding_perplexity import perplexity
-from lengthen.models import find, load_config, load_tokenizer
+from lengthen.models.load import load_config, load_tokenizer
+from lengthen.models.resolve import find
 from lengthen.recipe import Recipe, load_recipe
 from lengthen.run_folder import RunFolder
 

@@ -16,7 +16,7 @@ from lengthen.adapters.build import add_adapter, count_trainable, has_tied_embed
 from lengthen.adapters.targets import is_norm, norm_modules
 from lengthen.errors import ModelError, one_line
 from lengthen.head import causal_lm, decoder_of, embedding_parameters
-from lengthen.models import quiet_transformers
+from lengthen.models.load import quiet_transformers
 from lengthen.planning.shape import LayerShape, ModelShape
 from lengthen.quantization import quantizable
 from lengthen.recipe import AdapterRecipe

@@ -10,7 +10,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from lengthen.context import base_context, extend, settle_context
 from lengthen.errors import LengthenError, ModelError, RecipeError
-from lengthen.models import find, load_config, pick_dtype, quiet_transformers
+from lengthen.models.devices import pick_dtype
+from lengthen.models.load import load_config, quiet_transformers
+from lengthen.models.resolve import find
 from lengthen.planning.devices import Device, find_device
 from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of

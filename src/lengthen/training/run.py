@@ -32,17 +32,10 @@ from lengthen.errors import ModelError, OutputError, RecipeError
 from lengthen.evaluation.validation import validate
 from lengthen.files import write_text, writing
 from lengthen.head import check_head
-from lengthen.models import (
-    Source,
-    default_device,
-    find,
-    lasting_name,
-    load_base,
-    load_config,
-    load_tokenizer,
-    pick_dtype,
-    weight_hashes,
-)
+from lengthen.models.devices import default_device, pick_dtype
+from lengthen.models.fingerprint import weight_hashes
+from lengthen.models.load import load_base, load_config, load_tokenizer
+from lengthen.models.resolve import Source, find, lasting_name
 from lengthen.progress import show_progress
 from lengthen.quantization import check_nf4, check_not_quantized, count_quantized
 from lengthen.recipe import Recipe, check_documents, load_recipe

@@ -16,7 +16,8 @@ from lengthen.adapters.load import adapter_config, load
 from lengthen.context import base_context, extend
 from lengthen.errors import ModelError
 from lengthen.head import causal_lm
-from lengthen.models import find, load_config, load_tokenizer, quiet_transformers
+from lengthen.models.load import load_config, load_tokenizer, quiet_transformers
+from lengthen.models.resolve import find
 from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["Pair", "find_pair", "positions_of"]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lengthen.errors import DataError, ModelError
-from lengthen.models import find
+from lengthen.models.resolve import find
 from lengthen.results import check_results, read_json
 from lengthen.run_folder import RunFolder, read_base_record
 

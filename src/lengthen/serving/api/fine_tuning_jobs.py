@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from lengthen.errors import LengthenError, one_line
 from lengthen.files import write_json_lines, write_text
-from lengthen.models import Dtype, lasting_name
+from lengthen.models.devices import Dtype
+from lengthen.models.resolve import lasting_name
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.serving.api.schemas import TrainingRequest

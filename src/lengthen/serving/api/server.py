@@ -9,7 +9,8 @@ from pathlib import Path
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.scale import check_scale
 from lengthen.errors import LengthenError, require
-from lengthen.models import Dtype, default_device, find
+from lengthen.models.devices import Dtype, default_device
+from lengthen.models.resolve import find
 from lengthen.serving.engine import Engine, Limits, LoadedBase
 
 __all__ = ["ServerSettings", "serve"]

@@ -14,7 +14,9 @@ from lengthen.context import base_context, is_length_dependent, positions
 from lengthen.decoding.kv_cache import GrowingLayer
 from lengthen.decoding.prefill import check_prefill, new_cache
 from lengthen.errors import ContextError, ModelError
-from lengthen.models import Source, load_config, weight_hashes
+from lengthen.models.fingerprint import weight_hashes
+from lengthen.models.load import load_config
+from lengthen.models.resolve import Source
 
 __all__ = ["LoadedBase"]
 

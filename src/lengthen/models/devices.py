@@ -1,0 +1,69 @@
+"""On which device, in which dtype a model is loaded, from what transformers' users write."""
+
+from typing import TypeAlias
+
+import torch
+
+from lengthen._compat import bf16_is_fast
+from lengthen.errors import ModelError
+
+__all__ = ["Device", "Dtype", "default_device", "pick_device", "pick_dtype"]
+
+Device: TypeAlias = torch.device | str | int
+Dtype: TypeAlias = torch.dtype | str
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def default_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def pick_device(device: Device | None = None, device_map: Device | dict[str, Device] | None = None) -> torch.device:
+    """The one device that a model is put on, from what transformers' users write.
+
+    Args:
+        device: a torch.device, its name, or the number of an accelerator; None is the accelerator where there is one.
+        device_map: the same, "auto", or {"": device}.
+
+    Raises:
+        ModelError: both are given, several devices are named, or the device is unknown or not there.
+    """
+    if device is not None and device_map is not None:
+        raise ModelError(f"device={device} and device_map={device_map} are both given; give one of them")
+    if isinstance(device_map, dict):
+        named = sorted({str(each) for each in device_map.values()})
+        if len(named) != 1:
+            raise ModelError(f"device_map spreads the model over {', '.join(named) or 'nothing'}; give one device")
+        device_map = next(iter(device_map.values()))
+    wanted = device_map if device is None else device
+    if wanted is None or wanted == "auto":
+        return default_device()
+    try:
+        picked = torch.device(wanted)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(f"unknown device {wanted!r}; give one such as cpu, cuda or cuda:1") from error
+    there = torch.accelerator.current_accelerator(check_available=True)
+    if picked.type not in ("cpu", "meta") and (
+        there is None or picked.type != there.type or (picked.index or 0) >= torch.accelerator.device_count()
+    ):
+        have = "only a CPU" if there is None else f"{torch.accelerator.device_count()} x {there.type}"
+        raise ModelError(f"device {picked} is not on this machine, which has {have}")
+    return picked
+
+
+def pick_dtype(dtype: Dtype | None, device: torch.device, quantized: bool = False) -> torch.dtype:
+    """The torch dtype of a name, or the dtype itself.
+
+    None and "auto" mean bfloat16 where it is fast; else float32, but float16 for a 4-bit base on a GPU (V100, T4).
+
+    Raises:
+        ModelError: not one that models are computed in.
+    """
+    if dtype is None or dtype == "auto":
+        slow = torch.float16 if quantized and device.type == "cuda" else torch.float32
+        return torch.bfloat16 if bf16_is_fast(device) else slow
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ModelError(f"unknown dtype {name!r}; choose auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]

