@@ -22,7 +22,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from lengthen.attention.backends import pick_backend
-from lengthen.attention_pattern import Groups, groups_mask
+from lengthen.attention.reference import groups_mask
+from lengthen.attention_pattern import Groups
 from lengthen.errors import ModelError
 from lengthen.files import write_json
 from record import PeakMemory, record

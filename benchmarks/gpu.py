@@ -66,7 +66,8 @@ import lengthen
 from lengthen._compat import without_cudnn_attention
 from lengthen.adapters.load import load_apart
 from lengthen.attention.backends import pick_backend
-from lengthen.attention_pattern import Groups, groups_mask, s2_first_shifted_head
+from lengthen.attention.reference import groups_mask
+from lengthen.attention_pattern import Groups, s2_first_shifted_head
 from lengthen.context import extend
 from lengthen.errors import LengthenError
 from lengthen.evaluation import perplexity

@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from lengthen.context import extend
 from lengthen.errors import RecipeError
-from lengthen.planning.plan import config_of
+from lengthen.planning.examine import config_of
 from lengthen.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
 
 LEAST = {"model": "tiny", "context": {"target": 64}, "training": {"steps": 1}}

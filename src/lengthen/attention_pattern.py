@@ -1,6 +1,7 @@
 """Shifted sparse attention (S2-Attn) as a pattern: which token may look at which.
 
-This file is the only definition. Backends take their groups from `Groups.cuts` and must equal `groups_mask`.
+This file is the only definition. Backends take their groups from `Groups.cuts` and must equal the reference,
+`attention/reference.py`.
 
 Source: LongLoRA (arXiv 2309.12307), section 3.2 and figure 3. There, half of the heads roll the sequence by half a
 group, so the first half group lands in one group with the last one and sees the future. Here the shifted heads start
@@ -33,8 +34,6 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-import torch
-
 from lengthen.errors import LengthenError
 
 __all__ = [
@@ -43,13 +42,11 @@ __all__ = [
     "LayerPattern",
     "Piece",
     "check_group_size",
-    "groups_mask",
     "head_halves",
     "head_parts",
     "layer_patterns",
     "register_pattern",
     "s2_first_shifted_head",
-    "s2_mask",
     "s2_segments",
 ]
 
@@ -260,31 +257,3 @@ def head_parts(
     if all(groups.bounds(span, 0) == groups.bounds(span, 1) for spans in documents for span in spans):
         return [HeadPart(0, slice(0, num_heads), slice(0, num_kv_heads))]
     return [HeadPart(half, *heads) for half, heads in enumerate(head_halves(num_heads, num_kv_heads))]
-
-
-def groups_mask(segment_lengths: Sequence[int], groups: Groups, half: int) -> torch.Tensor:
-    """The slow reference: which key (column) each query (row) sees.
-
-    Args:
-        segment_lengths: tokens of each document packed in the sequence, in order.
-        groups: of the layer.
-        half: 0 for the first half of the heads, 1 for the second.
-
-    Returns:
-        Boolean tensor (T, T), T the sum of `segment_lengths`; True where query t sees key s: s <= t, same document,
-        and same group or s among the document's first `groups.sinks` tokens.
-    """
-    total = sum(segment_lengths)
-    allowed = torch.zeros(total, total, dtype=torch.bool)
-    start = 0
-    for length in segment_lengths:
-        for begin, end in pairwise(groups.cuts(length, half)):
-            allowed[start + begin : start + end, start + begin : start + end] = True
-        allowed[start : start + length, start : start + min(groups.sinks, length)] = True
-        start += length
-    return allowed.tril()
-
-
-def s2_mask(segment_lengths: Sequence[int], group_size: int, shifted: bool, sinks: int = 0) -> torch.Tensor:
-    """`groups_mask` of S2 itself: groups of `group_size` tokens, for the plain or the shifted heads."""
-    return groups_mask(segment_lengths, Groups(group_size, sinks), int(shifted))

@@ -10,7 +10,22 @@ from typing import Any
 
 from lengthen.errors import OutputError
 
-__all__ = ["atomic_folder", "sync_folder", "write_bytes", "write_json", "write_json_lines", "write_text", "writing"]
+__all__ = [
+    "atomic_folder",
+    "cache_folder",
+    "sync_folder",
+    "write_bytes",
+    "write_json",
+    "write_json_lines",
+    "write_text",
+    "writing",
+]
+
+
+def cache_folder(kind: str) -> Path:
+    """The folder for what can be computed again: below $LENGTHEN_CACHE, else $XDG_CACHE_HOME, else ~/.cache."""
+    root = os.environ.get("LENGTHEN_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "lengthen" / kind
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 import torch
 
-from lengthen.attention_pattern import groups_mask, s2_first_shifted_head
+from lengthen.attention.reference import groups_mask
+from lengthen.attention_pattern import s2_first_shifted_head
 
 HEAD_COUNTS = [(9, 3), (4, 4), (5, 1), (4, 2), (1, 1), (3, 3), (6, 1)]
 

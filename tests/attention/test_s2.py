@@ -12,8 +12,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 from lengthen._compat import enable_activation_checkpointing
 from lengthen.attention import s2_first_shifted_head, s2_mask, s2_segments, set_group_size, use_full_by_layout
 from lengthen.attention.layout import Layout
+from lengthen.attention.reference import groups_mask
 from lengthen.attention.sdpa import s2_sdpa
-from lengthen.attention_pattern import Groups, groups_mask, layer_patterns, register_pattern
+from lengthen.attention_pattern import Groups, layer_patterns, register_pattern
 from lengthen.errors import LengthenError, ModelError
 
 pytestmark = pytest.mark.invariants

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lengthen
-from lengthen.planning.plan import config_of
+from lengthen.planning.examine import config_of
 from lengthen.recipe import load_recipe, parse_recipe, shipped_recipes
 
 CONTEXT, TARGET = 32, 128

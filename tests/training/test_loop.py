@@ -18,7 +18,7 @@ from lengthen.errors import DivergedError
 from lengthen.models.load import load_base, load_config
 from lengthen.models.resolve import find
 from lengthen.planning.flops import model_flops
-from lengthen.planning.shape import model_shape
+from lengthen.planning.measure import model_shape
 from lengthen.recipe import TrainingRecipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.batches import Batches

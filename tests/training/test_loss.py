@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, Grani
 
 from lengthen.data.packing import Block, collate
 from lengthen.head import LogitTransform
+from lengthen.models.logits import LOGITS, LOGITS_ON_GPU, tokens_per_chunk
 from lengthen.training import loss as loss_module
 from lengthen.training.loss import linear_cross_entropy
 from lengthen.training.objective import CausalLMObjective
@@ -23,7 +24,7 @@ SMALL = {
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("capped", [False, True])
 def test_equals_the_plain_loss_forward_and_backward(monkeypatch, bias, capped):
-    monkeypatch.setattr(loss_module, "rows_of_chunk", lambda vocabulary, on_gpu: 7)
+    monkeypatch.setattr(loss_module, "tokens_per_chunk", lambda vocabulary, on_gpu: 7)
     torch.manual_seed(0)
     hidden = torch.randn(23, 16, requires_grad=True)
     weight = torch.randn(40, 16, requires_grad=True)
@@ -41,7 +42,7 @@ def test_equals_the_plain_loss_forward_and_backward(monkeypatch, bias, capped):
 
 @pytest.mark.parametrize("rows", [7, 1024])
 def test_weights_scale_each_tokens_loss_and_gradient(monkeypatch, rows):
-    monkeypatch.setattr(loss_module, "rows_of_chunk", lambda vocabulary, on_gpu: rows)
+    monkeypatch.setattr(loss_module, "tokens_per_chunk", lambda vocabulary, on_gpu: rows)
     torch.manual_seed(0)
     hidden = torch.randn(23, 16, requires_grad=True)
     weight = torch.randn(40, 16, requires_grad=True)
@@ -93,11 +94,11 @@ def test_no_chunk_has_more_rows_than_it_may(monkeypatch):
     linear_cross_entropy(torch.randn(3000, 4), torch.randn(5, 4), torch.randint(0, 5, (3000,)))
     assert sum(rows) == 3000
     assert max(rows) == 1024
-    assert loss_module.rows_of_chunk(49_152) * 49_152 <= loss_module.LOGITS
+    assert tokens_per_chunk(49_152) * 49_152 <= LOGITS
     for vocabulary in (32_000, 49_152, 128_256, 256_000):
-        rows_on_gpu = loss_module.rows_of_chunk(vocabulary, on_gpu=True)
+        rows_on_gpu = tokens_per_chunk(vocabulary, on_gpu=True)
         assert rows_on_gpu % 128 == 0
-        assert rows_on_gpu * vocabulary <= loss_module.LOGITS_ON_GPU
+        assert rows_on_gpu * vocabulary <= LOGITS_ON_GPU
 
 
 CONFIGS = [

@@ -91,7 +91,7 @@ def test_divergence_is_zero_at_the_start_with_identical_positions(tied_base):
 
 @pytest.mark.parametrize("method", ["yarn", None])
 def test_gradient_equals_that_of_two_models(tied_base, monkeypatch, method):
-    monkeypatch.setattr(loss_module, "rows_of_chunk", lambda vocabulary, on_gpu=False: 7)
+    monkeypatch.setattr(loss_module, "tokens_per_chunk", lambda vocabulary, on_gpu=False: 7)
     objective = objective_over(tied_base, method)
     plain = copy.deepcopy(objective.model)
     original = AutoModelForCausalLM.from_pretrained(tied_base).eval()

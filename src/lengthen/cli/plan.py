@@ -70,7 +70,7 @@ def _report(plan: "Plan") -> str:
     longest = "any, for memory grows with the sequences only" if any_fits else f"{plan.max_context:,} tokens"
     lines = [
         f"{answer}: {plan.peak_bytes / _GB:.1f} GB{each} of {count}{plan.device.name} "
-        f"({plan.device.memory / _GB:.1f} GB), context {plan.context:,}, {str(plan.dtype).removeprefix('torch.')}",
+        f"({plan.device.memory / _GB:.1f} GB), context {plan.context:,}, {plan.dtype}",
         f"longest context that fits: {longest}",
         "",
     ]

@@ -7,7 +7,6 @@ begin is not in it, other than by the ids that a tokenizer puts there itself.
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from lengthen.data.documents import Document, read_documents
 from lengthen.data.hub import HubStream, is_hub_source, parse_hub_source
 from lengthen.data.stdlib import expand_aliases
 from lengthen.errors import DataError, OutputError
-from lengthen.files import write_bytes
+from lengthen.files import cache_folder, write_bytes
 from lengthen.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -223,9 +222,8 @@ def _spelled(control: ControlTokens, document: Document) -> int:
 
 
 def default_cache() -> Path:
-    """The folder for tokenised documents: below $LENGTHEN_CACHE, else $XDG_CACHE_HOME, else ~/.cache."""
-    root = os.environ.get("LENGTHEN_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "lengthen" / "tokens"
+    """The folder for tokenised documents."""
+    return cache_folder("tokens")
 
 
 def read_token_file(path: str | Path, vocab_size: int, dtype: str | None = None) -> TokenStore:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lengthen.errors import ModelError
 
-__all__ = ["SMOLLM2_HUB", "Source", "find", "lasting_name"]
+__all__ = ["SMOLLM2_HUB", "Source", "find", "is_here", "lasting_name"]
 
 TINY, SMOLLM2 = "tiny", "smollm2-135m-instruct"
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -76,6 +76,14 @@ def find(model: str) -> Source:
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix == ".gguf":
         raise ModelError(f"{model} does not exist; give a model folder, a .gguf file, a hub id or an alias")
     return Source(model, model)
+
+
+def is_here(model: str) -> bool:
+    """Whether MODEL's files are on this machine, and not those of a hub."""
+    try:
+        return Path(find(model).location).is_dir()
+    except ModelError:
+        return False
 
 
 def lasting_name(model: str) -> str:

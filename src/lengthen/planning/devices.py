@@ -10,15 +10,22 @@ this kind of model, so every plan states it, and whether it was measured: on an 
 import difflib
 import os
 import re
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psutil
-import torch
 
-from lengthen._compat import bf16_is_fast
+from lengthen._compat import bf16_is_fast, bf16_is_fast_on_cpu
 from lengthen.errors import LengthenError
 
-__all__ = ["DEVICES", "Device", "find_device", "of_driver", "this_device"]
+__all__ = ["DEVICES", "WIDTHS", "Device", "find_device", "of_driver", "this_device"]
+
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of an element, by the name of the dtype. Plans use names, for importing torch takes longer than planning."""
+
+# NVIDIA's, its Tegra's, both inside WSL; AMD's; Intel's; Gaudi's and TPUs'; Ascend's.
+_DRIVERS = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd", "dri", "accel*", "vfio", "davinci*")
 
 _GIB = 1 << 30
 _TERA = 1e12
@@ -64,19 +71,19 @@ class Device:
     fused_efficiency: float | None = None
 
     @property
-    def auto_dtype(self) -> torch.dtype:
+    def auto_dtype(self) -> str:
         """What `training.dtype: auto` means there."""
-        return torch.bfloat16 if self.bf16 else torch.float32
+        return "bfloat16" if self.bf16 else "float32"
 
     @property
-    def nf4_dtype(self) -> torch.dtype:
+    def nf4_dtype(self) -> str:
         """What `training.dtype: auto` means there for a 4-bit base."""
-        slow = torch.float16 if self.kind == "cuda" else torch.float32
-        return torch.bfloat16 if self.bf16 else slow
+        slow = "float16" if self.kind == "cuda" else "float32"
+        return "bfloat16" if self.bf16 else slow
 
-    def peak(self, dtype: torch.dtype) -> float | None:
+    def peak(self, dtype: str) -> float | None:
         """FLOP/s of matrix products in a dtype at best; None where it is not known."""
-        has_units = dtype == torch.float16 or (dtype == torch.bfloat16 and self.bf16)
+        has_units = dtype == "float16" or (dtype == "bfloat16" and self.bf16)
         return self.peak_16 if has_units else self.peak_32
 
 
@@ -135,6 +142,10 @@ def find_device(name: str) -> Device:
 
 def this_device() -> Device:
     """This machine's accelerator, or its CPU."""
+    if _has_none():
+        return _cpu()
+    import torch
+
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return _cpu()
@@ -153,8 +164,14 @@ def of_driver(name: str) -> Device | None:
     return next((each for each in _GPUS if each.name.split("-")[0] in words), None)
 
 
+def _has_none() -> bool:
+    """Whether Linux has no file of any accelerator's driver, so that torch need not be asked for one."""
+    folder = Path("/dev")
+    return sys.platform == "linux" and not any(any(folder.glob(pattern)) for pattern in _DRIVERS)
+
+
 def _cpu() -> Device:
     cores = os.cpu_count() or 1
-    bf16 = bf16_is_fast(torch.device("cpu"))
+    bf16 = bf16_is_fast_on_cpu()
     peaks = (_CORE_BF16 if bf16 else _CORE_FLOAT32) * cores, _CORE_FLOAT32 * cores
     return Device("cpu", psutil.virtual_memory().total, *peaks, bf16, _CPU, "cpu")

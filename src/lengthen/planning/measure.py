@@ -17,16 +17,17 @@ from lengthen.adapters.targets import is_norm, norm_modules
 from lengthen.errors import ModelError, one_line
 from lengthen.head import causal_lm, decoder_of, embedding_parameters
 from lengthen.models.load import quiet_transformers
+from lengthen.planning.cache import remembered
 from lengthen.planning.shape import LayerShape, ModelShape
 from lengthen.quantization import quantizable
 from lengthen.recipe import AdapterRecipe
 from lengthen.upstream import reading
 
-__all__ = ["measure"]
+__all__ = ["model_shape"]
 
 
-def measure(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
-    """Measure a model and what is trained in it.
+def model_shape(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
+    """The sizes of a model and of what is trained in it, measured once and then read from the cache.
 
     Args:
         config: the base's.
@@ -36,6 +37,11 @@ def measure(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
         ModelError: transformers can't build it, or it has no decoder layers that can be told apart.
         RecipeError: the adapter can't be put over it.
     """
+    inputs = [config.to_json_string(use_diff=False), adapter.model_dump_json()]
+    return remembered(ModelShape, inputs, lambda: _measure(config, adapter))
+
+
+def _measure(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
     model = _build(config)
     layers = _decoder_layers(model)
     # Names in adapter.targets could mean one layer and not another.

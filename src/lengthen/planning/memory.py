@@ -14,12 +14,10 @@ float32 masters under autocast (adapters/build.py): where what a trained product
 import math
 from dataclasses import dataclass
 
-import torch
-
-from lengthen.planning.devices import Device
+from lengthen.models.logits import tokens_per_chunk
+from lengthen.planning.devices import WIDTHS, Device
 from lengthen.planning.shape import LayerShape, ModelShape
 from lengthen.recipe import Recipe
-from lengthen.training.loss import rows_of_chunk
 
 __all__ = ["KINDS", "Memory", "memory_of"]
 
@@ -105,7 +103,7 @@ def memory_of(
     recipe: Recipe,
     device: Device,
     devices: int,
-    dtype: torch.dtype,
+    dtype: str,
     *,
     unfused_loss: bool = False,
 ) -> Memory:
@@ -119,7 +117,7 @@ def memory_of(
         dtype: of the base's 16-bit (or 32-bit) weights and of the arithmetic.
         unfused_loss: plan for a loss that computes all logits at once, as the papers' code did.
     """
-    width = dtype.itemsize
+    width = WIDTHS[dtype]
     length = recipe.sequence_length
     restoration = recipe.training.restoration
     if restoration.share:  # a step's passes come one after another, so that the longest decides
@@ -162,7 +160,7 @@ def memory_of(
     if restoration.share:  # the base's hidden states
         ends += restoration.length * recipe.training.batch_size * shape.hidden * width
     head = shape.head * _FLOAT32 if shape.trains_head else 0
-    rows = tokens if unfused_loss else min(rows_of_chunk(shape.vocabulary, on_gpu), tokens)
+    rows = tokens if unfused_loss else min(tokens_per_chunk(shape.vocabulary, on_gpu), tokens)
     chunk = rows * shape.vocabulary * (_LOSS_COPIES + (0 if unfused_loss else width))
     if shape.trains_head:
         chunk += shape.head * width * (1 + autocast)  # one chunk's gradient, and the cast head

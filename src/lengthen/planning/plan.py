@@ -1,27 +1,19 @@
 """A plan: does a recipe fit a device, how long does it take, and what would have to change."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
-
-from lengthen.context import base_context, extend, settle_context
-from lengthen.errors import LengthenError, ModelError, RecipeError
-from lengthen.models.devices import pick_dtype
-from lengthen.models.load import load_config, quiet_transformers
-from lengthen.models.resolve import find
+from lengthen.errors import LengthenError, RecipeError
+from lengthen.planning.base import base_of
 from lengthen.planning.devices import Device, find_device
 from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
-from lengthen.planning.shape import ModelShape, model_shape
-from lengthen.quantization import check_not_quantized
+from lengthen.planning.shape import ModelShape
 from lengthen.recipe import Recipe, parse_recipe
-from lengthen.upstream import reading
 
-__all__ = ["Advice", "Plan", "config_of", "plan"]
+__all__ = ["Advice", "Plan", "plan"]
 
 STEP = 1024
 """Tokens; the longest context is found to this."""
@@ -70,7 +62,7 @@ class Plan:
     devices: int
     context: int
     sequence_length: int
-    dtype: torch.dtype
+    dtype: str
     parameters: int
     trained: int
     fits: bool
@@ -109,7 +101,7 @@ class Plan:
             "max_context": self.max_context,
             "parameters": self.parameters,
             "trained_parameters": self.trained,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self.dtype,
             "flops": {**asdict(self.flops), "total": self.flops.total},
             "efficiency": self.efficiency,
             "efficiency_is_measured": self.is_measured,
@@ -157,54 +149,24 @@ def plan(
         raise RecipeError(
             f"training.optimizer={recipe.training.optimizer} needs CUDA, which {device.name} has not; choose adamw"
         )
-    config = config_of(recipe)
-    check_not_quantized(config)
-    extend(config, **recipe.context.scaling)
+    base = base_of(recipe)
+    for text in base.warnings:
+        warnings.warn(text, stacklevel=2)
     if efficiency is not None:
         device = replace(device, efficiency=efficiency, attention_efficiency=None, fused_efficiency=None)
-    planner = _Planner(config, device, devices, unfused_loss)
+    planner = _Planner(recipe, device, devices, unfused_loss)
     found = planner.plan(recipe)
     found = replace(found, max_context=planner.longest(recipe))
     if not found.fits:
-        found = replace(found, advice=tuple(planner.advice(recipe, found, base_context(config))))
+        found = replace(found, advice=tuple(planner.advice(recipe, found, base.context)))
     return found
 
 
-def config_of(recipe: Recipe) -> PreTrainedConfig:
-    """The base's config: its own where the base is on this machine, else `base_config`, else the hub's config.json.
-
-    Raises:
-        ModelError: none of these, or a `base_config` that transformers can't read.
-    """
-    if recipe.base_config is not None and not _is_here(recipe.model):
-        fields = dict(recipe.base_config)
-        kind = fields.pop("model_type", None)
-        if kind not in CONFIG_MAPPING:
-            raise ModelError(
-                f"base_config.model_type is {kind!r}, which transformers does not know; copy it from config.json"
-            )
-        with reading(kind, "base_config is no config of a {name} model: {error}"), quiet_transformers():
-            return settle_context(AutoConfig.for_model(kind, **fields), recipe.context.base)
-    try:
-        return load_config(find(recipe.model), recipe.context.base)
-    except ModelError as error:
-        raise ModelError(
-            f"{error}; for a plan without the base, write the fields of its config.json into the recipe as base_config"
-        ) from error
-
-
-def _is_here(model: str) -> bool:
-    try:
-        return Path(find(model).location).is_dir()
-    except ModelError:
-        return False
-
-
 class _Planner:
-    """Plans of one base on one kind of device; what is trained is measured once."""
+    """Plans of one run, and of changes to it, on one kind of device."""
 
-    def __init__(self, config: PreTrainedConfig, device: Device, devices: int, unfused_loss: bool) -> None:
-        self._config, self._device, self._devices = config, device, devices
+    def __init__(self, recipe: Recipe, device: Device, devices: int, unfused_loss: bool) -> None:
+        self._recipe, self._device, self._devices = recipe, device, devices
         self._unfused_loss = unfused_loss
         self._shapes: dict[str, ModelShape] = {}
 
@@ -290,15 +252,16 @@ class _Planner:
         return memory_of(shape, recipe, self._device, self._devices, dtype, unfused_loss=self._unfused_loss)
 
     def _shape(self, recipe: Recipe) -> ModelShape:
+        """Sizes change with the adapter alone, and not with a context that is tried."""
         key = recipe.adapter.model_dump_json()
         if key not in self._shapes:
-            self._shapes[key] = model_shape(self._config, recipe.adapter)
+            self._shapes[key] = base_of(self._recipe.model_copy(update={"adapter": recipe.adapter})).shape
         return self._shapes[key]
 
-    def _dtype(self, recipe: Recipe) -> torch.dtype:
+    def _dtype(self, recipe: Recipe) -> str:
         if recipe.training.dtype == "auto":
             return self._device.nf4_dtype if recipe.quantize else self._device.auto_dtype
-        return pick_dtype(recipe.training.dtype, torch.device("meta"))
+        return recipe.training.dtype
 
 
 def _unsharded_if_packed(overrides: dict[str, Any]) -> dict[str, Any]:

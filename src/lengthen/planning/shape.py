@@ -1,26 +1,11 @@
-"""The sizes of a model and of what a recipe trains in it.
-
-They are measured on the model itself (`planning/measure.py`), which takes seconds of imports, and kept in the cache.
+"""What a plan knows of a base: the sizes of the model and of what a recipe trains in it, and its context.
 
 Widths are elements per token.
 """
 
-import hashlib
-import json
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import dataclass
 
-from transformers import PreTrainedConfig
-
-import lengthen
-from lengthen.data.tokens import default_cache
-from lengthen.errors import OutputError
-from lengthen.files import write_json
-from lengthen.recipe import AdapterRecipe
-
-__all__ = ["LayerShape", "ModelShape", "model_shape"]
+__all__ = ["Base", "LayerShape", "ModelShape"]
 
 
 @dataclass(frozen=True)
@@ -108,36 +93,16 @@ class ModelShape:
         return sum(layer.count for layer in self.layers)
 
 
-def model_shape(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
-    """The sizes of a model and what is trained in it, measured once and then read from the cache.
+@dataclass(frozen=True)
+class Base:
+    """A base whose positions can be scaled as a recipe says.
 
-    Args:
-        config: the base's.
-        adapter: what is trained.
-
-    Raises:
-        ModelError: transformers can't build it, or it has no decoder layers that can be told apart.
-        RecipeError: the adapter can't be put over it.
+    Attributes:
+        context: its own, tokens.
+        shape: its sizes, and those of what is trained in it.
+        warnings: about the scaling, for the user.
     """
-    file = default_cache().with_name("shapes") / f"{_fingerprint(config, adapter)}.json"
-    # What can't be read is measured again, and what can't be written is not kept.
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        return ModelShape(**fields | {"layers": tuple(LayerShape(**layer) for layer in fields["layers"])})
-    from lengthen.planning.measure import measure
 
-    shape = measure(config, adapter)
-    with suppress(OSError, OutputError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, asdict(shape))
-    return shape
-
-
-def _fingerprint(config: PreTrainedConfig, adapter: AdapterRecipe) -> str:
-    """Of all that a measurement depends on: config, adapter, the versions of what builds them, and our own code."""
-    digest = hashlib.sha256(config.to_json_string(use_diff=False).encode())
-    digest.update(adapter.model_dump_json().encode())
-    digest.update("".join(version(package) for package in ("torch", "transformers", "peft")).encode())
-    for path in sorted(Path(lengthen.__file__).parent.glob("**/*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:32]
+    context: int
+    shape: ModelShape
+    warnings: tuple[str, ...]

@@ -13,32 +13,12 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from lengthen._compat import float32_product
+from lengthen.models.logits import tokens_per_chunk
 
-__all__ = ["IGNORED", "linear_cross_entropy", "linear_kl", "rows_of_chunk"]
+__all__ = ["IGNORED", "linear_cross_entropy", "linear_kl"]
 
 IGNORED = -100
-LOGITS, LOGITS_ON_GPU = 2**24, 2**26
-"""Logits held at a time, 64 and 256 MiB in float32; about four times that with their gradient."""
-_GPU_TILE = 128
-"""Rows that GPUs multiply at a time."""
-
 Transform = Callable[[torch.Tensor], torch.Tensor]
-
-
-def rows_of_chunk(vocabulary: int, on_gpu: bool = False) -> int:
-    """Tokens whose logits are held at a time.
-
-    Each chunk reads the head's whole weight, so a GPU wants many rows: of 2^24 logits, 128,256 words leave 130.
-
-    Args:
-        vocabulary: V, words.
-        on_gpu: for an accelerator.
-    """
-    if on_gpu:
-        return min(4096, max(_GPU_TILE, LOGITS_ON_GPU // vocabulary // _GPU_TILE * _GPU_TILE))
-    return min(1024, max(64, LOGITS // vocabulary))
-
-
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
 """From the float32 logits of a chunk of tokens, (C, V), and which ones they are, to the chunk's loss."""
 
@@ -61,7 +41,7 @@ class _LinearLoss(torch.autograd.Function):
         )
         # The dtypes here are chosen; autocast would only copy.
         autocast_off = torch.autocast(hidden_TE.device.type, enabled=False)
-        rows = rows_of_chunk(weight_VE.shape[0], hidden_TE.device.type != "cpu")
+        rows = tokens_per_chunk(weight_VE.shape[0], hidden_TE.device.type != "cpu")
         for start in range(0, hidden_TE.shape[0], rows):
             span = slice(start, start + rows)
             hidden_CE = hidden_TE[span].detach()
@@ -109,7 +89,7 @@ def linear_cross_entropy(
     loss_weights_T: torch.Tensor | None = None,
     losses_T: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), `rows_of_chunk` tokens at a time.
+    """Summed cross entropy of softmax(transform(hidden @ weight.T + bias)), `tokens_per_chunk` tokens at a time.
 
     Args:
         hidden_TE: last hidden states, (T, E); their dtype is the matrix products'.
@@ -144,7 +124,7 @@ def linear_kl(
     bias_V: torch.Tensor | None = None,
     transform: Transform | None = None,
 ) -> torch.Tensor:
-    """Summed KL(base || run) of what two models predict after each token, `rows_of_chunk` tokens at a time.
+    """Summed KL(base || run) of what two models predict after each token, `tokens_per_chunk` tokens at a time.
 
     Args:
         hidden_TE: the run's last hidden states, (T, E).

@@ -18,7 +18,7 @@ from lengthen.data.packing import Block
 from lengthen.errors import LengthenError
 from lengthen.planning.devices import this_device
 from lengthen.planning.flops import model_flops
-from lengthen.planning.shape import model_shape
+from lengthen.planning.measure import model_shape
 from lengthen.progress import is_progress_shown
 from lengthen.recipe import Recipe
 
@@ -48,7 +48,7 @@ class Utilization:
 
     def __init__(self, recipe: Recipe, config: PreTrainedConfig, dtype: torch.dtype):
         self._recipe = recipe
-        self.peak = this_device().peak(dtype)
+        self.peak = this_device().peak(str(dtype).removeprefix("torch."))
         try:
             self._shape = model_shape(config, recipe.adapter) if self.peak else None
         except LengthenError:  # what `lengthen plan` can't count is trained all the same

@@ -1,0 +1,47 @@
+"""What takes seconds to find out and never changes is kept in the cache, by all that it follows from."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter
+
+import lengthen
+from lengthen.errors import OutputError
+from lengthen.files import cache_folder, write_json
+
+__all__ = ["remembered"]
+
+T = TypeVar("T")
+
+
+def remembered(kind: type[T], inputs: list[str], compute: Callable[[], T]) -> T:
+    """What was computed once, from the cache; or computed now, and kept.
+
+    Args:
+        kind: of the result, a dataclass.
+        inputs: all that it follows from, beside our code and that of the packages that build models.
+        compute: gives it.
+    """
+    name = hashlib.sha256("\0".join([kind.__qualname__, _code(), *inputs]).encode()).hexdigest()[:32]
+    file = cache_folder("bases") / f"{name}.json"
+    # What can't be read is computed again, and what can't be written is not kept.
+    with suppress(OSError, ValueError):
+        return TypeAdapter(kind).validate_json(file.read_bytes())
+    result = compute()
+    with suppress(OSError, OutputError):
+        write_json(file, asdict(result))  # type: ignore[call-overload]
+    return result
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    digest = hashlib.sha256("".join(version(package) for package in ("torch", "transformers", "peft")).encode())
+    for path in sorted(Path(lengthen.__file__).parent.glob("**/*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
