@@ -5,6 +5,7 @@ code. So it is kept in the cache, and the next plan imports neither torch nor tr
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from lengthen.models.resolve import find, is_here
@@ -34,13 +35,15 @@ def base_of(recipe: Recipe) -> Base:
 
 
 def _content(recipe: Recipe) -> str | None:
-    """The text that a base's config follows from; None for a hub's, which only asking there tells."""
+    """The text that a base's config follows from; None where only looking tells."""
     if not is_here(recipe.model):
         return None if recipe.base_config is None else json.dumps(recipe.base_config, sort_keys=True)
     source = find(recipe.model)
     folder = Path(source.location)
-    if source.gguf:
-        found = (folder / source.gguf).stat()
-        return f"{folder / source.gguf} {found.st_size} {found.st_mtime_ns}"
-    files = sorted([*folder.glob("config*.json"), *folder.glob("tokenizer_config.json")])
-    return "\0".join([str(folder), *(file.read_text(encoding="utf-8", errors="replace") for file in files)])
+    with suppress(OSError):  # which the examination then names
+        if source.gguf:
+            found = (folder / source.gguf).stat()
+            return f"{folder / source.gguf} {found.st_size} {found.st_mtime_ns}"
+        files = sorted([*folder.glob("config*.json"), *folder.glob("tokenizer_config.json")])
+        return "\0".join([str(folder), *(file.read_text(encoding="utf-8", errors="replace") for file in files)])
+    return None
