@@ -119,4 +119,4 @@ def test_planning_imports_downwards():
     for path in Path(lengthen.planning.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lengthen."):
-                assert node.module.split(".")[1] in below.split(), f"{path.name} imports {node.module}"
+                assert node.module.split(".")[1] in below, f"{path.name} imports {node.module}"
