@@ -29,7 +29,7 @@ OURS = {"test", "dev", "docs", "benchmarks"}
 OPTIONAL = {"flash_attn", "flash_attn_interface"}
 BY_NAME = {"_need", "import_module"}
 # Declared because transformers imports them for us, or another distribution of the list does.
-BY_OTHERS = {"jinja2", "gguf", "tensorboard", "wandb", "trackio", "bitsandbytes"}
+BY_OTHERS = {"gguf", "tensorboard", "wandb", "trackio", "bitsandbytes"}
 
 
 def normal(name):

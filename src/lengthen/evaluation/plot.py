@@ -1,7 +1,7 @@
 """Pictures of measurements.
 
-A `*_figure` draws one; `plot_*` draw and save. The report takes the same figures as SVG (`lengthen.report.svg`), where
-each colour of `COLOURS` becomes a variable of the page, so that one picture serves a light and a dark page.
+A `*_figure` draws one; `plot_*` draw and save. The report takes the same figures as SVG (`lengthen.report.figures`),
+where each colour of `COLOURS` becomes a variable of the page, so that one picture serves a light and a dark page.
 
 Figures are about as wide as a phone's screen, in points: text stays readable where a page shrinks them to that.
 Series differ by marker as well as by colour, and the colours are told apart by the colour-blind. The last of several
@@ -90,7 +90,7 @@ def context_figure(
     Args:
         curves: for each label, perplexity by context (tokens).
         title: above the picture.
-        base_context: where the base's own context ends; drawn as a line.
+        base_context: where the base's own context ends; what is beyond it is shaded.
     """
     figure, axes = _figure(title)
     contexts = sorted({context for curve in curves.values() for context in curve})
@@ -102,8 +102,8 @@ def context_figure(
     axes.minorticks_off()
     _perplexity_axis(axes)
     axes.margins(x=0.09)
-    _mark_base_context(axes, base_context)
     axes.set_xlabel("context the model is given (tokens)")
+    _mark_base_context(axes, base_context)
     axes.set_ylabel("perplexity (lower is better)")
     _legend(axes, curves)
     _label_ends(figure, axes, curves)
@@ -120,7 +120,7 @@ def position_figure(
         curves: for each label {"from", "to", "perplexity"} by bucket of positions, in tokens; a perplexity of None
             (too large for a float) is left out.
         title: above the picture.
-        base_context: where the base's own context ends; drawn as a line.
+        base_context: where the base's own context ends; what is beyond it is shaded.
     """
     figure, axes = _figure(title)
     for (label, buckets), (colour, marker) in _with_style(curves):
@@ -132,8 +132,8 @@ def position_figure(
     axes.set_xticks(edges[::step], [f"{edge:,}" for edge in edges[::step]])
     axes.set_xlim(0, edges[-1] if edges else None)
     _perplexity_axis(axes)
-    _mark_base_context(axes, base_context)
     axes.set_xlabel("position of the predicted token")
+    _mark_base_context(axes, base_context)
     axes.set_ylabel("perplexity (lower is better)")
     _legend(axes, curves)
     return figure
@@ -151,29 +151,26 @@ def found_figure(
     Args:
         curves: for each label, the share by length (tokens).
         title: above the picture.
-        base_context: where the base's own context ends; drawn as a line.
+        base_context: where the base's own context ends; what is beyond it is shaded.
         bar: the least share of a usable length; drawn as a line.
     """
     figure, axes = _figure(title)
     lengths = sorted({length for curve in curves.values() for length in curve})
+    if bar is not None:
+        axes.axhline(bar, color=COLOURS["muted"], linestyle=":", linewidth=1.2, zorder=0)
     for (label, curve), (colour, marker) in _with_style(curves):
         xs = sorted(curve)
         axes.plot(xs, [curve[x] for x in xs], color=colour, marker=marker, label=label, clip_on=False)
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()
-    axes.set_ylim(0, 1.05)
-    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.set_ylim(-0.12, 1.25)  # room for the values above and below the points
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     axes.margins(x=0.09)
-    if bar is not None:
-        axes.axhline(bar, color=COLOURS["muted"], linestyle=":", linewidth=1, zorder=0)
-        axes.annotate(
-            f"usable from {bar:.0%} on", (1, bar), xycoords=("axes fraction", "data"), color=COLOURS["muted"],
-            ha="right", textcoords="offset points", xytext=(0, 3), fontsize=8,
-        )  # fmt: skip
-    _mark_base_context(axes, base_context)
+    _label_extremes(axes, curves, lengths)
     axes.set_xlabel("length (tokens)")
-    axes.set_ylabel("found (higher is better)")
+    _mark_base_context(axes, base_context)
+    axes.set_ylabel("found (higher is better)" if bar is None else f"found (usable from {bar:.0%} on, dotted)")
     _legend(axes, curves)
     return figure
 
@@ -250,7 +247,7 @@ def bars_figure(
 
 @_style
 def training_figure(metrics: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Loss and learning rate against the optimiser step.
+    """Loss and learning rate against the optimizer step.
 
     Args:
         metrics: lines of metrics.jsonl: {"step", "loss", "learning_rate"}.
@@ -275,7 +272,7 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], title: str | None = No
     above.margins(x=0.07)
     above.set_ylabel("loss (nats per token)")
     below.set_ylabel("learning rate")
-    below.set_xlabel("optimiser step")
+    below.set_xlabel("optimizer step")
     _set_title(figure, title)
     _legend(above, ["each logged step", "mean of the nearest 9"])
     return figure
@@ -295,7 +292,7 @@ def plot_by_context(
         curves: for each label, perplexity by context (tokens).
         path: of the picture; .png or .svg.
         title: above the picture.
-        base_context: where the base's own context ends; drawn as a line.
+        base_context: where the base's own context ends; what is beyond it is shaded.
 
     Raises:
         OutputError: the picture can't be written.
@@ -316,7 +313,7 @@ def plot_found(
         curves: for each label, the share by length (tokens).
         path: of the picture; .png or .svg.
         title: above the picture.
-        base_context: where the base's own context ends; drawn as a line.
+        base_context: where the base's own context ends; what is beyond it is shaded.
         bar: the least share of a usable length; drawn as a line.
 
     Raises:
@@ -394,6 +391,20 @@ def _label_ends(figure: Figure, axes: Any, curves: Mapping[str, Mapping[int, flo
         axes.annotate(text, (context, value), textcoords="offset points", xytext=offset, color=colour)
 
 
+def _label_extremes(axes: Any, curves: Mapping[str, Mapping[int, float]], lengths: Sequence[int]) -> None:
+    """Write the highest share at each length above its point, and the lowest below."""
+    for length in lengths:
+        points = [(curve[length], colour) for (_, curve), (colour, _) in _with_style(curves) if length in curve]
+        highest, lowest = max(points, key=lambda point: point[0]), min(points, key=lambda point: point[0])
+        left = -10 if length == lengths[0] else 0  # of a curve that falls from there
+        labels = [(highest, (0, 7)), (lowest, (left, -13))] if highest[0] > lowest[0] else [(points[-1], (0, 7))]
+        for (share, colour), offset in labels:
+            axes.annotate(
+                f"{share:.0%}", (length, share), textcoords="offset points", xytext=offset, ha="center",
+                color=colour, fontsize=8,
+            )  # fmt: skip
+
+
 def _perplexity_axis(axes: Any) -> None:
     """Logarithmic, with round numbers."""
     axes.set_yscale("log")
@@ -411,11 +422,9 @@ def _mark_base_context(axes: Any, base_context: int | None) -> None:
     left, right = axes.get_xlim()
     if base_context is None or not left <= base_context <= right:
         return
-    axes.axvline(base_context, color=COLOURS["muted"], linestyle="--", linewidth=1, zorder=0)
-    axes.annotate(
-        f"base context {base_context:,}", (base_context, 1), xycoords=("data", "axes fraction"),
-        textcoords="offset points", xytext=(5, -9), fontsize=8, color=COLOURS["muted"],
-    )  # fmt: skip
+    axes.axvspan(base_context, right, color=COLOURS["line"], alpha=0.45, linewidth=0, zorder=0)
+    axes.set_xlim(left, right)
+    axes.set_xlabel(f"{axes.get_xlabel()}; shaded: beyond the base's {base_context:,}")
 
 
 def _legend(axes: Any, labels: Sequence[str] | Mapping[str, Any]) -> None:

@@ -1,22 +1,23 @@
-"""The page: its sections in order, and what is around them."""
+"""The page: what it shows, in report.html.j2's order, rendered into one file."""
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from lengthen.files import write_text
-from lengthen.report import about, scores
-from lengthen.report.html import Html, element, joined
-from lengthen.report.perplexity import perplexity
+from lengthen.report.comparison import perplexity_by_position, usable
+from lengthen.report.evaluations import evaluations, perplexity_by_protocol, unmeasured
 from lengthen.report.results import Run, read_run
-from lengthen.report.summary import summary
-from lengthen.report.usable import usable
+from lengthen.report.setup import commands, cost, introduction, setup, trainable, training
 
 __all__ = ["write_report"]
 
 
 def write_report(folder: Path, out: Path | None = None, compare: Sequence[Path] = ()) -> Path:
-    """Write what a run is, cost and reached as one HTML file that needs no other and asks no server.
+    """Write what of a run's context is usable, what was run and what it cost as one HTML file.
+
+    The file needs no other one and asks no server.
 
     Args:
         folder: a run folder.
@@ -31,33 +32,32 @@ def write_report(folder: Path, out: Path | None = None, compare: Sequence[Path] 
     """
     run = read_run(folder, compare)
     out = out or folder / "report.html"
-    write_text(out, _page(run))
+    write_text(out, _render(run))
     return out
 
 
-def _page(run: Run) -> str:
-    name = run.folder.resolve().name
-    parts = {
-        "Usable context": usable(run),
-        "What was run": about.setup(run),
-        "Training": about.training(run),
-        "Perplexity": perplexity(run),
-        "Passkey": scores.retrieval(run, "passkey"),
-        "Needle in a haystack": scores.retrieval(run, "needle"),
-        "RULER": scores.ruler(run),
-        "Benchmark tasks": scores.tasks(run),
-        "Commands and versions": about.commands(run),
-    }
-    body = element(
-        "main",
-        element("header", element("p", "lengthen report", class_="kind"), element("h1", name), summary(run)),
-        *(element("section", element("h2", title), content) for title, content in parts.items()),
+def _render(run: Run) -> str:
+    environment = Environment(
+        loader=PackageLoader("lengthen.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    style = (resources.files("lengthen.report") / "page.css").read_text(encoding="utf-8")
-    head = joined(
-        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Html('<meta name="color-scheme" content="light dark">'),
-        element("title", f"{name} - lengthen report"),
-        element("style", Html(style)),
+    positions = perplexity_by_position(run)
+    return environment.get_template("report.html.j2").render(
+        name=run.folder.resolve().name,
+        is_finished=run.is_finished,
+        introduction=introduction(run),
+        usable=usable(run),
+        cost=cost(run),
+        perplexity=([positions] if positions else []) + perplexity_by_protocol(run),
+        setup=setup(run),
+        trainable=trainable(run),
+        training=training(run),
+        evaluations=evaluations(run),
+        unmeasured=unmeasured(run),
+        commands=commands(run),
+        versions=run.about["commands"][-1]["versions"] if run.about.get("commands") else {},
+        recipe=run.recipe.to_yaml(),
     )
-    return f"<!doctype html>\n{element('html', element('head', head), element('body', body), lang='en')}\n"

@@ -10,9 +10,9 @@ from lengthen.recipe import Recipe, load_recipe
 from lengthen.results import check_metrics, check_results, read_json
 from lengthen.run_folder import RunFolder
 
-__all__ = ["EXTENDED", "Evaluation", "Run", "read_run"]
+__all__ = ["RUN", "Evaluation", "Run", "read_run"]
 
-EXTENDED = "extended"
+RUN = "run"
 """What a report calls the run's own model."""
 
 
@@ -22,7 +22,7 @@ class Evaluation:
 
     Attributes:
         kind: perplexity, passkey, needle, ruler, tasks or compare.
-        label: whose results they are: `EXTENDED`, or the base and what was done to it.
+        label: whose results they are: `RUN`, or the base and what was done to it.
         content: the file, checked.
         file: its name.
         command: that made it; None in older files.
@@ -56,6 +56,14 @@ class Run:
     metrics: list[dict[str, Any]]
     evaluations: list[Evaluation]
     is_finished: bool
+
+    def own(self, kind: str) -> list[Evaluation]:
+        """The results files of the run's own model, oldest first."""
+        return [evaluation for evaluation in self.evaluations if evaluation.kind == kind and evaluation.label == RUN]
+
+    def newest(self, kind: str) -> Evaluation | None:
+        """The last of them; None where there is none."""
+        return next(reversed(self.own(kind)), None)
 
 
 def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
@@ -116,7 +124,7 @@ def _label(content: dict[str, Any], own_names: set[str], base: str) -> str | Non
     if content.get("adapter") is None:
         if own_names and (model is None or model in own_names):
             scale = content.get("adapter_scale", 1)
-            return EXTENDED if scale == 1 else f"{EXTENDED}, adapter at {scale:g}"
+            return RUN if scale == 1 else f"{RUN}, adapter at {scale:g}"
         if model is not None and _short(str(model)) == _short(base):
             scaled = [f"positions scaled ({content['method']}), untrained"] if content.get("method") else []
             return ", ".join(scaled or ["base"]) + (" (4-bit)" if content.get("quantize") else "")
@@ -129,7 +137,7 @@ def _short(model: str) -> str:
 
 
 def _from_quickstart(content: dict[str, Any], file: str) -> list[Evaluation]:
-    labels = {"base": "base", "scaled": "positions scaled, untrained", "extended": EXTENDED}
+    labels = {"base": "base", "scaled": "positions scaled, untrained", "extended": RUN}
     what = {"protocol": "strided", "documents": [f"{content['documents']} held-out files of the standard library"]}
     evaluations = []
     for key, label in labels.items():

@@ -53,7 +53,7 @@ def scheme(request):
     return request.param
 
 
-@pytest.fixture(params=[1280, 390])
+@pytest.fixture(params=[1400, 400])
 def page(browser, report, scheme, request):
     """The open page; closing it checks that nothing was complained about or asked for."""
     page = browser.new_page(viewport={"width": request.param, "height": 844}, color_scheme=scheme)
@@ -79,7 +79,7 @@ def test_nothing_is_wider_than_the_screen_and_tables_scroll_in_their_own_box(pag
 
 def test_every_picture_is_drawn_with_readable_text_inside_it(page):
     pictures = page.evaluate(PICTURES)
-    assert len(pictures) == 8
+    assert len(pictures) == 9
     for picture in pictures:
         left, top, right, bottom = picture["box"]
         assert right - left > 300
@@ -115,3 +115,43 @@ def test_text_and_lines_stand_out_from_the_ground(page):
 def test_dark_is_dark_and_light_is_light(page, scheme):
     (ground,) = page.evaluate(LUMINANCE, ["ground"])
     assert ground < 0.05 if scheme == "dark" else ground > 0.9
+
+
+def test_verdict_and_picture_are_on_the_first_screen(page):
+    bottoms = page.evaluate(
+        "[document.querySelector('.verdict'), document.querySelector('svg')].map(e => e.getBoundingClientRect().bottom)"
+    )
+    assert max(bottoms) < page.viewport_size["height"]
+
+
+def test_the_keyboard_reaches_what_scrolls_and_what_opens(page):
+    reached = []
+    while True:
+        page.keyboard.press("Tab")
+        now = page.evaluate("""() => {
+            const active = document.activeElement;
+            return active.getAttribute('aria-label') || active.textContent.trim().split('\\n')[0];
+        }""")
+        if now in reached or page.evaluate("document.activeElement === document.body"):
+            break
+        reached.append(now)
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert reached[0] == "All scores of base and run"
+    page.keyboard.press("Shift+Tab")
+    shown = page.locator("[role=region]").evaluate_all("each => each.filter(e => e.checkVisibility()).map(e => "
+                                                       "e.ariaLabel)")  # fmt: skip
+    assert set(shown) <= set(reached)
+    page.evaluate("document.querySelector('details summary').focus()")
+    page.keyboard.press("Enter")
+    assert page.locator("header table").is_visible()
+
+
+def test_on_paper_it_is_light_and_nothing_is_folded_away(page):
+    page.emulate_media(media="print")
+    (ground,) = page.evaluate(LUMINANCE, ["ground"])
+    assert ground > 0.9
+    folded = page.evaluate(
+        "[...document.querySelectorAll('details > :not(summary)')].map(e => e.getBoundingClientRect().height)"
+    )
+    assert len(folded) == 2
+    assert min(folded) > 50

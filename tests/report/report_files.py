@@ -68,8 +68,12 @@ def compare(model, base_id, run=0.9, base=0.8, high=0.3):
          "run": side(run), "difference": run - own, "low": -0.2, "high": high, "beyond_base": tokens > 256}
         for tokens, own in ((128, base), (2048, 0.0))
     ]  # fmt: skip
-    perplexity = [{"from": 0, "to": 2048, "tokens": 4000, "documents": 2, "base": 45.7, "run": 12.4, "ratio": 0.27,
-                   "low": 0.2, "high": 0.3, "beyond_base": True}]  # fmt: skip
+    perplexity = [
+        {"from": start, "to": to, "tokens": 4000, "documents": 2, "base": before, "run": after, "ratio": after / before,
+         "low": 0.2, "high": 0.3, "beyond_base": to > 256}
+        for start, to, before, after in ((0, 2048, 45.7, 12.4), (0, 32, 49.0, 17.0), (0, 1024, 48.0, 16.0),
+                                         (1024, 2048, 45.0, 12.0))
+    ]  # fmt: skip
     return header(model, "compare") | {
         "base": base_id, "scores": scores, "perplexity": perplexity, "verdict": verdict(scores, perplexity, 256),
     }  # fmt: skip

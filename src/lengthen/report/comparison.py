@@ -1,0 +1,156 @@
+"""The newest comparison of a run with its base: the verdict with its picture, and perplexity by position."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lengthen.evaluation.compare.verdict import SHARE
+from lengthen.evaluation.plot import found_figure, position_figure
+from lengthen.report.figures import Picture, Section, Table, picture
+from lengthen.report.numbers import as_perplexity
+from lengthen.report.results import RUN, Evaluation, Run
+
+__all__ = ["Fact", "Usable", "perplexity_by_position", "usable"]
+
+Fact = tuple[str, str, str]
+"""A name, a value and a note."""
+
+_SIDES = {"base": "base", "scaled": "base, positions scaled, untrained", "run": RUN}
+"""What pictures call the sides of a comparison."""
+
+
+@dataclass(frozen=True)
+class Usable:
+    """What of the context is usable.
+
+    Attributes:
+        sentence: the verdict; where retrieval fell, that comes first.
+        fell: whether it did.
+        picture: what is found by length, base and run; None where no needles were asked for.
+        facts: the usable context, the short ability, the perplexity.
+        scores: all of them, with their intervals.
+    """
+
+    sentence: str
+    fell: bool
+    picture: Picture | None
+    facts: list[Fact]
+    scores: Table
+
+
+def usable(run: Run) -> Usable | None:
+    """The verdict of the newest comparison; None where there is none."""
+    evaluation = run.newest("compare")
+    if evaluation is None:
+        return None
+    verdict = evaluation.content["verdict"]
+    sentence = verdict["sentence"][0].upper() + verdict["sentence"][1:] + "."
+    if verdict["fell"]:
+        sentence = f"Retrieval fell below the base's. {sentence}"
+    tokens, base = (f"{verdict[key]:,} tokens" if verdict[key] else "none" for key in ("usable", "base_usable"))
+    facts = [("usable context", tokens, f"base: {base}")]
+    if verdict["lost"] or verdict["kept"]:
+        is_kept = "lost" if verdict["lost"] else "kept"
+        facts.append(("short ability", is_kept, ", ".join(verdict[is_kept])))
+    rows = evaluation.content["perplexity"]
+    if rows:
+        whole = _whole(rows)
+        values = f"{as_perplexity(whole['base'])} \u2192 {as_perplexity(whole['run'])}"
+        facts.append((f"perplexity on {whole['to']:,} tokens", values, f"{_base_label(run, whole)} \u2192 run"))
+    return Usable(sentence, verdict["fell"], _found_picture(run, evaluation), facts, _scores(evaluation))
+
+
+def _found_picture(run: Run, evaluation: Evaluation) -> Picture | None:
+    """Of the task that the verdict is about."""
+    verdict = evaluation.content["verdict"]
+    task = verdict.get("task", "needle")
+    rows = [row for row in evaluation.content["scores"] if row["task"] == task and row["depth"] is None]
+    if not rows:
+        return None
+    curves = {
+        label: {row["tokens"]: row[side]["score"] for row in rows if side in row} for side, label in _SIDES.items()
+    }
+    scores = (
+        f"{label} {', '.join(f'{score:.0%} at {tokens:,} tokens' for tokens, score in sorted(curve.items()))}"
+        for label, curve in curves.items()
+        if curve
+    )
+    best = verdict["best"]
+    figure = found_figure(
+        {label: curve for label, curve in curves.items() if curve},
+        base_context=run.base["context"],
+        bar=SHARE * best if best else None,
+    )
+    hidden = {"needle": "Needles", "lookup": "Look-ups"}[task]
+    label = f"{hidden} found by length: {'; '.join(scores)}."
+    return picture(figure, "found", f"{hidden} found by length, base and run", label, evaluation.file)
+
+
+def _scores(evaluation: Evaluation) -> Table:
+    rows = [
+        [
+            row["task"],
+            f"{row['tokens']:,}",
+            *(f"{row[side]['score']:.2f}" for side in ("base", "run")),
+            _interval(row, "{:+.2f} to {:+.2f}"),
+        ]
+        for row in evaluation.content["scores"]
+        if row["depth"] is None
+    ]
+    return Table("Base and run on the same questions", ["task", "tokens", "base", RUN, "difference, 95%"], rows)
+
+
+def _interval(row: Mapping[str, Any], form: str) -> str:
+    return "" if row["low"] is None or row["high"] is None else form.format(row["low"], row["high"])
+
+
+def perplexity_by_position(run: Run) -> Section | None:
+    """The run beside the base, which reads by a sliding window beyond its context; None where it is not compared."""
+    evaluation = run.newest("compare")
+    if evaluation is None or not evaluation.content["perplexity"]:
+        return None
+    rows: list[dict[str, Any]] = evaluation.content["perplexity"]
+    whole = _whole(rows)
+    # Rows of all positions and of those within the base's context also begin at 0.
+    second = min((row["from"] for row in rows if row["from"]), default=whole["to"])
+    buckets = {row["from"]: row for row in rows if row["from"] or row["to"] == second}
+    base, last = _base_label(run, whole), buckets[max(buckets)]
+    note = (
+        f"{whole['documents']:,} documents of up to {whole['to']:,} tokens, each token scored once by both. Over all "
+        f"of them the run has {as_perplexity(whole['run'])}, the {base} {as_perplexity(whole['base'])}"
+        f"{_interval(whole, '; the ratio is {:.3f} to {:.3f} with 95% confidence')}."
+    )
+    curves: dict[str, list[dict[str, Any]]] = {
+        label: [{"from": row["from"], "to": row["to"], "perplexity": row[side]} for row in buckets.values()]
+        for side, label in {**_SIDES, "base": base}.items()
+        if all(side in row for row in buckets.values())
+    }
+    label = (
+        f"Perplexity by position of the predicted token: from {as_perplexity(buckets[0]['base'])} to "
+        f"{as_perplexity(last['base'])} for the {base}, from {as_perplexity(buckets[0]['run'])} to "
+        f"{as_perplexity(last['run'])} for the run."
+    )
+    figure = position_figure(curves, base_context=run.base["context"])
+    cells = [
+        [
+            f"{start:,} to {row['to']:,}",
+            as_perplexity(row["base"]),
+            as_perplexity(row["run"]),
+            _interval(row, "{:.3f} to {:.3f}"),
+        ]
+        for start, row in buckets.items()
+    ]
+    table = Table("Perplexity by position", ["positions", "base", RUN, "run / base, 95%"], cells)
+    shown = picture(figure, "position", "Perplexity by position", label, evaluation.file)
+    return Section("Perplexity by position", note, [shown], [table])
+
+
+def _whole(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of all positions."""
+    return max(rows, key=lambda row: row["to"] - row["from"])
+
+
+def _base_label(run: Run, whole: Mapping[str, Any]) -> str:
+    """Beyond its own context a comparison's base reads by a sliding window."""
+    context = run.base["context"]
+    return f"base with a sliding window of {context:,} tokens" if whole["beyond_base"] and context else "base"
