@@ -214,6 +214,13 @@ def test_a_run_whose_retrieval_fell_says_so_in_its_first_line(folder, base_id):
     assert first.startswith("Retrieval fell below the base's. No tested length is usable (base: 128)")
 
 
+def test_what_a_base_that_finds_too_little_can_not_tell(folder, base_id):
+    files.write(folder / "evals", "compare-1.json", files.compare("run", base_id, run=0.3, base=0.0))
+    page = Page(write_report(folder))
+    assert "not known" in page.by_tag["b"]
+    assert "none" not in page.by_tag["b"]
+
+
 def test_an_adapter_at_a_share_is_not_the_run(folder):
     files.write(folder / "evals", "needle-1.json", files.grid("run", "needle") | {"adapter_scale": 0.5})
     page = Page(write_report(folder))
@@ -334,7 +341,7 @@ def test_compare_takes_only_the_base_s_results(folder, base_id, tmp_path):
     own = files.write(tmp_path, "own.json", files.grid("run", "passkey"))
     with pytest.raises(ModelError, match=f"give results of the base, {base_id}"):
         write_report(folder, compare=[own])
-    with pytest.raises(DataError, match="can't be read"):
+    with pytest.raises(DataError, match="can't read"):
         write_report(folder, compare=[tmp_path / "missing.json"])
 
 

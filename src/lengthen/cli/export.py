@@ -13,7 +13,7 @@ __all__ = ["export"]
 def export(
     run: Annotated[str, typer.Argument(help="A run folder, or a base with --adapter.")],
     out: Annotated[Path, typer.Argument(help="A new folder.")],
-    dtype: Annotated[str, typer.Option(help="Bfloat16, float16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     adapter: Annotated[str | None, typer.Option(help="A PEFT folder to merge into the base.")] = None,
     merge_into: Annotated[
         str,
@@ -21,7 +21,11 @@ def export(
     ] = "original",
     for_: Annotated[
         str | None,
-        typer.Option("--for", help="vllm: a base with embeddings and norms merged, a LoRA adapter beside it."),
+        typer.Option("--for", help="vllm (LoRA beside its base), ollama or llama.cpp (merged): print what is next."),
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload the merge to the Hugging Face Hub, with a model card."),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -32,20 +36,30 @@ def export(
     *,
     output: Output,
 ) -> None:
-    """Merge a run into one ordinary Hugging Face folder, or write what vLLM serves and print the line that does.
+    """Merge a run into one ordinary Hugging Face folder; or write what other programs run, and print the lines that do.
 
     For a run over a 4-bit base, the perplexity of what was trained and of the merge are measured and shown.
     """
-    if for_ not in (None, "vllm"):
-        raise typer.BadParameter(f"unknown target {for_!r}; choose vllm, or leave it out", param_hint="--for")
-    if for_ is not None and data:
+    targets = ("vllm", "ollama", "llama.cpp")
+    if for_ not in (None, *targets):
+        raise typer.BadParameter(f"unknown target {for_!r}; choose {', '.join(targets)}", param_hint="--for")
+    if for_ == "vllm" and data:
         raise typer.BadParameter("documents are measured for merges only; leave it out", param_hint="--data")
+    if for_ == "vllm" and push:
+        raise typer.BadParameter("only a merge is pushed; leave --for vllm out", param_hint="--push")
+    if push and adapter_scale != 1:
+        raise typer.BadParameter("the card's verdict is that of the whole adapter; leave it at 1", param_hint="--push")
     from lengthen.adapters.export import export as run_export
-    from lengthen.adapters.load import base_of
+    from lengthen.adapters.llama_cpp import check_positions, gguf_steps
+    from lengthen.adapters.load import adapter_config, base_of
+    from lengthen.adapters.push import create_repository, upload
     from lengthen.adapters.vllm import export_for_vllm
     from lengthen.errors import DataError
     from lengthen.evaluation.merge_quality import documents_to_score, perplexities
     from lengthen.models.load import load_config, towers_of
+    from lengthen.models.resolve import find
+    from lengthen.report import check_is_run, write_model_card
+    from lengthen.run_folder import RunFolder
 
     content: dict[str, Any] = {
         "model": run,
@@ -55,6 +69,14 @@ def export(
         "adapter_scale": adapter_scale,
     }
     lines = [str(out)]
+    # What would fail at the end fails before the merge, which takes long.
+    if push:
+        check_is_run(Path(run))
+        create_repository(push)
+    extended = adapter_config(Path(adapter) if adapter else RunFolder(Path(run)).adapter)
+    extended = extended or load_config(find(run), base_context)
+    if for_ in ("ollama", "llama.cpp"):
+        check_positions(extended)
     if for_ == "vllm":
         written = export_for_vllm(run, out, dtype, adapter, merge_into, base_context, adapter_scale)
         content |= {"base": str(written.base), "adapter": str(written.adapter), "command": written.command}
@@ -76,6 +98,14 @@ def export(
                 f"perplexity as trained (4-bit base) {measured['trained']:.2f}, merged into the {merge_into} base "
                 f"{measured['merged']:.2f}, on {measured['tokens']:,} tokens",
             )
+        if push:
+            write_model_card(Path(run), out, push)
+            content["pushed"] = upload(out, push, "Merged by lengthen export")
+            lines.append(content["pushed"])
+        if for_ is not None:
+            steps = gguf_steps(out, for_, dtype, extended)
+            content |= {"commands": steps.commands, "modelfile": steps.modelfile}
+            lines += [f"# with llama.cpp's converter, which keeps {steps.positions}", *steps.commands]
     content["towers"] = towers = towers_of(load_config(base_of(run), base_context))
     if towers:
         lines.insert(0, f"the text decoder has what was trained; {' and '.join(towers)} kept as in the base")

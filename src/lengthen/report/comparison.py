@@ -10,7 +10,7 @@ from lengthen.report.figures import Picture, Section, Table, picture
 from lengthen.report.numbers import as_perplexity
 from lengthen.report.results import RUN, Evaluation, Run
 
-__all__ = ["Fact", "Usable", "perplexity_by_position", "usable"]
+__all__ = ["Fact", "Found", "Usable", "found_by_length", "perplexity_by_position", "usable"]
 
 Fact = tuple[str, str, str]
 """A name, a value and a note."""
@@ -47,8 +47,12 @@ def usable(run: Run) -> Usable | None:
     sentence = verdict["sentence"][0].upper() + verdict["sentence"][1:] + "."
     if verdict["fell"]:
         sentence = f"Retrieval fell below the base's. {sentence}"
-    tokens, base = (f"{verdict[key]:,} tokens" if verdict[key] else "none" for key in ("usable", "base_usable"))
-    facts = [("usable context", tokens, f"base: {base}")]
+    facts: list[Fact] = []
+    if verdict["base_usable"]:
+        tokens = f"{verdict['usable']:,} tokens" if verdict["usable"] else "none"
+        facts.append(("usable context", tokens, f"base: {verdict['base_usable']:,} tokens"))
+    elif verdict["best"] is not None:
+        facts.append(("usable context", "not known", "the base itself finds too little"))
     if verdict["lost"] or verdict["kept"]:
         is_kept = "lost" if verdict["lost"] else "kept"
         facts.append(("short ability", is_kept, ", ".join(verdict[is_kept])))
@@ -60,30 +64,47 @@ def usable(run: Run) -> Usable | None:
     return Usable(sentence, verdict["fell"], _found_picture(run, evaluation), facts, _scores(evaluation))
 
 
-def _found_picture(run: Run, evaluation: Evaluation) -> Picture | None:
-    """Of the task that the verdict is about."""
-    verdict = evaluation.content["verdict"]
-    task = verdict.get("task", "needle")
+@dataclass(frozen=True)
+class Found:
+    """What was found by length, of the task that the verdict is about.
+
+    Attributes:
+        hidden: what was to be found.
+        lengths: in tokens.
+        curves: for each side, the share by length.
+    """
+
+    hidden: str
+    lengths: list[int]
+    curves: dict[str, dict[int, float]]
+
+
+def found_by_length(evaluation: Evaluation) -> Found | None:
+    """Of a comparison; None where nothing was hidden."""
+    task = evaluation.content["verdict"].get("task", "needle")
     rows = [row for row in evaluation.content["scores"] if row["task"] == task and row["depth"] is None]
     if not rows:
         return None
     curves = {
         label: {row["tokens"]: row[side]["score"] for row in rows if side in row} for side, label in _SIDES.items()
     }
-    scores = (
-        f"{label} {', '.join(f'{score:.0%} at {tokens:,} tokens' for tokens, score in sorted(curve.items()))}"
-        for label, curve in curves.items()
-        if curve
-    )
-    best = verdict["best"]
-    figure = found_figure(
-        {label: curve for label, curve in curves.items() if curve},
-        base_context=run.base["context"],
-        bar=SHARE * best if best else None,
-    )
     hidden = {"needle": "Needles", "lookup": "Look-ups"}[task]
-    label = f"{hidden} found by length: {'; '.join(scores)}."
-    return picture(figure, "found", f"{hidden} found by length, base and run", label, evaluation.file)
+    curves = {label: curve for label, curve in curves.items() if curve}
+    return Found(hidden, sorted(row["tokens"] for row in rows), curves)
+
+
+def _found_picture(run: Run, evaluation: Evaluation) -> Picture | None:
+    found = found_by_length(evaluation)
+    if found is None:
+        return None
+    best = evaluation.content["verdict"]["best"]
+    figure = found_figure(found.curves, base_context=run.base["context"], bar=SHARE * best if best else None)
+    sides = (
+        f"{label} {', '.join(f'{score:.0%} at {tokens:,} tokens' for tokens, score in sorted(curve.items()))}"
+        for label, curve in found.curves.items()
+    )
+    label = f"{found.hidden} found by length: {'; '.join(sides)}."
+    return picture(figure, "found", f"{found.hidden} found by length, base and run", label, evaluation.file)
 
 
 def _scores(evaluation: Evaluation) -> Table:

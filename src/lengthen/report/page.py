@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from lengthen.files import write_text
 from lengthen.report.comparison import perplexity_by_position, usable
 from lengthen.report.evaluations import evaluations, perplexity_by_protocol, unmeasured
 from lengthen.report.results import Run, read_run
 from lengthen.report.setup import commands, cost, introduction, setup, trainable, training
+from lengthen.templates import template
 
 __all__ = ["write_report"]
 
@@ -37,15 +36,8 @@ def write_report(folder: Path, out: Path | None = None, compare: Sequence[Path] 
 
 
 def _render(run: Run) -> str:
-    environment = Environment(
-        loader=PackageLoader("lengthen.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     positions = perplexity_by_position(run)
-    return environment.get_template("report.html.j2").render(
+    return template("lengthen.report", "report.html.j2").render(
         name=run.folder.resolve().name,
         is_finished=run.is_finished,
         introduction=introduction(run),

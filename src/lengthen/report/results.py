@@ -10,7 +10,7 @@ from lengthen.recipe import Recipe, load_recipe
 from lengthen.results import check_metrics, check_results, read_json
 from lengthen.run_folder import RunFolder
 
-__all__ = ["RUN", "Evaluation", "Run", "read_run"]
+__all__ = ["RUN", "Evaluation", "Run", "check_is_run", "read_run"]
 
 RUN = "run"
 """What a report calls the run's own model."""
@@ -66,6 +66,16 @@ class Run:
         return next(reversed(self.own(kind)), None)
 
 
+def check_is_run(folder: Path) -> None:
+    """Refuse what is no run folder.
+
+    Raises:
+        ModelError: it is none.
+    """
+    if not RunFolder(folder).is_run:
+        raise ModelError(f"{folder} is not a run folder, which has a recipe.yaml; give one that `lengthen train` wrote")
+
+
 def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
     """Read a run folder, its evals/, and results files of its base.
 
@@ -74,8 +84,7 @@ def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
         DataError: a file is broken; it is named.
     """
     run = RunFolder(folder)
-    if not run.is_run:
-        raise ModelError(f"{folder} is not a run folder, which has a recipe.yaml; give one that `lengthen train` wrote")
+    check_is_run(folder)
     recipe = load_recipe(run.recipe)
     about = run.read_metadata()
     base_file = run.adapter / "base.json"
