@@ -15,7 +15,7 @@ _HOME = {
     "LengthenError": "lengthen.errors",
     "Recipe": "lengthen.recipe",
     "export": "lengthen.adapters.export",
-    "extend": "lengthen.context",
+    "extend": "lengthen.extension",
     "load": "lengthen.adapters.load",
     "load_recipe": "lengthen.recipe",
     "train": "lengthen.training.run",
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'lengthen' has no attribute {name!r}")
     import_module("lengthen._compat").silence_upstream()
     # "s2" must be known to transformers wherever models are loaded or trained.
-    if name in ("load", "train"):
+    if name in ("extend", "load", "train"):
         import_module("lengthen.attention")
     return getattr(import_module(_HOME[name]), name)
 

@@ -155,6 +155,7 @@ class ScoreRow(TypedDict):
     """Both models on the same questions: of a task, at a length, at one depth or (None) at all of them.
 
     "difference" is run - base, "low" and "high" its 95% interval by a bootstrap over prompts (None for one prompt).
+    "scaled" is the base with the run's positions, untrained, where it was asked too.
     """
 
     task: str
@@ -164,6 +165,7 @@ class ScoreRow(TypedDict):
     questions: int
     base: SideScore
     run: SideScore
+    scaled: NotRequired[SideScore]
     difference: float
     low: float | None
     high: float | None
@@ -179,6 +181,7 @@ PerplexityRow = TypedDict(
         "documents": int,
         "base": float | None,
         "run": float | None,
+        "scaled": NotRequired[float | None],
         "ratio": float | None,
         "low": float | None,
         "high": float | None,
@@ -186,7 +189,8 @@ PerplexityRow = TypedDict(
     },
 )
 """Perplexity of both models on the same tokens, by position in the document; "ratio" is run / base, with its 95%
-interval by a bootstrap over documents. None is a number too large for a float."""
+interval by a bootstrap over documents. None is a number too large for a float. Beyond its context the base reads by a
+sliding window."""
 
 
 class LongPerplexity(TypedDict):
@@ -211,6 +215,7 @@ class LongPerplexity(TypedDict):
 class Verdict(TypedDict):
     """What a comparison says; see `lengthen.evaluation.compare.verdict.verdict`."""
 
+    task: str | None
     usable: int | None
     base_usable: int | None
     best: float | None

@@ -48,7 +48,7 @@ def test_the_base_inside_a_run_is_the_base(trained, base):
     assert pair.is_one
     assert (pair.base_context, pair.context) == (32, 128)
     alone, extended = logits(lengthen.load(base, "float32")[0]), logits(lengthen.load(trained, "float32")[0])
-    with pair.models() as (as_base, as_run):
+    with pair.models() as (as_base, _, as_run):
         for _ in range(2):
             with as_base() as model:
                 assert torch.equal(logits(model), alone)
@@ -63,7 +63,7 @@ def test_the_base_inside_untrained_scaling_is_the_base(base, method):
     assert pair.is_one
     alone = logits(lengthen.load(base, "float32")[0])
     scaled = logits(lengthen.load(base, "float32", method=method, target=128)[0])
-    with pair.models() as (as_base, as_run):
+    with pair.models() as (as_base, _, as_run):
         with as_base() as model:
             assert torch.equal(logits(model), alone)
         with as_run() as model:
@@ -126,7 +126,7 @@ def test_a_fully_tuned_run_knows_its_base(make_run, base):
     run = make_run(base, "full", {"kind": "full"})
     pair = find_pair(str(run), dtype="float32")
     assert not pair.is_one
-    with pair.models() as (as_base, as_run):
+    with pair.models() as (as_base, _, as_run):
         with as_base() as model:
             assert torch.equal(logits(model), logits(lengthen.load(base, "float32")[0]))
         with as_run() as model:

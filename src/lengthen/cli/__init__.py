@@ -29,6 +29,7 @@ _GROUPS = {
 for _name, _help in _GROUPS.items():
     app.add_typer(import_module(f"lengthen.cli.{_name}").app, name=_name, help=_help)
 for _name in (
+    "extend",
     "quickstart",
     "train",
     "plan",

@@ -48,6 +48,7 @@ def training_sequences(
     store, warnings = load_tokens(data.paths, tokenizer, vocabulary, default_cache(), max_documents=data.max_documents)
     for warning in warnings:
         _LOG.warning("%s", warning)
+    store = store.without(data.held_out)
     length = recipe.context.target if data.skip_wise else recipe.sequence_length
     blocks = pack(store, length, data.packing, data.min_tokens, data.max_tokens)
     if data.skip_wise:

@@ -83,7 +83,8 @@ class _Opener:
                 repositories, warnings = read_repositories(source.path)
                 self._warn(warnings)
                 chosen = repositories[: source.max_documents or self._recipe.data.max_documents]
-                self._stores[number] = tokenize(chosen, self._tokenizer, default_cache())
+                store = tokenize(chosen, self._tokenizer, default_cache())
+                self._stores[number] = store.without(self._recipe.data.held_out)
             else:
                 self._stores[number] = self._read(source.path, source)
         return self._stores[number]
@@ -92,7 +93,7 @@ class _Opener:
         limit = source.max_documents or self._recipe.data.max_documents
         store, warnings = load_tokens(paths, self._tokenizer, self._vocab_size, default_cache(), max_documents=limit)
         self._warn(warnings)
-        return store
+        return store.without(self._recipe.data.held_out)
 
     @staticmethod
     def _warn(warnings: Sequence[str]) -> None:
@@ -125,9 +126,7 @@ class _Opener:
                 f"{lengths.max()} tokens; change min_tokens {least}, max_tokens {'none' if most is None else most} or "
                 "length_weights"
             )
-        tokens = np.concatenate([store[index] for index in inside])
-        offsets = np.cumsum([0, *store.lengths[inside]], dtype=np.int64)
-        return TokenStore(tokens, offsets, [store.names[index] for index in inside])
+        return store.take(inside)
 
     def _cut(self, store: TokenStore, source: SourceRecipe, seed: tuple[int, ...]) -> list[Block]:
         data, length, target = self._recipe.data, self._recipe.sequence_length, self._recipe.context.target

@@ -8,7 +8,7 @@ begin is not in it, other than by the ids that a tokenizer puts there itself.
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
@@ -78,6 +78,28 @@ class TokenStore:
     def lengths(self) -> np.ndarray:
         """Tokens in each document, int64."""
         return np.diff(self.offsets)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "TokenStore":
+        """A store of these documents, in this order, as often as they are named; at least one."""
+        tokens = np.concatenate([self[index] for index in indices])
+        offsets = np.cumsum([0, *self.lengths[list(indices)]], dtype=np.int64)
+        return TokenStore(tokens, offsets, [self.names[index] for index in indices], self.spelled)
+
+    def without(self, names: Collection[str]) -> "TokenStore":
+        """A store of the documents that have other names than these.
+
+        Raises:
+            DataError: none is left.
+        """
+        kept = [index for index, name in enumerate(self.names) if name not in names]
+        if len(kept) == len(self):
+            return self
+        if not kept:
+            raise DataError(
+                f"all documents ({', '.join(self.names[:3])}{', ...' if len(self) > 3 else ''}) are held out, so none "
+                "is left to train on; shorten data.held_out"
+            )
+        return self.take(kept)
 
 
 def load_tokens(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lengthen.evaluation.losses import token_losses
-from lengthen.evaluation.windows import batches, begin_token, pick_windows, stack
+from lengthen.evaluation.windows import batches, begin_token, pick_stride, pick_windows, stack
 
 __all__ = ["document_losses"]
 
@@ -16,18 +16,20 @@ def document_losses(
     documents: Sequence[np.ndarray],
     context: int,
     batch_size: int = 1,
+    stride: int | None = None,
     on_tokens: Callable[[int], None] = lambda _tokens: None,
 ) -> list[np.ndarray]:
-    """Compute the losses that `perplexity` averages, by the protocol "strided" with a stride of half the context.
+    """Compute the losses that `perplexity` averages, by the protocol "strided".
 
-    A document of at most `context` tokens is one window, read once. A longer one slides: each later token is predicted
-    from at least half a context, the token that documents begin with included (see `perplexity`).
+    A document of at most `context` tokens is one window, read once. A longer one slides by `stride`: each later token
+    is predicted from at least `context - stride` tokens, the one that documents begin with included (see `perplexity`).
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
         documents: token ids of each.
         context: the longest window, in tokens.
         batch_size: windows that are run together.
+        stride: tokens from one window to the next; default half the context.
         on_tokens: called after each chunk with the tokens read.
 
     Returns:
@@ -37,8 +39,9 @@ def document_losses(
         ModelError: as `token_losses`.
     """
     losses = [np.full(len(ids), np.nan) for ids in documents]
+    step = pick_stride(context, stride, "strided")
     begin = begin_token(model, documents)
-    for batch in batches(pick_windows(documents, context, context // 2, "strided"), batch_size):
+    for batch in batches(pick_windows(documents, context, step, "strided"), batch_size):
         found = token_losses(model, stack(documents, batch, begin), batch[0].score - batch[0].begin, on_chunk=on_tokens)
         for window, losses_S in zip(batch, found.double().cpu().numpy(), strict=True):
             losses[window.document][window.score : window.end] = losses_S

@@ -3,7 +3,7 @@
 A recipe is a YAML file, the name of a shipped one (`lengthen recipes`), or built in Python.
 """
 
-from lengthen.recipe.load import load_recipe, parse_recipe, shipped_recipes
+from lengthen.recipe.load import apply_overrides, load_recipe, parse_recipe, shipped_recipes
 from lengthen.recipe.rules import PROMPT_KINDS, check_documents
 from lengthen.recipe.schema import (
     AdapterRecipe,
@@ -30,6 +30,7 @@ __all__ = [
     "RestorationRecipe",
     "SourceRecipe",
     "TrainingRecipe",
+    "apply_overrides",
     "check_documents",
     "load_recipe",
     "parse_recipe",

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from lengthen.errors import RecipeError
 from lengthen.recipe.schema import MAPPING, SOURCE_LISTS, Recipe, SourceRecipe
 
-__all__ = ["load_recipe", "parse_recipe", "shipped_recipes"]
+__all__ = ["apply_overrides", "load_recipe", "parse_recipe", "shipped_recipes"]
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -45,10 +45,19 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path} holds no recipe: it must be a mapping with model, context, data and training")
-    for override in overrides:
-        _apply(content, override)
+    apply_overrides(content, overrides)
     content.setdefault("out", f"runs/{path.stem}")
     return parse_recipe(content, str(name))
+
+
+def apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Change a recipe given as nested dicts by `section.key=value` each.
+
+    Raises:
+        RecipeError: an override has another form, or names no section.
+    """
+    for override in overrides:
+        _apply(content, override)
 
 
 def parse_recipe(content: dict[str, Any], name: str) -> Recipe:

@@ -198,6 +198,9 @@ class DataRecipe(_Section):
         None, description="for kind instruct: how often a pass sees each source of train; default once"
     )
     validation: Paths = Field([], description="the same, measured after the run at the target context")
+    held_out: Names = Field(
+        [], description="documents of train by name, kept from training; `lengthen eval compare` measures on them"
+    )
     max_documents: int | None = Field(
         None, ge=1, description="documents taken from each file, folder or dataset, the first ones; default all"
     )

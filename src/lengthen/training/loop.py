@@ -15,7 +15,7 @@ made before (`training/parallel.py`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,18 @@ class Loop:
         self.steps, self.done = self.batches.steps, 0
         self.is_full = False
 
-    def run(self, checkpoint: Path | None) -> int | None:
+    def run(
+        self,
+        checkpoint: Path | None,
+        on_step: Callable[[dict[str, Any]], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> int | None:
         """Take all steps, or those after a checkpoint.
+
+        Args:
+            checkpoint: to go on from; None for the beginning.
+            on_step: called in the first process with each record of metrics.jsonl.
+            stop: asked after each step; it stops the run as SIGTERM does.
 
         Returns:
             The signal that stopped the run before its last step, or None.
@@ -121,7 +131,7 @@ class Loop:
         metrics = Metrics(self.utilization.peak)
         self.model.train()
         with (
-            StopOnSignal(self.accelerator) as stop,
+            StopOnSignal(self.accelerator, stop) as signals,
             TrainingProgress(self.done, self.steps, is_main) as progress,
         ):
             for step in range(self.done + 1, self.steps + 1):
@@ -131,13 +141,15 @@ class Loop:
                 self.done = step
 
                 metrics.add(sums)
-                signal = stop.received()
+                signal = signals.received()
                 is_last = step == self.steps or signal is not None
                 if step == 1 or step % self.training.log_every == 0 or is_last:
                     record = metrics.record(step, rate, norm)
                     progress.show(record)
                     if is_main:
                         RunFolder(self.folder).append_metrics(record)
+                        if on_step is not None:
+                            on_step(record)
                     for logger in loggers:
                         logger.log(flat(record), step)
                 if step % self.training.save_every == 0 or is_last:

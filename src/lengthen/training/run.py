@@ -7,7 +7,7 @@ is loaded or written.
 import logging
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,12 @@ class Setup:
         return base_context(self.base_config)
 
 
-def train(recipe: Recipe, resume: bool = False) -> Path:
+def train(
+    recipe: Recipe,
+    resume: bool = False,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Path:
     """Extend a base as a recipe says.
 
     Runs as it is in one process, and in several under `torchrun` or `accelerate launch`.
@@ -121,6 +126,8 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         recipe: what to do.
         resume: go on from the newest checkpoint in the run folder, on exactly the trajectory of a run that was
             never stopped; without a checkpoint, start from the beginning.
+        on_step: called in the first process with each line of metrics.jsonl as it is written.
+        stop: asked after each step; once it says so, the run stops as by a signal.
 
     Returns:
         The run folder: recipe.yaml, run.json, config.json (extended), tokenizer files, metrics.jsonl, checkpoints/,
@@ -129,14 +136,14 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
     Raises:
         LengthenError: the recipe, base, documents or run folder can't be used; an earlier run's files are untouched.
             Or the run diverges; its checkpoints are kept.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+        Interrupted: Ctrl-C, SIGTERM or `stop`; a checkpoint was written.
     """
     setup = resolve(recipe, resume)
     if setup is None:  # finished already
         return _folder(recipe).path
     blocks, windows = build_data(setup), build_windows(setup)
     objective, base = build_model(setup, blocks)
-    fit(setup, objective, base, blocks, windows)
+    fit(setup, objective, base, blocks, windows, on_step, stop)
     finish(setup, objective.model, base)
     return setup.run.path
 
@@ -219,7 +226,7 @@ def build_windows(setup: Setup) -> FiniteSource | None:
         )
     for warning in warnings:
         _LOG.warning("%s", warning)
-    windows = cut_windows(store, wanted.length, recipe.seed)
+    windows = cut_windows(store.without(recipe.data.held_out), wanted.length, recipe.seed)
     _LOG.info(f"restoration: {wanted.share:.0%} of the forward passes, of {windows.about}")
     return windows
 
@@ -293,6 +300,8 @@ def fit(
     base: dict[str, Any],
     blocks: Sequence[Block],
     windows: FiniteSource | None,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> None:
     """Begin the run folder, and take the steps that are left.
 
@@ -317,7 +326,7 @@ def fit(
             return
     utilization = Utilization(recipe, setup.config, setup.dtype)
     loop = Loop(objective, blocks, recipe, run.path, setup.dtype, _pad_id(setup.tokenizer), utilization, windows)
-    signal = loop.run(checkpoint)
+    signal = loop.run(checkpoint, on_step, stop)
     if signal is not None:
         raise Interrupted(f"stopped after step {loop.done}, with a checkpoint", signal)
 

@@ -43,19 +43,25 @@ def compare(
     depths: Depths = "0,0.25,0.5,0.75,1",
     trials: Trials = 5,
     tasks: Annotated[
-        str, typer.Option(help="Of needle, copy, cloze, babilong_qa1 to babilong_qa3, and RULER's tasks.")
+        str, typer.Option(help="Of needle, lookup, copy, cloze, babilong_qa1 to babilong_qa3, and RULER's tasks.")
     ] = "needle,copy,cloze",
     haystack: Haystack = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Documents for perplexity, repeatable; default the run's validation data, else the haystack."
+            help="Documents for perplexity, repeatable; default what the run kept from training, else the haystack."
         ),
     ] = None,
     documents: Annotated[int, typer.Option(min=0, help="Documents read, the longest ones; 0 for none.")] = 8,
     evaluator: Annotated[str, typer.Option(help="base or run: whose losses choose the tokens of LongPPL.")] = "base",
     short_context: Annotated[
         int | None, typer.Option(min=2, help="Tokens that LongPPL compares with; default an eighth.")
+    ] = None,
+    scaled: Annotated[
+        bool, typer.Option("--scaled", help="Also ask the base with the run's positions, untrained.")
+    ] = False,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that the base's sliding window moves by; default half of it.")
     ] = None,
     batch_size: BatchSize = 1,
     seed: Seed = 0,
@@ -68,14 +74,14 @@ def compare(
     asked, places = parse_lengths(lengths, "--lengths") if lengths is not None else None, parse_depths(depths)
 
     from lengthen.evaluation.compare import compare as measure
-    from lengthen.evaluation.compare import find_pair
+    from lengthen.evaluation.compare import default_lengths, draw_found, find_pair
     from lengthen.evaluation.haystack import Haystack as Prose
     from lengthen.evaluation.haystack import read_haystack
 
     given = asdict(options)
     beyond = given.pop("beyond")
     pair = find_pair(model, base, **given)
-    chosen = asked or _default_lengths(pair)
+    chosen = asked or default_lengths(pair.base_context, pair.context)
     check_lengths(model, pair.context, chosen, beyond)
     source, text = read_haystack(haystack)
     prose = Prose(pair.tokenizer, text)
@@ -83,7 +89,16 @@ def compare(
     wanted = _names(tasks)
     probes = _probes(wanted, pair, prose, text, chosen, places, trials, seed)
     names, read = _documents(pair, data, documents, max(chosen), text)
-    found = measure(pair, probes, read, evaluator=evaluator, short_context=short_context, batch_size=batch_size)
+    found = measure(
+        pair,
+        probes,
+        read,
+        scaled=scaled,
+        evaluator=evaluator,
+        short_context=short_context,
+        stride=stride,
+        batch_size=batch_size,
+    )
     _print(found, pair, output.quiet)
     header = {
         "model": pair.id,
@@ -105,7 +120,9 @@ def compare(
     }
     written = write_result(model, header, "compare", content, output.json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
-        _draw(found, pair, written.with_suffix(".png"))
+        picture = written.with_suffix(".png")
+        if draw_found(found, picture, Path(pair.name).name, pair.base_context):
+            typer.echo(f"wrote {picture}", err=True)
 
 
 def _names(tasks: str) -> list[str]:
@@ -114,7 +131,7 @@ def _names(tasks: str) -> list[str]:
     from lengthen.evaluation.ruler import TASKS as RULER
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
-    known = ["needle", "copy", "cloze", *BABILONG, *(name for name in RULER if not name.startswith("qa_"))]
+    known = ["needle", "lookup", "copy", "cloze", *BABILONG, *(name for name in RULER if not name.startswith("qa_"))]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise typer.BadParameter(
@@ -144,20 +161,14 @@ def _probes(
             found.append(of.copy_probe(tokenizer, _SHORT_TRIALS * trials, seed))
         elif name == "cloze":
             found.append(of.cloze_probe(tokenizer, prose, _SHORT_TRIALS * trials, seed))
-        elif name == "needle":
-            found += [of.needle_probe(tokenizer, prose, tokens, depths, trials, seed) for tokens in lengths]
+        elif name in ("needle", "lookup"):
+            make = of.needle_probe if name == "needle" else of.lookup_probe
+            found += [make(tokenizer, prose, tokens, depths, trials, seed) for tokens in lengths]
         elif name.startswith("babilong_"):
             found += [of.babilong_probe(tokenizer, prose, name, tokens, trials, seed) for tokens in lengths]
         else:
             found += [of.ruler_probe(tokenizer, sources, name, tokens, trials, seed) for tokens in lengths]
     return found
-
-
-def _default_lengths(pair: "Pair") -> list[int]:
-    """The run's context and halves of it, down to a quarter of the base's."""
-    least = max(pair.base_context // 4, min(256, pair.context))
-    halves = [pair.context // 2**power for power in range(pair.context.bit_length())]
-    return [length for length in reversed(halves) if length >= least]
 
 
 def _documents(
@@ -171,10 +182,11 @@ def _documents(
     from lengthen.recipe import load_recipe
     from lengthen.run_folder import RunFolder
 
-    run = RunFolder(Path(pair.name))
+    run, held_out = RunFolder(Path(pair.name)), set[str]()
     if data is None and run.is_run:
         about = load_recipe(run.recipe).data
-        data = about.validation if about.kind == "documents" and about.validation else None
+        held_out = set(about.held_out)
+        data = about.paths if held_out else about.validation if about.kind == "text" and about.validation else None
     if not most:
         return [], []
     if data is None:
@@ -185,6 +197,8 @@ def _documents(
     store, warnings = load_tokens(data, pair.tokenizer, vocabulary, default_cache())
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
+    if held_out:
+        store = store.take([index for index, name in enumerate(store.names) if name in held_out])
     longest = np.argsort(-store.lengths, kind="stable")[:most]
     return [store.names[i] for i in longest], [store[i][:tokens] for i in longest]
 
@@ -192,14 +206,15 @@ def _documents(
 def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
     typer.echo(found["verdict"]["sentence"])
     rows = found["scores"]
+    sides = [side for side in ("base", "scaled", "run") if side in (*rows, *found["perplexity"])[0]]
     print_table(
         "Right answers, teacher-forced, and nats per token of them",
-        ["task", "tokens", "base", "run", "run - base, 95%", "nats: base / run"],
+        ["task", "tokens", *sides, "run - base, 95%", "nats: base / run"],
         [
             [
                 row["task"],
                 _marked(row["tokens"], row),
-                *(f"{row[side]['score']:.2f}" for side in ("base", "run")),
+                *(f"{row[side]['score']:.2f}" for side in sides),
                 _interval(row, "+.2f"),
                 _both(row, "nats"),
             ]
@@ -212,9 +227,9 @@ def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
     if found["perplexity"]:
         print_table(
             "Perplexity by position in the document",
-            ["from", "to", "base", "run", "run / base", "95%"],
+            ["from", "to", *sides, "run / base", "95%"],
             [
-                [row["from"], _marked(row["to"], row), *(_number(row[key]) for key in ("base", "run")),
+                [row["from"], _marked(row["to"], row), *(_number(row[side]) for side in sides),
                  _number(row["ratio"], ".3f"), _interval(row, ".3f")]
                 for row in found["perplexity"]
             ],
@@ -231,15 +246,15 @@ def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
 
 
 def _print_depths(rows: Sequence[Mapping[str, Any]]) -> None:
-    lengths = list(dict.fromkeys(row["tokens"] for row in rows))
-    by_place = {(row["depth"], row["tokens"]): row for row in rows}
-    if by_place:
+    for task in dict.fromkeys(row["task"] for row in rows):
+        by_place = {(row["depth"], row["tokens"]): row for row in rows if row["task"] == task}
+        lengths = list(dict.fromkeys(tokens for _, tokens in by_place))
         print_table(
-            "Needles by depth: base / run",
+            f"{task} by depth: base / run",
             ["depth", *map(str, lengths)],
             [
                 [f"{depth:g}", *(_both(by_place[depth, tokens], "score") for tokens in lengths)]
-                for depth in dict.fromkeys(row["depth"] for row in rows)
+                for depth in dict.fromkeys(depth for depth, _ in by_place)
             ],
         )
 
@@ -258,15 +273,3 @@ def _number(value: float | None, form: str = ".2f") -> str:
 
 def _interval(row: Mapping[str, Any], form: str) -> str:
     return "-" if row["low"] is None else f"{row['low']:{form}} to {row['high']:{form}}"
-
-
-def _draw(found: "Comparison", pair: "Pair", picture: Path) -> None:
-    from lengthen.evaluation.compare.verdict import SHARE
-    from lengthen.evaluation.plot import plot_found
-
-    rows = [row for row in found["scores"] if row["task"] == "needle" and row["depth"] is None]
-    if rows:
-        curves = {side: {row["tokens"]: row[side]["score"] for row in rows} for side in ("base", "run")}
-        bar = SHARE * (found["verdict"]["best"] or 0)
-        plot_found(curves, picture, f"Needles found: {Path(pair.name).name}", pair.base_context, bar)
-        typer.echo(f"wrote {picture}", err=True)

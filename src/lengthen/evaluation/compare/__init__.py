@@ -1,26 +1,37 @@
 """A run beside its base on the same prompts and documents, and what of the context is usable."""
 
 from lengthen.evaluation.compare.pair import Pair, find_pair
+from lengthen.evaluation.compare.picture import draw_found
 from lengthen.evaluation.compare.probes import (
     Probe,
     babilong_probe,
     cloze_probe,
     copy_probe,
+    default_lengths,
+    lookup_probe,
     needle_probe,
     ruler_probe,
 )
-from lengthen.evaluation.compare.run import compare
+from lengthen.evaluation.compare.run import Asked, Measured, Side, compare, judge, measure
 from lengthen.results import Comparison
 
 __all__ = [
+    "Asked",
     "Comparison",
+    "Measured",
     "Pair",
     "Probe",
+    "Side",
     "babilong_probe",
     "cloze_probe",
     "compare",
     "copy_probe",
+    "default_lengths",
+    "draw_found",
     "find_pair",
+    "judge",
+    "lookup_probe",
+    "measure",
     "needle_probe",
     "ruler_probe",
 ]

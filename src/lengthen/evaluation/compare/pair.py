@@ -1,11 +1,11 @@
 """A run and its base: what each is, and both from one set of weights where they share it."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -16,15 +16,30 @@ from lengthen.adapters.load import adapter_config, load
 from lengthen.context import base_context, extend
 from lengthen.errors import ModelError
 from lengthen.head import causal_lm
-from lengthen.models.load import load_config, load_tokenizer, quiet_transformers
+from lengthen.models.devices import default_device, pick_dtype
+from lengthen.models.load import load_base, load_config, load_tokenizer, quiet_transformers
 from lengthen.models.resolve import find
 from lengthen.run_folder import RunFolder, read_base_record
 
-__all__ = ["Pair", "find_pair", "positions_of"]
+__all__ = ["Pair", "Sides", "find_pair", "positions_of"]
 
 # Where a config says how far positions go; all else has to be equal for two models to be one.
 _POSITIONS = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
 _PROBE = "Numbers 12345 and words, in English: a test.\n\tdef f(x): return x\n"
+
+
+class Sides(NamedTuple):
+    """Functions that give a context manager for a model each; one model is in memory at a time.
+
+    Attributes:
+        base: as it is.
+        scaled: the base with the run's positions, which is what a run is before its first step.
+        run: what was trained.
+    """
+
+    base: Callable[[], AbstractContextManager[Any]]
+    scaled: Callable[[], AbstractContextManager[Any]]
+    run: Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -58,18 +73,26 @@ class Pair:
     is_one: bool
 
     @contextmanager
-    def models(self) -> Iterator[tuple[Any, Any]]:
-        """Yield two functions that give a context manager for the base and for the run; one is in memory at a time.
+    def models(self) -> Iterator[Sides]:
+        """Yield what opens the base, the base with scaled positions, and the run.
 
-        Where both have the same weights they are loaded once, and the base is the run with its adapter off and the
-        base's rotation of positions. Then the dtype is one for both as well.
+        Where all have the same weights they are loaded once, and the base is the run with its adapter off and the
+        base's rotation of positions. Then the dtype is one for all as well.
         """
         options = {key: self.options.get(key) for key in ("dtype", "quantize", "base_context")}
         if not self.is_one:
-            yield lambda: _loaded(self.base, options), lambda: _loaded(self.name, self.options)
+            yield Sides(lambda: _loaded(self.base, options), self._scaled, lambda: _loaded(self.name, self.options))
             return
         model, _ = load(self.name, **self.options)
-        yield lambda: _as_base(model, self.base_config), lambda: nullcontext(model)
+        yield Sides(
+            lambda: _as_base(model, self.base_config), lambda: _without_adapter(model), lambda: nullcontext(model)
+        )
+
+    @contextmanager
+    def _scaled(self) -> Iterator[Any]:
+        device, is_nf4 = default_device(), self.options.get("quantize") == "nf4"
+        dtype = pick_dtype(self.options.get("dtype"), device, is_nf4)
+        yield load_base(find(self.base), self.config, dtype, device=device, nf4=is_nf4).eval()
 
 
 def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
@@ -184,13 +207,19 @@ def _as_base(model: Any, base_config: PreTrainedConfig) -> Iterator[Any]:
     for name, module in rotary:
         _replace(inner, name, type(module)(config=copy.deepcopy(wanted)).to(inner.device))
     try:
-        with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+        with _without_adapter(model):
             yield model
     finally:
         for key, value in kept.items():
             setattr(text, key, value)
         for name, module in rotary:
             _replace(inner, name, module)
+
+
+@contextmanager
+def _without_adapter(model: Any) -> Iterator[Any]:
+    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+        yield model
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

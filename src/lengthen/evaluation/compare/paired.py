@@ -22,18 +22,20 @@ def score_rows(
     base: Sequence[Sequence[Sequence[Answer]]],
     run: Sequence[Sequence[Sequence[Answer]]],
     base_context: int,
+    scaled: Sequence[Sequence[Sequence[Answer]]] | None = None,
 ) -> list[ScoreRow]:
     """A row for each probe, and one for each of its depths.
 
     Intervals are of the mean difference run - base, by a bootstrap over prompts, whose questions are not independent.
     """
     rows = []
-    for probe, base_answers, run_answers in zip(probes, base, run, strict=True):
+    for number, probe in enumerate(probes):
+        answers = base[number], run[number], None if scaled is None else scaled[number]
         places = range(len(probe.prompts[0].questions) // probe.choices)
-        rows.append(_score_row(probe, None, base_answers, run_answers, list(places), base_context))
+        rows.append(_score_row(probe, None, *answers, list(places), base_context))
         if probe.depths is not None and len(probe.depths) > 1:
             rows += [
-                _score_row(probe, depth, base_answers, run_answers, [place], base_context)
+                _score_row(probe, depth, *answers, [place], base_context)
                 for place, depth in zip(places, probe.depths, strict=True)
             ]
     return rows
@@ -44,6 +46,7 @@ def _score_row(
     depth: float | None,
     base: Sequence[Sequence[Answer]],
     run: Sequence[Sequence[Answer]],
+    scaled: Sequence[Sequence[Answer]] | None,
     places: list[int],
     base_context: int,
 ) -> ScoreRow:
@@ -62,7 +65,7 @@ def _score_row(
 
     difference = scores(run) - scores(base)
     low, high = bootstrap_interval(difference.sum(1), np.full(len(difference), len(places))) or (None, None)
-    return {
+    row: ScoreRow = {
         "task": probe.task,
         "tokens": probe.tokens,
         "depth": depth,
@@ -75,10 +78,17 @@ def _score_row(
         "high": high,
         "beyond_base": probe.tokens > base_context,
     }
+    if scaled is not None:
+        row["scaled"] = summary(scaled)
+    return row
 
 
 def perplexity_rows(
-    base: Sequence[np.ndarray], run: Sequence[np.ndarray], base_context: int, bucket: int | None = None
+    base: Sequence[np.ndarray],
+    run: Sequence[np.ndarray],
+    base_context: int,
+    bucket: int | None = None,
+    scaled: Sequence[np.ndarray] | None = None,
 ) -> list[PerplexityRow]:
     """Perplexity by position in the document: all positions, those within the base's context, and in buckets.
 
@@ -90,6 +100,7 @@ def perplexity_rows(
         run: the same tokens' losses.
         base_context: of the base, tokens.
         bucket: width of the buckets; default a power of two that gives about eight.
+        scaled: the same tokens' losses with the run's positions and nothing trained.
     """
     if not base:
         return []
@@ -100,12 +111,19 @@ def perplexity_rows(
         spans.append((0, base_context))
     spans += [(start, min(start + bucket, longest)) for start in range(0, longest, bucket)]
     return [
-        row for span in dict.fromkeys(spans) if (row := _perplexity_row(base, run, *span, base_context)) is not None
+        row
+        for span in dict.fromkeys(spans)
+        if (row := _perplexity_row(base, run, scaled, *span, base_context)) is not None
     ]
 
 
 def _perplexity_row(
-    base: Sequence[np.ndarray], run: Sequence[np.ndarray], start: int, stop: int, base_context: int
+    base: Sequence[np.ndarray],
+    run: Sequence[np.ndarray],
+    scaled: Sequence[np.ndarray] | None,
+    start: int,
+    stop: int,
+    base_context: int,
 ) -> PerplexityRow | None:
     first = max(start, 1)  # the first token of a document is predicted by nothing
     pieces = [(b[first:stop], r[first:stop]) for b, r in zip(base, run, strict=True) if len(b) > first]
@@ -116,7 +134,7 @@ def _perplexity_row(
     base_loss, run_loss = sums.sum(0) / counts.sum()
     ends = bootstrap_interval(sums[:, 1] - sums[:, 0], counts)
     low, high = (None, None) if ends is None else map(_exp, ends)
-    return {
+    row: PerplexityRow = {
         "from": start,
         "to": stop,
         "tokens": int(counts.sum()),
@@ -128,6 +146,9 @@ def _perplexity_row(
         "high": high,
         "beyond_base": stop > base_context,
     }
+    if scaled is not None:
+        row["scaled"] = _exp(np.concatenate([losses[first:stop] for losses in scaled]).mean())
+    return row
 
 
 def long_perplexity(

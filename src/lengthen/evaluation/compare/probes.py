@@ -13,11 +13,20 @@ from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.prompts import Prompt, make_prompt
 from lengthen.evaluation.retrieval.babilong import TASKS as BABILONG
 from lengthen.evaluation.retrieval.babilong import babilong_prompt
-from lengthen.evaluation.retrieval.needle import needle_prompt
+from lengthen.evaluation.retrieval.needle import LOOKUPS, NEEDLES, Wording, needle_prompt
 from lengthen.evaluation.ruler.run import make_prompts
 from lengthen.evaluation.ruler.tasks import Sources
 
-__all__ = ["Probe", "babilong_probe", "cloze_probe", "copy_probe", "needle_probe", "ruler_probe"]
+__all__ = [
+    "Probe",
+    "babilong_probe",
+    "cloze_probe",
+    "copy_probe",
+    "default_lengths",
+    "lookup_probe",
+    "needle_probe",
+    "ruler_probe",
+]
 
 # Copying: examples that show what is asked, and digits of the numbers that are copied.
 _EXAMPLES, _DIGITS = 3, (5, 8, 12)
@@ -56,6 +65,13 @@ class Probe:
         return (losses.argmin(axis=1) == 0).astype(float).tolist()
 
 
+def default_lengths(base_context: int, context: int) -> list[int]:
+    """The run's context and halves of it, down to a quarter of the base's, tokens in rising order."""
+    least = max(base_context // 4, min(256, context))
+    halves = [context // 2**power for power in range(context.bit_length())]
+    return [length for length in reversed(halves) if length >= least]
+
+
 def needle_probe(
     tokenizer: Any, haystack: Haystack, tokens: int, depths: Sequence[float], trials: int, seed: int
 ) -> Probe:
@@ -64,10 +80,34 @@ def needle_probe(
     Raises:
         DataError: no prompt of this length can be made.
     """
+    return _hidden("needle", NEEDLES, tokenizer, haystack, tokens, depths, trials, seed)
+
+
+def lookup_probe(
+    tokenizer: Any, haystack: Haystack, tokens: int, depths: Sequence[float], trials: int, seed: int
+) -> Probe:
+    """Numbers that statements of Python give to keys, asked for at the end: the needles of a model of code.
+
+    Raises:
+        DataError: no prompt of this length can be made.
+    """
+    return _hidden("lookup", LOOKUPS, tokenizer, haystack, tokens, depths, trials, seed)
+
+
+def _hidden(
+    task: str,
+    wording: Wording,
+    tokenizer: Any,
+    haystack: Haystack,
+    tokens: int,
+    depths: Sequence[float],
+    trials: int,
+    seed: int,
+) -> Probe:
     label = " ".join(map(str, depths))
     generators = [random.Random(f"{seed} {tokens} {label} {i}") for i in range(trials)]
-    prompts = [needle_prompt(tokenizer, haystack, tokens, depths, generator) for generator in generators]
-    return Probe("needle", tokens, prompts, depths)
+    prompts = [needle_prompt(tokenizer, haystack, tokens, depths, generator, wording) for generator in generators]
+    return Probe(task, tokens, prompts, depths)
 
 
 def ruler_probe(tokenizer: Any, sources: Sources, task: str, tokens: int, trials: int, seed: int) -> Probe:

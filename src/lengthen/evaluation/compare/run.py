@@ -1,9 +1,9 @@
-"""The comparison: both models asked the same, and their answers and losses paired."""
+"""The comparison: all sides asked the same, and their answers and losses paired."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,12 +17,87 @@ from lengthen.evaluation.document_losses import document_losses
 from lengthen.progress import progress_bar
 from lengthen.results import Comparison
 
-__all__ = ["Measured", "compare"]
+__all__ = ["Asked", "Measured", "Side", "compare", "judge", "measure"]
+
+Side = Literal["base", "scaled", "run"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every side is asked, and how.
+
+    Attributes:
+        probes: questions.
+        documents: token ids, each at most the run's context long; each token's loss is measured.
+        base_context: of the base, tokens; what is longer it reads by a sliding window.
+        context: of the run, tokens.
+        names: of the documents, for results.
+        evaluator: "base" or "run": whose losses choose the tokens of LongPPL. The base is fair to both, and chooses
+            what a context of its own length helps; the run chooses for its whole context, but what it knows itself.
+        short_context: tokens, with which LongPPL's other losses are measured; default an eighth of the evaluator's
+            context.
+        stride: of the base's sliding window, tokens; default half its context. Less is fairer to it, and slower.
+        batch_size: prompts or windows that are run together.
+
+    Raises:
+        LengthenError: there is nothing to ask, or a setting is out of range.
+    """
+
+    probes: Sequence[Probe]
+    documents: Sequence[np.ndarray]
+    base_context: int
+    context: int
+    names: Sequence[str] = ()
+    evaluator: str = "base"
+    short_context: int | None = None
+    stride: int | None = None
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.probes and not self.documents:
+            raise LengthenError("there is nothing to compare: neither questions nor documents")
+        if self.evaluator not in ("base", "run"):
+            raise LengthenError(f"the evaluator is {self.evaluator!r}; choose base or run")
+        if self.documents and not 2 <= self.short < self.longest:
+            raise LengthenError(
+                f"the short context is {self.short} tokens; it has to be from 2 to below {self.longest}"
+            )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        return max(map(len, self.documents), default=2)
+
+    @property
+    def short(self) -> int:
+        """The short context of LongPPL, tokens."""
+        return self.short_context or max(2, min(self.context_of(self.evaluator), self.longest) // 8)
+
+    def context_of(self, side: str) -> int:
+        """Tokens that a side reads at once."""
+        return self.base_context if side == "base" else self.context
+
+    def stride_of(self, side: str) -> int | None:
+        """Tokens that a side's window moves by; None for half of it."""
+        return self.stride if side == "base" and self.base_context < self.longest else None
+
+    def tokens(self, side: str) -> int:
+        """How many a side has to read, about."""
+        windows = [(self.context_of(side), self.stride_of(side))]
+        windows += [(self.short, None)] if side == self.evaluator else []
+        read = sum(
+            context + max(0, len(ids) - context) // (stride or context // 2) * context
+            if len(ids) > context
+            else len(ids)
+            for ids in self.documents
+            for context, stride in windows
+        )
+        return sum(probe.tokens * len(probe.prompts) for probe in self.probes) + read
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model did.
+    """What one side did.
 
     Attributes:
         answers: for each probe and prompt, an answer to each question.
@@ -42,8 +117,10 @@ def compare(
     probes: Sequence[Probe],
     documents: Sequence[np.ndarray],
     *,
+    scaled: bool = False,
     evaluator: str = "base",
     short_context: int | None = None,
+    stride: int | None = None,
     batch_size: int = 1,
 ) -> Comparison:
     """Ask a run and its base the same questions, score the same tokens, and say what of the context is usable.
@@ -56,11 +133,8 @@ def compare(
         pair: from `find_pair`.
         probes: what is asked.
         documents: token ids, each at most the run's context long.
-        evaluator: "base" or "run": whose losses choose the tokens of LongPPL. The base is fair to both, and chooses
-            what a context of its own length helps; the run chooses for its whole context, but what it knows itself.
-        short_context: tokens, with which LongPPL's other losses are measured; default an eighth of the evaluator's
-            context.
-        batch_size: prompts or windows that are run together.
+        scaled: also ask the base with the run's positions, untrained.
+        evaluator, short_context, stride, batch_size: see `Asked`.
 
     Returns:
         Plain data for a JSON file.
@@ -69,63 +143,85 @@ def compare(
         LengthenError: there is nothing to compare.
         ModelError: a model can't be loaded, or its losses are not finite.
     """
-    if not probes and not documents:
-        raise LengthenError("there is nothing to compare: neither questions nor documents")
-    if evaluator not in ("base", "run"):
-        raise LengthenError(f"the evaluator is {evaluator!r}; choose base or run")
-    contexts = {"base": pair.base_context, "run": pair.context}
-    longest = max(map(len, documents), default=2)
-    short = short_context or max(2, min(contexts[evaluator], longest) // 8)
-    if documents and not 2 <= short < longest:
-        raise LengthenError(f"the short context is {short} tokens; it has to be from 2 to below {longest}")
-    measured = {}
+    asked = Asked(probes, documents, pair.base_context, pair.context, (), evaluator, short_context, stride, batch_size)
+    sides: list[Side] = ["base", "scaled", "run"] if scaled else ["base", "run"]
+    measured: dict[Side, Measured] = {}
     with pair.models() as models:
-        for label, opened in zip(contexts, models, strict=True):
-            windows = [min(contexts[label], longest), *([short] if label == evaluator else [])]
-            with opened() as model:
-                measured[label] = _measure(label, model, pair.tokenizer, probes, documents, windows, batch_size)
-    base, run, chosen = measured["base"], measured["run"], measured[evaluator]
-    scores = score_rows(probes, base.answers, run.answers, pair.base_context)
-    perplexity = perplexity_rows(base.losses, run.losses, pair.base_context)
-    name = pair.base_id if evaluator == "base" else pair.id
+        for side in sides:
+            with (
+                getattr(models, side)() as model,
+                progress_bar(side, asked.tokens(side), "tokens") as advance,
+            ):
+                measured[side] = measure(asked, side, model, pair.tokenizer, advance)
+    return judge(asked, measured, pair.base_id if evaluator == "base" else pair.id)
+
+
+def measure(
+    asked: Asked, side: Side, model: Any, tokenizer: Any, on_tokens: Callable[[int], None] = lambda _tokens: None
+) -> Measured:
+    """Losses of the documents, and answers to the questions.
+
+    Args:
+        asked: what is measured.
+        side: which one this is.
+        model: a causal language model of transformers, or a PEFT model around one.
+        tokenizer: its tokenizer.
+        on_tokens: called with the tokens read since the last call.
+
+    Raises:
+        ModelError: the losses are not finite.
+    """
+    model.eval()
+    began = time.perf_counter()
+    losses: list[np.ndarray] = []
+    short_losses: list[np.ndarray] = []
+    if asked.documents:
+        window = min(asked.context_of(side), asked.longest)
+        losses = document_losses(model, asked.documents, window, asked.batch_size, asked.stride_of(side), on_tokens)
+        if side == asked.evaluator:
+            short_losses = document_losses(model, asked.documents, asked.short, asked.batch_size, on_tokens=on_tokens)
+    if not all(np.isfinite(each[1:]).all() for each in losses):
+        raise ModelError(
+            f"the {side}'s losses are not finite (dtype {getattr(model, 'dtype', 'unknown')}); load it in bfloat16 or "
+            "float32"
+        )
+    answers: dict[int, list[list[Answer]]] = {}
+    # The longest first: what does not fit the memory fails before much time is spent.
+    for place in sorted(range(len(asked.probes)), key=lambda place: -asked.probes[place].tokens):
+        prompts, answers[place] = asked.probes[place].prompts, []
+        for start in range(0, len(prompts), asked.batch_size):
+            batch = prompts[start : start + asked.batch_size]
+            answers[place] += ask(model, tokenizer, batch)
+            on_tokens(asked.probes[place].tokens * len(batch))
+    ordered = [answers[place] for place in range(len(asked.probes))]
+    return Measured(ordered, losses, short_losses, time.perf_counter() - began)
+
+
+def judge(asked: Asked, measured: Mapping[Side, Measured], evaluator: str) -> Comparison:
+    """What the sides' answers and losses say together.
+
+    Args:
+        asked: what was measured.
+        measured: of base and run, and of scaled positions where they were measured.
+        evaluator: the name of the side that chose LongPPL's tokens.
+
+    Returns:
+        Plain data for a JSON file.
+    """
+    base, run, scaled = measured["base"], measured["run"], measured.get("scaled")
+    chosen = base if asked.evaluator == "base" else run
+    scores = score_rows(
+        asked.probes, base.answers, run.answers, asked.base_context, None if scaled is None else scaled.answers
+    )
+    perplexity = perplexity_rows(
+        base.losses, run.losses, asked.base_context, scaled=None if scaled is None else scaled.losses
+    )
     return {
-        "verdict": verdict(scores, perplexity, pair.base_context),
+        "verdict": verdict(scores, perplexity, asked.base_context),
         "scores": scores,
         "perplexity": perplexity,
-        "long_perplexity": long_perplexity(base.losses, run.losses, chosen.losses, chosen.short_losses, name, short),
-        "seconds": {"base": round(base.seconds, 2), "run": round(run.seconds, 2)},
+        "long_perplexity": long_perplexity(
+            base.losses, run.losses, chosen.losses, chosen.short_losses, evaluator, asked.short
+        ),
+        "seconds": {side: round(each.seconds, 2) for side, each in measured.items()},
     }
-
-
-def _measure(
-    label: str,
-    model: Any,
-    tokenizer: Any,
-    probes: Sequence[Probe],
-    documents: Sequence[np.ndarray],
-    contexts: Sequence[int],
-    batch_size: int,
-) -> Measured:
-    """Losses with the first context and, where there is another, with that; and answers."""
-    model.eval()
-    total = sum(probe.tokens * len(probe.prompts) for probe in probes) + len(contexts) * sum(map(len, documents))
-    began = time.perf_counter()
-    with progress_bar(label, total, "tokens") as advance:
-        measured: list[list[np.ndarray]] = [[], []]
-        for place, context in enumerate(contexts if documents else ()):
-            measured[place] = document_losses(model, documents, context, batch_size, advance)
-        losses, short_losses = measured
-        if not all(np.isfinite(each[1:]).all() for each in losses):
-            raise ModelError(
-                f"the {label}'s losses are not finite (dtype {getattr(model, 'dtype', 'unknown')}); load it in bfloat16"
-                " or float32"
-            )
-        answers: dict[int, list[list[Answer]]] = {}
-        # The longest first: what does not fit the memory fails before much time is spent.
-        for place in sorted(range(len(probes)), key=lambda place: -probes[place].tokens):
-            prompts, answers[place] = probes[place].prompts, []
-            for start in range(0, len(prompts), batch_size):
-                batch = prompts[start : start + batch_size]
-                answers[place] += ask(model, tokenizer, batch)
-                advance(probes[place].tokens * len(batch))
-    return Measured([answers[place] for place in range(len(probes))], losses, short_losses, time.perf_counter() - began)

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 from lengthen.results import PerplexityRow, ScoreRow, Verdict
 
-__all__ = ["SHARE", "verdict"]
+__all__ = ["RETRIEVAL", "SHARE", "verdict"]
 
 SHARE = 0.85
 """Of the base's own best score that a usable length keeps (NoLiMa, arXiv 2502.05167, section 4)."""
+
+RETRIEVAL = {"needle": "needles", "lookup": "look-ups"}
+"""The tasks that say what of a context is usable, and what they hide; the first that the base can do decides."""
 
 # A base below this finds too little for a share of it to mean anything.
 _LEAST_BEST = 0.1
@@ -23,16 +26,18 @@ def verdict(scores: Sequence[ScoreRow], perplexity: Sequence[PerplexityRow], bas
     of their difference is; a perplexity, where it is also more than 1% higher.
 
     Args:
-        scores: from `score_rows`; the usable context is that of the needles.
+        scores: from `score_rows`; the usable context is that of the needles, or of look-ups where the base finds no
+            needles.
         perplexity: from `perplexity_rows`.
         base_context: of the base, tokens.
 
     Returns:
-        "usable" and "base_usable" (tokens; None where no length is), "best" and "best_tokens" (the base's),
-        "below" (tested lengths up to "usable" that are not), "lost" and "kept" (names of what is short),
-        "fell" (whether the needles within the base's context are lost), "sentence", which says all of it.
+        "task" (that decides), "usable" and "base_usable" (tokens; None where no length is), "best" and "best_tokens"
+        (the base's), "below" (tested lengths up to "usable" that are not), "lost" and "kept" (names of what is short),
+        "fell" (whether finding within the base's context is lost), "sentence", which says all of it.
     """
-    needles = {row["tokens"]: row for row in scores if row["task"] == "needle" and row["depth"] is None}
+    task = _deciding(scores)
+    needles = {row["tokens"]: row for row in scores if row["task"] == task and row["depth"] is None}
     best_tokens = max(needles, key=lambda tokens: needles[tokens]["base"]["score"], default=None)
     best = None if best_tokens is None else needles[best_tokens]["base"]["score"]
     passed: dict[str, list[int]] = {"base": [], "run": []}
@@ -42,6 +47,7 @@ def verdict(scores: Sequence[ScoreRow], perplexity: Sequence[PerplexityRow], bas
     usable, base_usable = max(passed["run"], default=None), max(passed["base"], default=None)
     kept, lost = _short(scores, perplexity, base_context)
     found: Verdict = {
+        "task": task,
         "usable": usable,
         "base_usable": base_usable,
         "best": best,
@@ -49,10 +55,17 @@ def verdict(scores: Sequence[ScoreRow], perplexity: Sequence[PerplexityRow], bas
         "below": sorted(tokens for tokens in needles if tokens <= (usable or 0) and tokens not in passed["run"]),
         "lost": lost,
         "kept": kept,
-        "fell": any(name.startswith("needle") for name in lost),
+        "fell": any(name.startswith(f"{task} ") for name in lost),
         "sentence": "",
     }
     return {**found, "sentence": _sentence(found)}
+
+
+def _deciding(scores: Sequence[ScoreRow]) -> str | None:
+    """The retrieval task to judge by: the first that the base can do, else the first of all."""
+    asked = [task for task in RETRIEVAL if any(row["task"] == task for row in scores)]
+    can = [row["task"] for row in scores if row["depth"] is None and row["base"]["score"] >= _LEAST_BEST]
+    return next((task for task in asked if task in can), asked[0] if asked else None)
 
 
 def _short(
@@ -78,8 +91,9 @@ def _sentence(found: Verdict) -> str:
     if found["best"] is None:
         usable = "no retrieval was measured"
     elif found["best"] < _LEAST_BEST:
+        what = RETRIEVAL[found["task"] or "needle"]
         usable = (
-            f"the base finds {found['best']:.0%} of the needles at best, too little to say what of a context is usable"
+            f"the base finds {found['best']:.0%} of the {what} at best, too little to say what of a context is usable"
         )
     else:
         base = f"{found['base_usable']:,}" if found["base_usable"] else "none"

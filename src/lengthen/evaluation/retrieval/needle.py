@@ -1,7 +1,8 @@
-"""Needles in a haystack: facts in real prose, one at each depth, and each of them asked for."""
+"""Needles in a haystack: facts in real prose or code, one at each depth, and each of them asked for."""
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,18 +11,49 @@ from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.prompts import Prompt, encode, make_prompt, prompt_of_length
 from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS, Cell, random_number, retrieve
 
-__all__ = ["DEPTHS", "MOST_NEEDLES", "needle", "needle_prompt"]
+__all__ = ["DEPTHS", "LOOKUPS", "MOST_NEEDLES", "NEEDLES", "Wording", "needle", "needle_prompt"]
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-_TASK = "Somewhere in the following text stand magic numbers of cities. Remember them: they are asked for at the end."
-_FACT = "The magic number of {city} is {number}."
-_QUESTION = "What is the magic number of {city}? The magic number of {city} is"
 _CITIES = [
     "Lisbon", "Oslo", "Nairobi", "Lima", "Hanoi", "Cairo", "Toronto", "Vienna", "Santiago", "Jakarta", "Dublin",
     "Bogota", "Helsinki", "Accra", "Manila", "Prague", "Denver", "Osaka", "Sydney", "Warsaw",
 ]  # fmt: skip
 MOST_NEEDLES = len(_CITIES)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How facts are stated and asked for.
+
+    Attributes:
+        task: what comes before the haystack; nothing where it is empty.
+        fact: a line, with {key} and {number} in it.
+        question: what the number follows after a space, with {key} in it.
+        keys: what has numbers.
+    """
+
+    task: str
+    fact: str
+    question: str
+    keys: tuple[str, ...]
+
+
+NEEDLES = Wording(
+    "Somewhere in the following text stand magic numbers of cities. Remember them: they are asked for at the end.",
+    "The magic number of {key} is {number}.",
+    "What is the magic number of {key}? The magic number of {key} is",
+    tuple(_CITIES),
+)
+"""Sentences, for models of language."""
+
+LOOKUPS = Wording(
+    "",
+    'numbers["{key}"] = {number}',
+    'assert numbers["{key}"] ==',
+    tuple(city.lower() for city in _CITIES),
+)
+"""Statements of Python, for models of code, which may understand nothing else."""
 
 # A needle goes to a sentence start at most this share of the haystack away from its depth, else into a sentence.
 _REACH = 1 / 40
@@ -30,9 +62,14 @@ _BEGINNINGS = 5
 
 
 def needle_prompt(
-    tokenizer: Any, haystack: Haystack, tokens: int, depths: Sequence[float], generator: random.Random
+    tokenizer: Any,
+    haystack: Haystack,
+    tokens: int,
+    depths: Sequence[float],
+    generator: random.Random,
+    wording: Wording = NEEDLES,
 ) -> Prompt:
-    """Make one prompt, with a random beginning in the haystack, random cities and random numbers.
+    """Make one prompt, with a random beginning in the haystack, random keys and random numbers.
 
     Args:
         tokenizer: of the model.
@@ -40,28 +77,29 @@ def needle_prompt(
         tokens: of the prompt with its longest question, and `ANSWER_TOKENS` more for the answer.
         depths: for each needle, the share of the haystack's tokens that lie before it, 0 to 1; at most `MOST_NEEDLES`.
         generator: draws all that is random.
+        wording: of facts and questions.
 
     Returns:
         A prompt with a question for each depth, in the order given.
 
     Raises:
-        LengthenError: more depths than there are cities.
+        LengthenError: more depths than there are keys.
         DataError: no prompt of this length can be made.
     """
     if len(depths) > MOST_NEEDLES:
         raise LengthenError(f"{len(depths)} needles were asked for in one prompt; there can be 1 to {MOST_NEEDLES}")
-    cities = generator.sample(_CITIES, len(depths))
-    values = [random_number(generator) for _ in cities]
-    needles = sorted(zip(depths, cities, values, strict=True))
-    questions = [_QUESTION.format(city=city) for city in cities]
+    keys = generator.sample(wording.keys, len(depths))
+    values = [random_number(generator) for _ in keys]
+    needles = sorted(zip(depths, keys, values, strict=True))
+    questions = [wording.question.format(key=key) for key in keys]
     longest = max(questions, key=lambda question: len(encode(tokenizer, question)))
 
     def build(start: int, size: int, question: str) -> str:
-        pieces, done = [_TASK], 0
-        for depth, city, number in needles:
+        pieces, done = [wording.task] if wording.task else [], 0
+        for depth, key, number in needles:
             place = round(size * depth)
             cut = min(size, max(done, haystack.near_sentence(start + place, int(size * _REACH)) - start))
-            pieces += [haystack.take(start + done, cut - done), _FACT.format(city=city, number=number)]
+            pieces += [haystack.take(start + done, cut - done), wording.fact.format(key=key, number=number)]
             done = cut
         return "\n".join([*pieces, haystack.take(start + done, size - done), question])
 

@@ -1,0 +1,36 @@
+"""What is found by length, as a picture."""
+
+from pathlib import Path
+
+from lengthen.evaluation.compare.verdict import RETRIEVAL, SHARE
+from lengthen.evaluation.plot import plot_found
+from lengthen.results import Comparison
+
+__all__ = ["draw_found"]
+
+
+def draw_found(found: Comparison, path: Path, name: str, base_context: int) -> bool:
+    """Save a picture of what base and run find, by length; nothing where nothing was hidden.
+
+    Args:
+        found: the comparison.
+        path: the file, .png.
+        name: of the run, for the title.
+        base_context: of the base, tokens.
+
+    Returns:
+        Whether there is a picture.
+    """
+    task = found["verdict"]["task"]
+    if task is None:
+        return False
+    rows = [row for row in found["scores"] if row["task"] == task and row["depth"] is None]
+    curves = {
+        "base": {row["tokens"]: row["base"]["score"] for row in rows},
+        "scaled": {row["tokens"]: row["scaled"]["score"] for row in rows if "scaled" in row},
+        "run": {row["tokens"]: row["run"]["score"] for row in rows},
+    }
+    title = f"{RETRIEVAL[task].capitalize()} found: {name}"
+    measured = {side: curve for side, curve in curves.items() if curve}
+    plot_found(measured, path, title, base_context, SHARE * (found["verdict"]["best"] or 0))
+    return True

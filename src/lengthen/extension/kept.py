@@ -1,0 +1,76 @@
+"""What one side of a comparison did, as a file, so that nothing is measured twice."""
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from lengthen.evaluation.answers import Answer
+from lengthen.evaluation.compare import Asked, Measured
+from lengthen.files import write_bytes
+
+__all__ = ["fingerprint", "load_measured", "save_measured"]
+
+
+def fingerprint(asked: Asked) -> str:
+    """Of every token that is read and how."""
+    digest = hashlib.sha256(
+        repr((asked.base_context, asked.context, asked.evaluator, asked.short, asked.stride)).encode()
+    )
+    for probe in asked.probes:
+        digest.update(repr((probe.task, probe.tokens, probe.depths, probe.choices)).encode())
+        for prompt in probe.prompts:
+            digest.update(json.dumps([prompt.context, [asdict(question) for question in prompt.questions]]).encode())
+    for ids in asked.documents:
+        digest.update(ids.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def save_measured(path: Path, measured: Measured, of: str) -> None:
+    """Write a measurement, whole or not at all.
+
+    Args:
+        path: the file, .npz.
+        measured: what was measured.
+        of: the `fingerprint` of what was asked.
+
+    Raises:
+        OutputError: the disk is full, or the place is not writable.
+    """
+    answers = [[[asdict(answer) for answer in answers] for answers in prompts] for prompts in measured.answers]
+    about = {"of": of, "seconds": measured.seconds, "answers": answers}
+    arrays = {
+        f"{name}{place}": losses
+        for name, all_losses in (("losses", measured.losses), ("short", measured.short_losses))
+        for place, losses in enumerate(all_losses)
+    }
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+    write_bytes(path, file.getvalue())
+
+
+def load_measured(path: Path, of: str) -> Measured | None:
+    """A measurement that was kept; None where there is none, or one of other questions."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as file:
+            about = json.loads(str(file["about"]))
+            if about["of"] != of:
+                return None
+            losses, short = (
+                [file[f"{name}{place}"] for place in range(sum(key.startswith(name) for key in file.files))]
+                for name in ("losses", "short")
+            )
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    answers = [[[_answer(answer) for answer in answers] for answers in prompts] for prompts in about["answers"]]
+    return Measured(answers, losses, short, about["seconds"])
+
+
+def _answer(fields: dict[str, object]) -> Answer:
+    return Answer(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})  # type: ignore[arg-type]

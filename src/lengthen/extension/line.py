@@ -1,0 +1,130 @@
+"""One extension on its way: its folder, how far it is, and whom to tell."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lengthen.extension.events import Event, OnEvent, Phase
+from lengthen.extension.plan import Planned
+from lengthen.extension.request import Request
+from lengthen.extension.state import State, begin, write_state
+from lengthen.files import write_text
+from lengthen.recipe import Recipe, load_recipe, parse_recipe
+from lengthen.run_folder import RunFolder
+
+__all__ = ["Line"]
+
+_SAID: dict[Phase, str] = {
+    "plan": "looking at base and data",
+    "base": "measuring the base",
+    "train": "training",
+    "run": "measuring the run",
+    "report": "writing the report",
+}
+_DONE: dict[Phase, str] = {
+    "base": "the plan is made",
+    "train": "the base is measured",
+    "run": "the training is done",
+    "report": "everything is measured",
+}
+
+
+class Line:
+    """What all phases share.
+
+    Args:
+        request: what is asked for.
+        out: the run folder; None for `runs/MODEL-TO`.
+        on_event: gets each event.
+        stop: says whether to stop.
+
+    Attributes:
+        run: the run folder.
+        state: how far it is.
+        phase: the one that is worked at.
+    """
+
+    def __init__(self, request: Request, out: str | Path | None, on_event: OnEvent, stop: Callable[[], bool]):
+        self.request, self.on_event, self.stop = request, on_event, stop
+        self.run = RunFolder(Path(out) if out is not None else _default_folder(request))
+        self.state = State(request)
+        self.phase: Phase = "plan"
+        self._began = time.monotonic()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder's path."""
+        return self.run.path
+
+    @property
+    def planned(self) -> Planned:
+        """The plan, once it is made."""
+        assert self.state.plan is not None
+        return self.state.plan
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's, from its folder."""
+        return load_recipe(self.run.recipe, [f"out={self.folder}"])
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the phase began."""
+        return time.monotonic() - self._began
+
+    def open(self) -> None:
+        """Take up what is in the folder.
+
+        Raises:
+            OutputError: it is not this extension's.
+        """
+        self.state = begin(self.folder, self.request)
+        if self.state.recipe is not None and not self.run.is_run:
+            self._write_recipe()  # the process was stopped just before it did
+        if self.state.seconds and self.state.phase is not None:
+            self.phase = self.state.phase
+            self.say(f"going on in {self.folder}, where {_DONE[self.phase]}")
+
+    def do(self, phase: Phase, work: Callable[[], dict[str, Any] | None]) -> None:
+        """Do a phase, and note that it is done.
+
+        Args:
+            phase: which one.
+            work: does it, and returns what of the state it changes, if anything.
+        """
+        self.phase, self._began = phase, time.monotonic()
+        self.say(_SAID[phase])
+        changes = work() or {}
+        self.state = self.state.after(phase, self.elapsed, **changes)
+        write_state(self.folder, self.state)
+        if phase == "plan":
+            self._write_recipe()
+
+    def say(self, text: str) -> None:
+        """Tell people something."""
+        self.on_event(Event(self.phase, text))
+
+    def moved(self, done: float, total: float, unit: str, left: float, loss: float | None = None) -> None:
+        """Tell how far the phase is.
+
+        Args:
+            done, total, unit: of the phase.
+            left: seconds of it that are left, about.
+            loss: of a training step.
+        """
+        planned = self.planned
+        measuring = planned.questions.seconds
+        later = {"base": (planned.training or 0.0) + measuring, "train": measuring}.get(self.phase, 0.0)
+        self.on_event(Event(self.phase, "", min(done, total), total, unit, loss, left + later))
+
+    def _write_recipe(self) -> None:
+        assert self.state.recipe is not None
+        write_text(self.run.recipe, parse_recipe(self.state.recipe, "of the extension").to_yaml())
+
+
+def _default_folder(request: Request) -> Path:
+    """`runs/MODEL-TO`, such as runs/tiny-2k."""
+    name = Path(request.model).name.removesuffix(".gguf")
+    size = f"{request.to // 1024}k" if request.to % 1024 == 0 else str(request.to)
+    return Path("runs") / f"{name}-{size}"

@@ -1,0 +1,147 @@
+"""Base and run measured on the same questions, each side once, whatever stops the process in between."""
+
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lengthen.context import base_context
+from lengthen.data.tokens import TokenStore
+from lengthen.errors import ModelError
+from lengthen.evaluation.compare import Asked, Comparison, Measured, Side, find_pair, judge, measure
+from lengthen.evaluation.compare.verdict import RETRIEVAL
+from lengthen.evaluation.retrieval.needle import DEPTHS
+from lengthen.extension.kept import fingerprint, load_measured, save_measured
+from lengthen.extension.line import Line
+from lengthen.extension.questions import SEED, Questions, choose_task, documents_to_measure, haystack_of, make_asked
+from lengthen.models.load import load_config, load_tokenizer
+from lengthen.models.resolve import find
+from lengthen.progress import progress_bar
+from lengthen.provenance import command_line, versions
+from lengthen.training.run import Interrupted
+
+__all__ = ["Measuring"]
+
+
+class Measuring:
+    """The questions of a line, made once in a process, and the answers of each side.
+
+    Args:
+        line: whose.
+    """
+
+    def __init__(self, line: Line):
+        self._line = line
+        self._asked: Asked | None = None
+
+    def measure_base(self) -> Questions:
+        """Measure the base, and with scaled positions where the plan says so; returns the questions that it got."""
+        line, recipe = self._line, self._line.recipe
+        pair = find_pair(
+            line.request.model,
+            method=recipe.context.method,
+            target=recipe.context.target,
+            dtype=recipe.training.dtype,
+            quantize=recipe.quantize,
+            base_context=recipe.context.base,
+        )
+        questions = line.planned.questions
+        with pair.models() as models:
+            with models.base() as model:
+                haystack = haystack_of(self._documents(), pair.tokenizer)
+                task = choose_task(model, pair.tokenizer, haystack, pair.base_context)
+                line.say(f"asking about {RETRIEVAL[task]}")
+                questions = replace(questions, task=task)
+                asked = self._questions(questions)
+                self._measure(asked, "base", model, pair.tokenizer)
+            if questions.scaled:
+                with models.scaled() as model:
+                    self._measure(asked, "scaled", model, pair.tokenizer)
+        return questions
+
+    def measure_run(self) -> None:
+        """Measure what was trained."""
+        line = self._line
+        asked = self._questions(line.planned.questions)
+        pair = find_pair(str(line.folder), dtype=line.recipe.training.dtype)
+        with pair.models() as models, models.run() as model:
+            self._measure(asked, "run", model, pair.tokenizer)
+
+    def compare(self) -> tuple[Comparison, dict[str, Any]]:
+        """What all sides' answers say together, and the content of the results file.
+
+        Raises:
+            ModelError: a side's answers are gone.
+        """
+        line, questions = self._line, self._line.planned.questions
+        asked = self._questions(questions)
+        of = fingerprint(asked)
+        measured: dict[Side, Measured] = {}
+        sides: list[Side] = ["base", "scaled", "run"] if questions.scaled else ["base", "run"]
+        for side in sides:
+            kept = load_measured(self._kept(side), of)
+            if kept is None:
+                raise ModelError(f"{self._kept(side)} is missing or damaged; remove {line.folder} and begin again")
+            measured[side] = kept
+        pair = find_pair(str(line.folder))
+        found = judge(asked, measured, pair.base_id)
+        recipe = line.recipe
+        content = {
+            "model": pair.id,
+            "dtype": recipe.training.dtype,
+            "adapter": None,
+            "quantize": recipe.quantize,
+            "method": None,
+            "target": None,
+            "adapter_scale": 1.0,
+            "kind": "compare",
+            "base": pair.base_id,
+            "context": pair.context,
+            "base_context": pair.base_context,
+            "lengths": list(questions.lengths),
+            "depths": list(DEPTHS),
+            "trials": list(questions.trials),
+            "tasks": list(dict.fromkeys(probe.task for probe in asked.probes)),
+            "seed": SEED,
+            "documents": list(asked.names),
+            **found,
+            "command": command_line(),
+            "versions": versions(),
+        }
+        return found, content
+
+    def _documents(self) -> TokenStore:
+        recipe = self._line.recipe
+        config = load_config(find(recipe.model), recipe.context.base)
+        return documents_to_measure(self._line.request, recipe, load_tokenizer(recipe.model), config)
+
+    def _questions(self, questions: Questions) -> Asked:
+        if self._asked is None:
+            recipe, store = self._line.recipe, self._documents()
+            tokenizer = load_tokenizer(recipe.model)
+            context = base_context(load_config(find(recipe.model), recipe.context.base))
+            haystack = haystack_of(store, tokenizer)
+            self._asked = make_asked(questions, store, haystack, tokenizer, context, recipe.context.target)
+        return self._asked
+
+    def _kept(self, side: Side) -> Path:
+        return self._line.folder / "measured" / f"{side}.npz"
+
+    def _measure(self, asked: Asked, side: Side, model: Any, tokenizer: Any) -> None:
+        """Measure a side, unless that was done before the process was stopped."""
+        line, of = self._line, fingerprint(asked)
+        if load_measured(self._kept(side), of) is not None:
+            return
+        total, done, began = asked.tokens(side), 0, time.monotonic()
+        with progress_bar(f"measuring {side}", total, "tokens") as advance:
+
+            def on_tokens(tokens: int) -> None:
+                nonlocal done
+                done += tokens
+                advance(tokens)
+                line.moved(done, total, "tokens", (time.monotonic() - began) / done * max(0, total - done))
+                if line.stop():
+                    raise Interrupted(f"stopped while measuring the {side}", signal.SIGTERM)
+
+            save_measured(self._kept(side), measure(asked, side, model, tokenizer, on_tokens), of)

@@ -1,0 +1,168 @@
+"""What base and run are asked: at which lengths, how often, about which documents; and the time that it takes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedConfig
+
+from lengthen.data.tokens import TokenStore
+from lengthen.errors import DataError
+from lengthen.evaluation.answers import ask
+from lengthen.evaluation.compare import (
+    Asked,
+    Probe,
+    cloze_probe,
+    copy_probe,
+    default_lengths,
+    lookup_probe,
+    needle_probe,
+)
+from lengthen.evaluation.compare.verdict import RETRIEVAL
+from lengthen.evaluation.haystack import Haystack, documentation
+from lengthen.evaluation.retrieval.needle import DEPTHS
+from lengthen.extension.look import read
+from lengthen.extension.request import Request
+from lengthen.recipe import Recipe
+
+__all__ = ["SEED", "Questions", "choose_questions", "choose_task", "documents_to_measure", "haystack_of", "make_asked"]
+
+# Prompts at the longest length, and documents; shorter prompts get more, as they cost less.
+_LEVELS = ((16, 16), (8, 8), (4, 4), (2, 2), (1, 1))
+_MOST_TRIALS, _SHORT_TRIALS = 20, 20
+_SHARE = 0.3  # of the hours that all measuring may take
+_SCALED_SHARE = 0.03  # of the hours that the base with scaled positions may take: it is there to be seen, not to decide
+_KNOWS = 0.5  # score from which on a base can do a task
+_TRY_TOKENS, _TRY_TRIALS = 1024, 4
+_HAYSTACK_TOKENS = 1 << 17
+_STRIDES = 4  # by which the base's window moves over its width
+SEED = 0
+
+_MAKERS: dict[str, Callable[..., Probe]] = {"needle": needle_probe, "lookup": lookup_probe}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked.
+
+    Attributes:
+        lengths: of prompt and answer, tokens.
+        trials: prompts at each of these lengths.
+        documents: how many are read.
+        scaled: whether the base with the run's positions is asked too.
+        task: of `lengthen.evaluation.compare.verdict.RETRIEVAL`; None until the base was tried.
+        seconds: for a side, about.
+    """
+
+    lengths: tuple[int, ...]
+    trials: tuple[int, ...]
+    documents: int
+    scaled: bool
+    seconds: float
+    task: str | None = None
+
+    @property
+    def sides(self) -> int:
+        """How many models are asked."""
+        return 3 if self.scaled else 2
+
+
+def choose_questions(
+    context: int, target: int, hours: float, documents: int, seconds_of: Callable[[Sequence[int]], float]
+) -> Questions:
+    """As many questions as can be had in 30% of the time, at the least one prompt of each length.
+
+    Args:
+        context: of the base, tokens.
+        target: of the run, tokens.
+        hours: for everything.
+        documents: that there are.
+        seconds_of: the time that a model takes to read texts of so many tokens.
+    """
+    lengths = tuple(default_lengths(context, target))
+    for longest, read_documents in _LEVELS:
+        trials = tuple(min(_MOST_TRIALS, longest * target // length) for length in lengths)
+        count = min(read_documents, documents)
+        prompts = [length for length, times in zip(lengths, trials, strict=True) for _ in range(times)]
+        windows = 1 + _STRIDES * (target - context) // context  # in which the base reads a document
+        seconds = max(seconds_of([*prompts, *texts]) for texts in ([target] * count, [context] * windows * count))
+        scaled = seconds <= _SCALED_SHARE * hours * 3600
+        if (3 if scaled else 2) * seconds <= _SHARE * hours * 3600:
+            break
+    return Questions(lengths, trials, count, scaled, seconds)
+
+
+def documents_to_measure(request: Request, recipe: Recipe, tokenizer: Any, config: PreTrainedConfig) -> TokenStore:
+    """Documents that are not trained on; all of them where none are kept apart."""
+    if request.eval_data:
+        return read(request.eval_data, tokenizer, config)[0]
+    store, _ = read(request.data, tokenizer, config)
+    chosen = [index for index, name in enumerate(store.names) if name in set(recipe.data.held_out)]
+    return store.take(chosen) if chosen else store
+
+
+def haystack_of(store: TokenStore, tokenizer: Any) -> Haystack:
+    """The documents as the text around what is hidden; where they are short, Python's documentation."""
+    parts: list[str] = []
+    tokens = 0
+    for index in range(len(store)):
+        if tokens >= _HAYSTACK_TOKENS:
+            break
+        ids = store[index][: _HAYSTACK_TOKENS - tokens]
+        text = tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        parts.append(text.strip().strip("\ufffd"))
+        tokens += len(ids)
+    return Haystack(tokenizer, "\n\n".join(parts) if tokens >= _TRY_TOKENS else documentation()[1])
+
+
+def choose_task(model: Any, tokenizer: Any, haystack: Haystack, context: int) -> str:
+    """The first kind of question about hidden facts that a base answers well within its context, else its best.
+
+    Raises:
+        DataError: none can be asked within the context.
+    """
+    scores = {}
+    for task in RETRIEVAL:
+        try:
+            probe = _MAKERS[task](tokenizer, haystack, min(context, _TRY_TOKENS), DEPTHS, _TRY_TRIALS, SEED)
+        except DataError as error:
+            refused = error
+            continue
+        answers = [answers for prompt in probe.prompts for answers in ask(model, tokenizer, [prompt])]
+        scores[task] = float(np.mean([probe.scores(each) for each in answers]))
+        if scores[task] >= _KNOWS:
+            return task
+    if not scores:
+        raise DataError(f"the base's context of {context} tokens has no room for a question: {refused}")
+    return max(scores, key=lambda task: scores[task])
+
+
+def make_asked(
+    questions: Questions, store: TokenStore, haystack: Haystack, tokenizer: Any, context: int, target: int
+) -> Asked:
+    """The prompts and documents themselves, the same for every side and whenever they are made.
+
+    Raises:
+        DataError: a prompt can't be made with this tokenizer.
+    """
+    assert questions.task is not None
+    make, probes = _MAKERS[questions.task], []
+    for length, trials in zip(questions.lengths, questions.trials, strict=True):
+        try:
+            probes.append(make(tokenizer, haystack, length, DEPTHS, trials, SEED))
+        except DataError:
+            if length == questions.lengths[-1]:
+                raise
+            # Too short for five facts in this tokenizer's tokens; longer ones have room.
+    copied = copy_probe(tokenizer, _SHORT_TRIALS, SEED)
+    probes += [
+        probe for probe in (copied, cloze_probe(tokenizer, haystack, _SHORT_TRIALS, SEED)) if probe.tokens <= context
+    ]
+    longest = np.argsort(-store.lengths, kind="stable")
+    chosen = np.sort(longest[store.lengths[longest] >= min(target, int(store.lengths.max()))])
+    chosen = chosen if len(chosen) >= questions.documents else np.sort(longest[: questions.documents])
+    spread = [chosen[i * len(chosen) // questions.documents] for i in range(questions.documents)]
+    documents = [np.array(store[index][:target]) for index in spread]
+    names = [store.names[index] for index in spread]
+    return Asked(probes, documents, context, target, names, stride=max(1, context // _STRIDES))

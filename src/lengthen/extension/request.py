@@ -1,0 +1,26 @@
+"""What is asked of an extension."""
+
+from dataclasses import dataclass
+
+__all__ = ["Request"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        model: the base: hub id, model folder, .gguf file or alias.
+        to: the context that is wanted, tokens.
+        data: documents, as a recipe's data.train.
+        eval_data: documents that are measured on; where none are named, some of `data` are kept from training.
+        hours: the most that all of it may take on this device.
+        overrides: of the recipe, `section.key=value` each.
+    """
+
+    model: str
+    to: int
+    data: tuple[str, ...]
+    eval_data: tuple[str, ...] = ()
+    hours: float = 2.0
+    overrides: tuple[str, ...] = ()

@@ -1,0 +1,214 @@
+"""An extension, top to bottom: plan, measure the base, train, measure the run, report. Each phase is done once.
+
+What a phase comes to is in the run folder before the next one begins: `extend.json` says which are done, `recipe.yaml`
+is the plan, `measured/` has what base and run answered, `checkpoints/` and `adapter/` are the training's. So whatever
+stops the process, the same request goes on where it was.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lengthen.adapters.export import export
+from lengthen.errors import LengthenError, ModelError
+from lengthen.evaluation.compare import draw_found
+from lengthen.extension.draft import draft
+from lengthen.extension.events import PHASES, OnEvent, Phase
+from lengthen.extension.line import Line
+from lengthen.extension.look import Look, check_base, look
+from lengthen.extension.measuring import Measuring
+from lengthen.extension.plan import Planned, make_plan, plan_lines
+from lengthen.extension.questions import documents_to_measure
+from lengthen.extension.request import Request
+from lengthen.extension.state import locked, read_state
+from lengthen.extension.verdict import make_verdict
+from lengthen.files import write_json
+from lengthen.models.load import load_tokenizer
+from lengthen.planning import Device, find_device, this_device
+from lengthen.recipe import Recipe
+from lengthen.report import write_report
+from lengthen.training.run import train
+
+__all__ = ["Extension", "extend", "plan_extension"]
+
+
+class Extension:
+    """A finished extension.
+
+    Args:
+        folder: its run folder.
+
+    Attributes:
+        folder: the same.
+        verdict: what came out.
+
+    Raises:
+        ModelError: no finished extension is there.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        state = read_state(self.folder)
+        if state is None or state.verdict is None:
+            raise ModelError(f"{folder} holds no finished extension; run `lengthen extend` into it")
+        self.verdict = state.verdict
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the report anew, with everything that was measured since; see `lengthen.report.write_report`."""
+        return write_report(self.folder, None if out is None else Path(out))
+
+    def export(self, out: str | Path, **options: Any) -> Path:
+        """Merge it into one ordinary model folder; see `lengthen.export` for the options."""
+        return export(self.folder, Path(out), **options)
+
+
+def extend(
+    model: str,
+    to: int,
+    data: str | Sequence[str],
+    *,
+    out: str | Path | None = None,
+    eval_data: str | Sequence[str] = (),
+    hours: float = 2.0,
+    overrides: Sequence[str] = (),
+    on_event: OnEvent = lambda _event: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Extension:
+    """Extend a model's context, and say what of it is usable.
+
+    Does all that is not done yet: where the same was begun, and stopped by whatever, it goes on to the same end.
+
+    Args:
+        model: the base: hub id, model folder, .gguf file or alias.
+        to: the context that is wanted, tokens.
+        data: long documents: files, folders, token files, or datasets as "hf:OWNER/NAME:SPLIT".
+        out: the run folder, new, empty, or one in which the same was begun; default `runs/MODEL-TO`.
+        eval_data: documents to measure on; by default some of `data` are kept from training.
+        hours: the most that it may take on this device, about; fewer are taken where they suffice.
+        overrides: of the recipe, `section.key=value` each.
+        on_event: called, in this thread, with each `Event`.
+        stop: asked every second or so, and after each training step; once it says so, `Interrupted` is raised.
+
+    Returns:
+        What came out, in the run folder.
+
+    Raises:
+        LengthenError: something can't be used; nothing that was done is lost.
+        Interrupted: Ctrl-C or SIGTERM while it trained, or `stop`; the same call goes on.
+    """
+    line = Line(_request(model, to, data, eval_data, hours, overrides), out, on_event, stop)
+    measuring = Measuring(line)
+
+    phases: dict[Phase, Callable[[], dict[str, Any] | None]] = {
+        "plan": lambda: _plan_phase(line),
+        "base": lambda: {"plan": replace(line.planned, questions=measuring.measure_base())},
+        "train": lambda: _train_phase(line),
+        "run": measuring.measure_run,
+        "report": lambda: _report_phase(line, measuring),
+    }
+    with locked(line.folder):
+        line.open()
+        for phase in PHASES:
+            if phase not in line.state.seconds:
+                line.do(phase, phases[phase])
+    return Extension(line.folder)
+
+
+def plan_extension(
+    model: str,
+    to: int,
+    data: str | Sequence[str],
+    *,
+    out: str | Path | None = None,
+    eval_data: str | Sequence[str] = (),
+    hours: float = 2.0,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    on_event: OnEvent = lambda _event: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Planned:
+    """Only plan: `extend` with the same arguments goes on from there, by the recipe.yaml that is written.
+
+    Args:
+        device: plan for this one (see `lengthen.planning.DEVICES`), by the planner alone; nothing is written.
+
+    The other arguments, and what is raised, are those of `extend`.
+    """
+    line = Line(_request(model, to, data, eval_data, hours, overrides), out, on_event, stop)
+    if device is not None:
+        return _plan(line, find_device(device))[2]
+    with locked(line.folder):
+        line.open()
+        if "plan" not in line.state.seconds:
+            line.do("plan", lambda: _plan_phase(line))
+        return line.planned
+
+
+def _request(
+    model: str,
+    to: int,
+    data: str | Sequence[str],
+    eval_data: str | Sequence[str],
+    hours: float,
+    overrides: Sequence[str],
+) -> Request:
+    def listed(paths: str | Sequence[str]) -> tuple[str, ...]:
+        return (str(paths),) if isinstance(paths, str | Path) else tuple(map(str, paths))
+
+    if not listed(data):
+        raise LengthenError("no `data` was named; name files or folders of long documents")
+    if hours <= 0:
+        raise LengthenError(f"`hours` is {hours:g}; give more than 0")
+    return Request(str(model), to, listed(data), listed(eval_data), float(hours), tuple(overrides))
+
+
+def _plan(line: Line, device: Device | None = None) -> tuple[Look, Recipe, Planned]:
+    """Look at base and data, and decide; with a device that need not be here, by the planner alone."""
+    stated = _stated_context(line.request)
+    first = draft(line.request, check_base(line.request, stated)[1])
+    looked = look(line.request, first)
+    for text in (*looked.lines, *(f"warning: {warning}" for warning in looked.warnings)):
+        line.say(text)
+    recipe = draft(line.request, looked.config, {"data.held_out": list(looked.held_out)})
+    tokenizer = load_tokenizer(line.request.model)
+    documents = documents_to_measure(line.request, recipe, tokenizer, looked.config)
+    recipe, planned = make_plan(
+        line.request, looked, len(documents), line.folder, device or this_device(), device is None, line.say
+    )
+    for text in plan_lines(recipe, planned):
+        line.say(text)
+    return looked, recipe, planned
+
+
+def _plan_phase(line: Line) -> dict[str, Any]:
+    looked, recipe, planned = _plan(line)
+    return {"about": looked.lines, "recipe": recipe.model_dump(), "plan": planned}
+
+
+def _train_phase(line: Line) -> None:
+    recipe = line.recipe
+    steps = recipe.training.steps
+    assert steps is not None  # a mixture has no epochs
+
+    def on_step(record: dict[str, Any]) -> None:
+        line.moved(record["step"], steps, "steps", record["seconds"] * (steps - record["step"]), record["loss"])
+
+    train(recipe, resume=True, on_step=on_step, stop=line.stop)
+
+
+def _report_phase(line: Line, measuring: Measuring) -> dict[str, Any]:
+    found, content = measuring.compare()
+    # Its name sorts before those of later comparisons, of which the report takes the newest.
+    results = line.run.evals / "compare-0-extend.json"
+    write_json(results, content)
+    draw_found(found, results.with_suffix(".png"), line.folder.name, content["base_context"])
+    write_report(line.folder)
+    seconds = {**line.state.seconds, line.phase: line.elapsed}
+    peak = max((record["peak_memory_bytes"] for record in line.run.read_metrics()), default=None)
+    return {"verdict": make_verdict(found, line.recipe, line.folder, seconds, peak)}
+
+
+def _stated_context(request: Request) -> int | None:
+    """The base's context where the overrides state it."""
+    return next((int(each.partition("=")[2]) for each in request.overrides if each.startswith("context.base=")), None)

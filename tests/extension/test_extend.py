@@ -1,0 +1,293 @@
+"""The whole line on a tiny random model: its phases, stopped in each of them and gone on with, and its bad input."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from transformers import LlamaConfig
+
+import lengthen
+from lengthen.data.tokens import TokenStore
+from lengthen.errors import ContextError, DataError, LengthenError, ModelError, OutputError
+from lengthen.evaluation.compare import compare, find_pair
+from lengthen.extension import PHASES, Extension, extend, plan_extension, read_state
+from lengthen.extension.draft import learning_rate, wanted_steps
+from lengthen.extension.look import choose_held_out
+from lengthen.extension.questions import documents_to_measure, haystack_of, make_asked
+from lengthen.files import write_text
+from lengthen.planning import DEVICES, Device
+from lengthen.recipe import load_recipe
+from lengthen.run_folder import RunFolder
+from lengthen.training.run import Interrupted, train
+
+TARGET = 1024
+STEPS = ("training.steps=3", "training.save_every=1", "training.dtype=float32")
+
+
+class Killed(BaseException):
+    """Stands for whatever stops a process: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def small(make_base):
+    return str(make_base("small", max_position_embeddings=512))
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+    """Eight texts of 3,000 to 6,500 bytes, of sentences."""
+    folder = tmp_path_factory.mktemp("books")
+    generator = random.Random(0)
+    words = ["".join(generator.choices("abcdefgh", k=generator.randint(2, 6))) for _ in range(30)]
+    for index in range(8):
+        sentences = [" ".join(generator.choices(words, k=9)) + "." for _ in range(400)]
+        write_text(folder / f"{index}.txt", " ".join(sentences)[: 3000 + 500 * index])
+    return str(folder)
+
+
+def results(folder):
+    """All that a run came to, without times and commands."""
+    content = json.loads((folder / "evals" / "compare-0-extend.json").read_text())
+    for key in ("command", "seconds", "model"):
+        del content[key]
+    return load_file(folder / "adapter" / "adapter_model.safetensors"), content
+
+
+@pytest.fixture(scope="module")
+def line(small, books, tmp_path_factory):
+    """A finished extension, and the events of it."""
+    events = []
+    folder = tmp_path_factory.mktemp("line") / "run"
+    run = extend(small, TARGET, books, out=folder, overrides=STEPS, on_event=events.append)
+    return run, events
+
+
+def test_each_phase_is_done_in_order_and_noted(line):
+    run, events = line
+    state = read_state(run.folder)
+    assert tuple(state.seconds) == PHASES
+    assert state.phase is None
+    assert len(state.about) == 3
+    told = [event.phase for event in events]
+    assert told == sorted(told, key=PHASES.index)
+    assert all(0 < event.done <= event.total and event.seconds_left >= 0 for event in events if not event.text)
+    assert [event.done for event in events if event.unit == "steps"] == [1, 2, 3]
+    assert all(event.loss > 0 for event in events if event.unit == "steps")
+    assert not (run.folder / ".probe").exists()
+
+
+def test_the_verdict_has_five_lines_and_says_what_comes_next(line):
+    run, _ = line
+    assert len(run.verdict.lines) == 5
+    assert str(run.folder) in run.verdict.next[0]
+    # A random model finds nothing, and is told so.
+    assert not run.verdict.is_good
+    assert "the base itself finds too little" in run.verdict.advice[0]
+    assert Extension(run.folder).verdict == run.verdict
+
+
+def test_the_report_and_the_export_are_written(line, tmp_path):
+    run, _ = line
+    assert run.report(tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    lengthen.load(str(run.export(tmp_path / "merged")))
+
+
+def test_the_recipe_is_an_ordinary_one_that_train_reproduces(line, tmp_path):
+    run, _ = line
+    recipe = load_recipe(run.folder / "recipe.yaml", [f"out={tmp_path / 'again'}"])
+    again = train(recipe)
+    assert [each["loss"] for each in RunFolder(again).read_metrics()] == [
+        each["loss"] for each in RunFolder(run.folder).read_metrics()
+    ]
+
+
+def test_numbers_are_those_of_a_comparison_of_the_finished_run(line):
+    run, _ = line
+    state, recipe = read_state(run.folder), load_recipe(run.folder / "recipe.yaml")
+    pair = find_pair(str(run.folder), dtype="float32")
+    store = documents_to_measure(state.request, recipe, pair.tokenizer, pair.config)
+    haystack = haystack_of(store, pair.tokenizer)
+    questions = state.plan.questions
+    asked = make_asked(questions, store, haystack, pair.tokenizer, pair.base_context, TARGET)
+    whole = compare(pair, asked.probes, asked.documents, scaled=questions.scaled, stride=asked.stride)
+    kept = json.loads((run.folder / "evals" / "compare-0-extend.json").read_text())
+    for key in ("scores", "perplexity"):
+        assert json.loads(json.dumps(whole[key])) == kept[key]
+
+
+def test_documents_that_are_measured_are_not_trained_on(line, books):
+    run, _ = line
+    recipe = load_recipe(run.folder / "recipe.yaml")
+    assert recipe.data.held_out
+    assert all(name.startswith(books) for name in recipe.data.held_out)
+    sources = json.loads((run.folder / "run.json").read_text())["data"]["sources"]
+    left = 8 - len(recipe.data.held_out)
+    assert f"{left} documents" in next(each["about"] for each in sources if each["kind"] == "long")
+    content = json.loads((run.folder / "evals" / "compare-0-extend.json").read_text())
+    assert set(content["documents"]) <= set(recipe.data.held_out)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_stopped_in_any_phase_the_same_call_goes_on_to_the_same_end(phase, line, small, books, tmp_path):
+    def stop(event):
+        if event.phase == phase and (phase in ("plan", "report") or not event.text):
+            raise Killed
+
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        extend(small, TARGET, books, out=folder, overrides=STEPS, on_event=stop)
+    assert read_state(folder) is None if phase == "plan" else read_state(folder).phase == phase
+    again = extend(small, TARGET, books, out=folder, overrides=STEPS)
+    (weights, content), (expected, expected_content) = results(again.folder), results(line[0].folder)
+    assert weights.keys() == expected.keys()
+    assert all(weights[name].equal(expected[name]) for name in weights)
+    assert content == expected_content
+
+
+def test_what_is_cancelled_goes_on(small, books, tmp_path, line):
+    asked = []
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        extend(
+            small, TARGET, books, out=folder, overrides=STEPS,
+            on_event=lambda event: asked.append(event.unit == "steps"), stop=lambda: any(asked),
+        )  # fmt: skip
+    assert read_state(folder).phase == "train"
+    assert len(RunFolder(folder).read_metrics()) == 2  # it is asked at the end of the next step
+    assert results(extend(small, TARGET, books, out=folder, overrides=STEPS).folder)[1] == results(line[0].folder)[1]
+
+
+def test_a_finished_one_is_not_begun_again(line, small, books):
+    run, _ = line
+    events = []
+    assert extend(small, TARGET, books, out=run.folder, overrides=STEPS, on_event=events.append).verdict == run.verdict
+    assert events == []
+
+
+def test_a_plan_stops_before_anything_is_measured_and_goes_on(small, books, tmp_path):
+    folder = tmp_path / "run"
+    planned = plan_extension(small, TARGET, books, out=folder, overrides=STEPS)
+    assert planned.is_measured
+    assert planned.steps == 3
+    assert read_state(folder).phase == "base"
+    assert {path.name for path in folder.iterdir()} == {".lock", "extend.json", "recipe.yaml"}
+
+
+def test_a_plan_for_another_device_writes_nothing(small, books, tmp_path):
+    planned = plan_extension(small, TARGET, books, out=tmp_path / "run", device="h100-80gb")
+    assert planned.device == "h100-80gb"
+    assert not planned.is_measured
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_small_device_gets_what_needs_less_memory(small, books, tmp_path, monkeypatch):
+    fits = {}
+    for memory in (10e9, 1e7):
+        device = Device("some", int(memory), 1e12, 1e12)
+        monkeypatch.setitem(DEVICES, "some", device)
+        try:
+            planned = plan_extension(small, TARGET, books, out=tmp_path / "run", device="some")
+            fits[memory] = planned.peak_bytes
+        except ContextError as error:
+            fits[memory] = str(error)
+    assert fits[10e9] < 10e9
+    assert "can't be extended to 1,024 tokens on some" in fits[1e7]
+    assert "longest context that fits" in fits[1e7] or "none fits" in fits[1e7]
+
+
+def refusal(*arguments, kind=LengthenError, **options):
+    with pytest.raises(kind) as raised:
+        extend(*arguments, **options)
+    return str(raised.value)
+
+
+def test_bad_input_is_refused_before_anything_is_written(small, books, tmp_path):
+    out = tmp_path / "run"
+    said = refusal(small, 512, books, out=out, kind=ContextError)
+    assert "has a context of 512 tokens already" in said
+    assert "no `data` was named" in refusal(small, TARGET, [], out=out)
+    assert "does not exist" in refusal(small, TARGET, "/no/such/books", out=out, kind=DataError)
+    assert "give more than 0" in refusal(small, TARGET, books, out=out, hours=0)
+    assert "did you mean 'training.steps'" in refusal(small, TARGET, books, out=out, overrides=["training.step=3"])
+    assert "does not exist" in refusal("./no/such/model", TARGET, books, out=out, kind=ModelError)
+    assert not out.exists()
+
+
+def test_data_without_a_long_document_are_refused(small, tmp_path):
+    write_text(tmp_path / "short" / "a.txt", "Too short. " * 20)
+    said = refusal(small, TARGET, str(tmp_path / "short"), out=tmp_path / "run", kind=DataError)
+    assert "no document is longer than the base's context of 512 tokens: the longest has 221" in said
+    assert "allow no target beyond 221" in said
+
+
+def test_too_few_hours_say_how_many_are_needed(small, books, tmp_path):
+    said = refusal(small, TARGET, books, out=tmp_path / "run", hours=1e-6)
+    assert "too few for one step" in said
+    assert "give at least 0.0" in said
+
+
+def test_folders_of_others_are_refused(line, small, books, documents, tmp_path):
+    run, _ = line
+    said = refusal(small, 2 * TARGET, books, out=run.folder, overrides=STEPS, kind=OutputError)
+    assert "to 1024, now 2048" in said
+    write_text(tmp_path / "notes" / "a.txt", "mine")
+    assert "has other content" in refusal(small, TARGET, books, out=tmp_path / "notes", kind=OutputError)
+    write_text(tmp_path / "trained" / "recipe.yaml", "model: tiny")
+    assert "the run of another command" in refusal(small, TARGET, books, out=tmp_path / "trained", kind=OutputError)
+    with pytest.raises(ModelError, match="no finished extension"):
+        Extension(tmp_path / "notes")
+
+
+def test_a_damaged_state_is_named(small, books, tmp_path):
+    write_text(tmp_path / "run" / "extend.json", "{")
+    assert "extend.json is damaged" in refusal(small, TARGET, books, out=tmp_path / "run", kind=OutputError)
+
+
+def test_held_out_documents_are_long_few_and_spread():
+    store = TokenStore(np.zeros(4000, dtype=np.uint32), np.arange(0, 4001, 100), [str(i) for i in range(40)])
+    chosen = choose_held_out(store, 50)
+    assert [int(name) for name in chosen] == [3, 10, 16, 23, 30, 36]
+    assert choose_held_out(store.take([0]), 50) == ()
+
+
+def test_wider_models_get_smaller_rates_and_more_steps():
+    rates = [learning_rate(LlamaConfig(hidden_size=width)) for width in (128, 576, 2048, 4096, 8192, 1 << 15)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[1] == 2e-3
+    assert wanted_steps(rates[1]) == 90
+    assert 600 < wanted_steps(rates[3]) < 700
+
+
+KILL = """
+import os, signal, sys
+from lengthen.extension import extend
+
+small, books, out, phase = sys.argv[1:]
+
+def kill(event):
+    if event.phase == phase and (phase in ("plan", "report") or not event.text):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+extend(small, 1024, books, out=out, overrides=["training.steps=3", "training.save_every=1", "training.dtype=float32"],
+       on_event=kill)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed_in_any_phase_the_same_command_goes_on_to_the_same_end(phase, line, small, books, tmp_path):
+    folder = tmp_path / "run"
+    killed = subprocess.run([sys.executable, "-c", KILL, small, books, str(folder), phase], timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    command = [sys.executable, "-m", "lengthen.cli", "extend", small, "--to", str(TARGET), "--data", books]
+    done = subprocess.run([*command, "--out", str(folder), *STEPS], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split("\n\n")[0].splitlines()) == 5
+    (weights, content), (expected, expected_content) = results(folder), results(line[0].folder)
+    assert all(weights[name].equal(expected[name]) for name in expected)
+    assert content == expected_content
