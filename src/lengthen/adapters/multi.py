@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from lengthen.adapters.finite import check_adapter
 from lengthen.adapters.load import adapter_config, attaching, check_folder, load
 from lengthen.context import base_context, positions
 from lengthen.errors import ModelError
@@ -50,6 +51,7 @@ def load_several(
 
 def _check_same_base(model: str, first: Path, other: Path, stated: int | None) -> None:
     check_folder(other)
+    check_adapter(other)
     records = [read_base_record(first) or {}, read_base_record(other) or {}]
     for key in ("weight_hash", "unquantized_hash", "quantize"):
         values = [record.get(key) for record in records]

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import PreTrainedConfig
 
 from lengthen.adapters.finite import check_weights
-from lengthen.context import base_context, state_lengths
+from lengthen.context import base_context, positions, state_lengths
 from lengthen.files import atomic_folder, write_text
 from lengthen.models.load import quiet_transformers
 from lengthen.quantization import compute_dtype, is_quantized
@@ -83,7 +83,7 @@ def save_adapter(model: PeftModel, folder: Path, config: PreTrainedConfig, base:
         over=over,
         imports=imports,
         more=more,
-        scaling=", ".join(f"{key} {value}" for key, value in text.rope_parameters.items()),
+        scaling=", ".join(f"{key} {value}" for key, value in positions(config).items()) or "none",
     )
     with atomic_folder(folder) as temporary:
         for peft_config in model.peft_config.values():

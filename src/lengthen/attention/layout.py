@@ -34,7 +34,12 @@ class Layout:
         padding: (B, T) bool, True at real tokens; None when nothing is padded.
         device: of the batch.
         dense_arguments: what `sdpa_mask` takes, for `dense`.
+
+    Attributes:
+        window: tokens of the window or chunk that the mask function cuts; None for the whole context.
     """
+
+    window: int | None
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class Layout:
         self._padding = padding
         self._device = device
         self._dense_arguments = dense_arguments
+        self.window = dense_arguments.get("local_size")
 
     @cached_property
     def dense(self) -> torch.Tensor | None:
@@ -81,10 +87,12 @@ class SliceLayout(Layout):
 
     Args:
         documents: of the slices (attention/halo.py).
+        window: as of the whole batch's layout.
     """
 
-    def __init__(self, documents: Documents):
+    def __init__(self, documents: Documents, window: int | None):
         self._documents = documents
+        self.window = window
 
     @property
     def documents(self) -> Documents:

@@ -10,8 +10,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from lengthen.attention.backends import pick_backend
 from lengthen.attention.layout import Layout, documents_of_mask, layout_mask
 from lengthen.attention_pattern import Groups, layer_patterns
+from lengthen.context import has_open_windows
 from lengthen.errors import ModelError
-from lengthen.head import decoder_modules
+from lengthen.head import causal_lm, decoder_modules
 from lengthen.recipe import BackendName
 
 __all__ = ["register", "s2_attention", "set_group_size"]
@@ -44,9 +45,11 @@ def set_group_size(
         )
     parameter = next(model.parameters())
     function = pick_backend(backend, parameter.device, parameter.dtype)
+    open_windows = has_open_windows(causal_lm(model).config)
     for index, layer in enumerate(layers):
         layer.s2_groups = cycle[index % len(cycle)]
         layer.s2_backend = function
+        layer.s2_open_window = open_windows
 
 
 def s2_attention(
@@ -61,8 +64,8 @@ def s2_attention(
 ) -> tuple[torch.Tensor, None]:
     """The attention function registered as "s2".
 
-    Training mode: S2 on full-attention layers; sliding-window layers stay as they are. Evaluation mode, or with a
-    key/value cache: the model's ordinary full attention.
+    Training mode: S2 on full-attention layers; layers with a sliding window, or with chunks as Llama 4's, stay as they
+    are. Evaluation mode, or with a key/value cache: the model's ordinary full attention.
 
     Args:
         module: the attention layer, given its groups by `set_group_size`.
@@ -84,7 +87,7 @@ def s2_attention(
     for name, what in _NOT_EXACT.items():
         if kwargs.get(name) is not None:  # torch's attention, which S2 and evaluation stand on, would leave it out
             raise ModelError(f"{type(module).__name__} has {what}, which S2 can't do exactly; set attention.kind=full")
-    if module.training and query.shape[2] == key.shape[2] and kwargs.get("sliding_window") is None:
+    if module.training and query.shape[2] == key.shape[2] and not _has_window(module, layout, kwargs, query.shape[2]):
         if attention_mask is None:
             raise ModelError(
                 f"{type(module).__name__} does not ask transformers' mask registry for its mask, so S2 can't tell "
@@ -99,6 +102,13 @@ def s2_attention(
     dense = layout.dense if layout else attention_mask
     assert not isinstance(dense, Layout)
     return sdpa_attention_forward(module, query, key, value, dense, dropout=dropout, scaling=scaling, **kwargs)
+
+
+def _has_window(module: nn.Module, layout: Layout | None, arguments: dict[str, Any], length: int) -> bool:
+    """Whether a layer sees less than the whole context, by its own argument or by the mask it was given."""
+    window = arguments.get("sliding_window") or (layout.window if layout else None)
+    is_open = getattr(module, "s2_open_window", False) and window is not None and length <= window
+    return window is not None and not is_open
 
 
 def register() -> None:

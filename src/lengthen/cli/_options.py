@@ -38,6 +38,7 @@ __all__ = [
     "Trials",
     "parse_depths",
     "parse_lengths",
+    "with_flags",
     "with_options",
 ]
 
@@ -157,7 +158,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             with reporting(quiet=output is not None and output.quiet):
                 command(**values)
         except LengthenError as error:
-            error.args = (_with_flags(str(error), flags),)
+            error.args = (with_flags(str(error), flags),)
             raise
 
     flags = {option.name: _flag(option) for option in options}
@@ -190,7 +191,7 @@ def _flag(option: Parameter) -> str:
     return str(declared[0]) if declared else f"--{option.name.replace('_', '-')}"
 
 
-def _with_flags(message: str, flags: dict[str, str]) -> str:
+def with_flags(message: str, flags: dict[str, str]) -> str:
     """An error's message with flags in place of the parameters in it: `name`, or `name=value`."""
 
     def flag(match: re.Match[str]) -> str:

@@ -8,9 +8,12 @@ import typer
 from lengthen.cli._options import Output, with_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
     from rich.console import Console
 
-__all__ = ["app", "print_histogram", "print_packing", "print_warnings"]
+__all__ = ["app", "print_histogram", "print_packing", "print_warnings", "refuse_without_rows"]
 
 app = typer.Typer(help="Turn documents into token files, and look at what is in them.", no_args_is_help=True)
 
@@ -36,6 +39,24 @@ def _check_out(out: Path) -> Path:
     return out
 
 
+def refuse_without_rows(model: str, tokenizer: Any, ids: "Iterable[np.ndarray]") -> None:
+    """Refuse token ids that MODEL has no embedding row for, as a run over them would be.
+
+    Raises:
+        ModelError: there is one.
+    """
+    from lengthen.adapters.load import stated_rows
+    from lengthen.errors import ModelError
+    from lengthen.vocabulary import check_ids, vocabulary_size
+
+    try:
+        rows = stated_rows(model)
+    except ModelError:  # a tokenizer is all that is needed here, and may be all that there is
+        return
+    if vocabulary_size(tokenizer) > rows:
+        check_ids(max((int(each.max()) for each in ids if each.size), default=0), rows, tokenizer)
+
+
 @app.command("tokenize")
 @with_options
 def tokenize_command(
@@ -58,6 +79,7 @@ def tokenize_command(
     tokenizer = load_tokenizer(model)
     vocabulary = vocabulary_size(tokenizer)
     store, warnings = load_tokens(inputs, tokenizer, vocabulary, default_cache(), dtype)
+    refuse_without_rows(model, tokenizer, [store.tokens])
     write_token_file(out, store, vocabulary)
     result = {
         "model": model,
@@ -161,6 +183,7 @@ def inspect_command(
         )
         return
     store, warnings = load_tokens(inputs, tokenizer, vocabulary_size(tokenizer), default_cache(), dtype)
+    refuse_without_rows(model, tokenizer, [store.tokens])
     chosen = choose_documents(store, min_tokens, max_tokens)
     result: dict[str, Any] = {
         "model": model,

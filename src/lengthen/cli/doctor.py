@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lengthen.cli._options import BaseContext, Model, Output
+from lengthen.cli._options import BaseContext, Model, Output, with_flags
 
 __all__ = ["doctor"]
 
@@ -21,13 +21,13 @@ def doctor(
     output: Output,
 ) -> None:
     """Say what a base, an adapter and data are, as the other commands read them. Needs no weights in memory."""
+    from lengthen.adapters.tokenizer import tokenizer_beside
     from lengthen.doctor import examine_data, examine_model
-    from lengthen.models.load import load_tokenizer
     from lengthen.provenance import versions
 
     findings = examine_model(model, adapter, base_context)
     if data:
-        findings += examine_data(data, load_tokenizer(model))
+        findings += examine_data(data, tokenizer_beside(model, adapter))
     content: dict[str, Any] = {
         "model": model,
         "adapter": None if adapter is None else str(adapter),
@@ -40,6 +40,7 @@ def doctor(
         last = None
         for finding in findings:
             subject = "" if finding.subject == last else finding.subject
-            print(f"{'!' if finding.is_problem else ' '} {subject:{width}}  {finding.text}")
+            text = with_flags(finding.text, {"base_context": "--base-context"})
+            print(f"{'!' if finding.is_problem else ' '} {subject:{width}}  {text}")
             last = finding.subject
         print("  " + ", ".join(f"{name} {version}" for name, version in versions().items()))

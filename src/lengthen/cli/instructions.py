@@ -31,7 +31,7 @@ def inspect_instructions(
     import typer
     from rich.console import Console
 
-    from lengthen.cli.data import print_histogram, print_packing, print_warnings
+    from lengthen.cli.data import print_histogram, print_packing, print_warnings, refuse_without_rows
     from lengthen.data.instruct.dataset import load_instructions, pack_instructions
     from lengthen.data.instruct.templates import use_template
     from lengthen.data.packing import describe_blocks, describe_lengths
@@ -42,6 +42,7 @@ def inspect_instructions(
     use_template(tokenizer, template)
     loaded = load_instructions(inputs, tokenizer, sequence_length, template, *limits)
     examples = [example for source in loaded for example in source.examples]
+    refuse_without_rows(model, tokenizer, (example.input_ids for example in examples))
     described = describe_lengths(np.array([example.whole for example in examples]))
     result: dict[str, Any] = {
         "model": model,

@@ -48,6 +48,7 @@ def inspect_mixture(
     from rich.console import Console
 
     from lengthen.cli._terminal import collected_warnings
+    from lengthen.cli.data import refuse_without_rows
     from lengthen.data.instruct.templates import use_template
     from lengthen.data.sources import open_mixture
     from lengthen.errors import RecipeError
@@ -71,6 +72,8 @@ def inspect_mixture(
     count = sequences or training.steps * training.accumulation * training.batch_size
     with collected_warnings() as warnings:
         mixture = open_mixture(recipe, tokenizer, vocabulary_size(tokenizer), count)
+    blocks = (mixture[index].input_ids for index in range(len(mixture)))
+    refuse_without_rows(model or recipe.model, tokenizer, blocks)
     result = {
         "recipe": name,
         "model": model or recipe.model,

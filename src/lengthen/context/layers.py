@@ -18,10 +18,12 @@ __all__ = [
     "AttentionLayer",
     "attention_layers",
     "has_no_positions",
+    "has_open_windows",
     "is_length_dependent",
     "positions",
     "rope_by_type",
     "text_config",
+    "written_scaling",
 ]
 
 # Layer types that attend to the last tokens only, and the config's field with their number.
@@ -73,6 +75,15 @@ def positions(config: PreTrainedConfig) -> dict[str, Any]:
     return dict(getattr(text_config(config), "rope_parameters", None) or {})
 
 
+def written_scaling(content: dict[str, Any]) -> dict[str, Any]:
+    """The RoPE parameters in a config.json, under their name of transformers 5 or the one before; empty without any.
+
+    Args:
+        content: of the file, for what has to be known before transformers makes a config of it.
+    """
+    return dict(content.get("rope_parameters") or content.get("rope_scaling") or {})
+
+
 def rope_by_type(config: PreTrainedConfig) -> list[dict[str, Any]]:
     """The sets of RoPE parameters of a config, the dicts themselves: one, or one per layer type."""
     text = text_config(config)
@@ -93,11 +104,11 @@ def attention_layers(config: PreTrainedConfig) -> list[AttentionLayer]:
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = text.nested_rope_parameter_keys(parameters) if parameters else []
     rotates = getattr(text, "no_rope_layers", None)  # 1 where there is RoPE, in spite of its name
-    layers, kinds = [], _layer_types(text)
-    is_uniform = not any(kind in _WHOLE for kind in kinds)
-    for index, kind in enumerate(kinds):
+    layers: list[AttentionLayer] = []
+    open_windows = has_open_windows(text)
+    for index, kind in enumerate(_layer_types(text)):
         if kind in _WINDOWS:
-            window = _window(text, _WINDOWS[kind], is_uniform)
+            window = None if open_windows else getattr(text, _WINDOWS[kind], None)
         elif kind in _WHOLE:
             window = None
         elif "attention" in kind and kind != "linear_attention":
@@ -121,6 +132,21 @@ def has_no_positions(config: PreTrainedConfig) -> bool:
     return text.model_type in _NOPE or getattr(text, "use_mem_rope", True) is False
 
 
+def has_open_windows(config: PreTrainedConfig) -> bool:
+    """Whether a model's windows are none, since all its attention layers have them and they hold the whole context.
+
+    Phi-3's of 262,144 tokens are such. Beside layers that see the whole context, a window stays one however long it is:
+    a longer context makes it narrower than that.
+    """
+    text = text_config(config)
+    kinds = _layer_types(text)
+    maximum = getattr(text, "max_position_embeddings", None)
+    windows = [getattr(text, field, None) for kind, field in _WINDOWS.items() if kind in kinds]
+    if any(kind in _WHOLE for kind in kinds) or not isinstance(maximum, int):
+        return False
+    return bool(windows) and all(window is not None and window >= maximum for window in windows)
+
+
 def is_length_dependent(config: PreTrainedConfig) -> bool:
     """Whether the rotary frequencies change with the length of the input, so that chunked prefill would differ.
 
@@ -131,18 +157,6 @@ def is_length_dependent(config: PreTrainedConfig) -> bool:
         or (rope["rope_type"] == "longrope" and rope["short_factor"] != rope["long_factor"])
         for rope in rope_by_type(config)
     )
-
-
-def _window(text: PreTrainedConfig, field: str, is_uniform: bool) -> int | None:
-    """The window of a layer in tokens.
-
-    One of at least the context is none where all layers have it (Phi-3's of 262,144 tokens). Beside layers that see the
-    whole context it stays one: a longer context makes it narrower than that.
-    """
-    window = getattr(text, field, None)
-    maximum = getattr(text, "max_position_embeddings", None)
-    is_open = is_uniform and isinstance(maximum, int) and window is not None and window >= maximum
-    return None if window is None or is_open else int(window)
 
 
 def _layer_types(text: PreTrainedConfig) -> list[str]:

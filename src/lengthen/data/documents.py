@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from lengthen.data.extract import EXTRACTED, extract_text
-from lengthen.data.records import RECORDS, TEXT_WANTED, read_records, split_column, text_of
+from lengthen.data.records import RECORDS, TEXT_WANTED, BrokenRecordError, read_records, split_column, text_of
 from lengthen.data.text_files import COMPRESSED, kind_of, read_text
 from lengthen.errors import DataError
 
-__all__ = ["SUPPORTED", "Document", "files_in", "others_in", "read_documents"]
+__all__ = ["SUPPORTED", "BrokenRecordError", "Document", "files_in", "others_in", "read_documents"]
 
 SUPPORTED = (".txt", ".md", ".rst", ".tex", ".py", ".ipynb", *RECORDS, *EXTRACTED)
 

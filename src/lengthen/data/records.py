@@ -224,7 +224,7 @@ def text_of(record: Any, key: str = "text") -> str:
 def report_broken(
     source: object, unit: str, good: int, broken: list[tuple[str, str]], wanted: str = TEXT_WANTED
 ) -> list[str]:
-    """One warning for all broken records of a source; an error where nothing else is in it.
+    """One warning for all broken records of a source, with three reasons at most; an error where nothing else is in it.
 
     Args:
         source: its name, for the message.
@@ -241,7 +241,10 @@ def report_broken(
     where, reason = broken[0]
     if not good:
         raise DataError(f"{source}: no usable {unit} of {len(broken)}: {where} {_sentence(reason)}; {wanted}")
-    return [f"{source}: left out {len(broken)} of {good + len(broken)} {unit}; the first, {where}, {_sentence(reason)}"]
+    firsts = {reason: where for where, reason in reversed(broken)}  # of each reason
+    others = [(where, reason) for where, reason in broken[1:] if firsts[reason] == where][:2]
+    told = [f"the first, {where}, {_sentence(reason)}", *(f"{name} {_sentence(other)}" for name, other in others)]
+    return [f"{source}: left out {len(broken)} of {good + len(broken)} {unit}; {'; '.join(told)}"]
 
 
 def _sentence(reason: str) -> str:

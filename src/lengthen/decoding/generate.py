@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lengthen._compat import with_cache, without_cudnn_attention
-from lengthen.context import base_context, is_length_dependent
+from lengthen.context import base_context, is_length_dependent, positions
 from lengthen.decoding.detokenize import IncrementalDetokenizer
 from lengthen.decoding.prefill import check_prefill, default_chunk, new_cache, prefill
 from lengthen.decoding.sampling import GREEDY, Sampler, SamplingParams, pick_tokens
@@ -70,9 +70,9 @@ class Reader:
         self._turn: int | None = None
         config = causal_lm(model).config.get_text_config()
         if is_length_dependent(config):
-            rope = config.rope_parameters
             original = getattr(config, "original_max_position_embeddings", None)
-            self._turn = original or rope.get("original_max_position_embeddings") or config.max_position_embeddings
+            original = original or positions(config).get("original_max_position_embeddings")
+            self._turn = original or config.max_position_embeddings
         self._cache = new_cache(model) if streaming is None else StreamingCache(model, streaming)
         self.tokens: list[int] = []
 

@@ -1,6 +1,6 @@
 """What a base and an adapter are: context, RoPE by layer, windows, S2, vocabulary, template, what an export holds.
 
-Only configs, tokenizers and the headers of weight files are read.
+Only configs, tokenizers and adapters are read.
 """
 
 import copy
@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lengthen import attention
-from lengthen.adapters.load import adapter_config, base_of, check_folder, weight_shapes
+from lengthen.adapters.finite import check_adapter
+from lengthen.adapters.load import adapter_config, adapter_rows, base_of, check_folder
 from lengthen.adapters.tokenizer import tokenizer_beside
 from lengthen.context import METHODS, attention_layers, extend, stated_context
 from lengthen.context.layers import rope_by_type, text_config
@@ -29,7 +30,7 @@ from lengthen.vocabulary import vocabulary_size
 
 __all__ = ["Finding", "examine_model", "s2_of", "scaling_of"]
 
-
+_TEMPLATES = "--template or data.template, such as llama2, vicuna, alpaca or chatml"
 # Sizes of the models in which S2 is tried; those of mamba layers have to fit the hidden size.
 _SMALL = {
     "vocab_size": 64,
@@ -84,7 +85,7 @@ def examine_model(model: str, adapter: Path | None = None, context: int | None =
     findings += _weights(config)
     if adapter is not None:
         findings += _adapter(adapter, config)
-    findings += _tokenizer(model, adapter, _rows(adapter) or text.vocab_size)
+    findings += _tokenizer(model, adapter, (adapter_rows(adapter) if adapter else None) or text.vocab_size)
     return findings
 
 
@@ -114,7 +115,8 @@ def _positions(config: PreTrainedConfig, given: int | None, statements: list[tup
     if others > 0:
         yield Finding("layers", f"{others} without attention (recurrent or convolutional)")
     methods, reason = scaling_of(config)
-    yield Finding("scaling", f"takes {', '.join(methods)}" if methods else reason, is_problem=not methods)
+    takes = f"takes {', '.join(methods)}" + ("" if "linear" in methods else f"; {reason}")
+    yield Finding("scaling", takes if methods else reason, is_problem=not methods)
     s2 = s2_of(config)
     yield Finding("S2", s2, is_problem=s2.startswith("no"))
 
@@ -197,20 +199,12 @@ def _weights(config: PreTrainedConfig) -> Iterator[Finding]:
     try:
         check_not_quantized(config)
     except LengthenError as error:
-        yield Finding("quantisation", str(error), is_problem=True)
+        yield Finding("quantization", str(error), is_problem=True)
     towers = towers_of(config)
     if towers:
         yield Finding(
             "towers", f"{' and '.join(towers)} beside the text decoder: not trained, kept in exports as they are"
         )
-
-
-def _rows(adapter: Path | None) -> int | None:
-    """The embedding rows that an adapter brings, where it trained or resized them."""
-    for name, shape in (weight_shapes(adapter) if adapter else {}).items():
-        if "embed" in name and name.endswith("weight") and "lora" not in name:
-            return shape[0]
-    return None
 
 
 def _adapter(adapter: Path, config: PreTrainedConfig) -> Iterator[Finding]:
@@ -220,9 +214,14 @@ def _adapter(adapter: Path, config: PreTrainedConfig) -> Iterator[Finding]:
     yield Finding("adapter", f"{adapter}: {by}")
     if own is not None:
         yield Finding("adapter", f"brings positions for {stated_context(own).tokens:,} tokens")
-    rows = _rows(adapter)
+    rows = adapter_rows(adapter)
     if rows is not None and rows != text_config(config).vocab_size:
         yield Finding("adapter", f"brings {rows:,} embedding rows; its base has {text_config(config).vocab_size:,}")
+    try:
+        check_adapter(adapter)
+    except LengthenError as error:
+        yield Finding("adapter", str(error).removeprefix(f"the adapter {adapter} "), is_problem=True)
+        return
     yield Finding("export", "adapter merged, positions in config.json, the tokenizer with their length")
 
 
@@ -243,5 +242,6 @@ def _tokenizer(model: str, adapter: Path | None, rows: int) -> Iterator[Finding]
     try:
         check_chat_template(tokenizer)
         yield Finding("template", "has a chat template")
-    except LengthenError as error:
-        yield Finding("template", str(error))
+    except LengthenError:
+        named = f" as its default (by name: {', '.join(tokenizer.chat_template)})" if tokenizer.chat_template else ""
+        yield Finding("template", f"no chat template{named}; chat and instruction data need one named: {_TEMPLATES}")

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from lengthen._compat import gguf_dequantized
 from lengthen.context import LENGTH_FIELDS, settle_context
+from lengthen.context.layers import written_scaling
 from lengthen.errors import ModelError, require
 from lengthen.gguf import add_positions
 from lengthen.models.devices import default_device
@@ -96,7 +97,7 @@ def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
 def _read_config(source: Source) -> PreTrainedConfig:
     with reading(source.id), quiet_transformers():
         content, _ = PreTrainedConfig.get_config_dict(source.location)
-    scaling = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    scaling = written_scaling(content)
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind not in ("su", "longrope") or content.get("model_type") not in CONFIG_MAPPING:
         return from_pretrained(AutoConfig, source)

@@ -8,6 +8,7 @@ from lengthen.report.comparison import perplexity_by_position, usable
 from lengthen.report.evaluations import evaluations, perplexity_by_protocol, unmeasured
 from lengthen.report.results import Run, read_run
 from lengthen.report.setup import commands, cost, introduction, setup, trainable, training
+from lengthen.run_folder import RunFolder
 from lengthen.templates import template
 
 __all__ = ["write_report"]
@@ -27,9 +28,15 @@ def write_report(folder: Path, out: Path | None = None, compare: Sequence[Path] 
         The file.
 
     Raises:
-        LengthenError: not a run folder, a broken file, results of another model, or `out` can't be written.
+        LengthenError: not a run folder, an adapter that is not finite, a broken file, results of another model, or
+            `out` can't be written.
     """
     run = read_run(folder, compare)
+    adapter = RunFolder(folder).adapter
+    if (adapter / "adapter_config.json").is_file():
+        from lengthen.adapters.finite import check_adapter  # seconds, which a page without an adapter need not wait
+
+        check_adapter(adapter)
     out = out or folder / "report.html"
     write_text(out, _render(run))
     return out

@@ -147,7 +147,7 @@ class _Work:
 
     def _sliced(self, name: str, value: Any, part: Slice) -> Any:
         if isinstance(value, Layout):
-            return SliceLayout(part.documents)
+            return SliceLayout(part.documents, value.window)
         if isinstance(value, tuple | list):
             return type(value)(self._sliced(name, each, part) for each in value)
         if isinstance(value, dict):
