@@ -246,12 +246,12 @@ def test_killed_run_follows_the_uninterrupted_trajectory(base, documents, tmp_pa
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER)
     process = start(driver, recipe, where, when)
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     if where == "save":
         assert not (tmp_path / "run" / "checkpoints" / f"checkpoint-{when}").exists()
     process = start(driver, recipe, "nowhere", 0, "--resume")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert losses(tmp_path / "run") == losses(finished)
     ours, whole = (
@@ -297,11 +297,11 @@ def test_signal_stops_with_a_checkpoint_and_resumes(base, documents, tmp_path, n
     command = ["-m", "lengthen.cli", "train", str(recipe), "--quiet"]
     process = start(*command)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.time() + 60
+    deadline = time.time() + 300
     while not (metrics.is_file() and metrics.stat().st_size) and time.time() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + number, errors
     assert "go on with --resume" in errors
     assert "Traceback" not in errors
