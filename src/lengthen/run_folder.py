@@ -12,13 +12,15 @@ RUN/
 """
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
 from lengthen.errors import DataError, ModelError, OutputError
-from lengthen.files import write_json, write_text, writing
+from lengthen.files import locked, parse_json, write_json, write_text, writing
 from lengthen.provenance import command_line, versions
 
 __all__ = ["RunFolder", "read_base_record", "write_base_record"]
@@ -73,6 +75,11 @@ class RunFolder:
         return self.path / "evals"
 
     @property
+    def validation(self) -> Path:
+        """What the run measured at its end on its validation data."""
+        return self.evals / "validation.json"
+
+    @property
     def is_run(self) -> bool:
         """Whether a run was begun here."""
         return self.recipe.is_file()
@@ -101,6 +108,14 @@ class RunFolder:
             raise OutputError(f"{self} has other content; choose another out or empty it")
         return "finished" if self.is_finished else "begun"
 
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other processes out, while the folder is written.
+
+        Raises:
+            OutputError: another one is in it.
+        """
+        return locked(self.path, f"the run {self} is being trained")
+
     def set_aside_result(self, step: int) -> None:
         """Rename what a run that is now to be longer had come to after `step`: adapter-STEP or model-STEP.
 
@@ -114,7 +129,10 @@ class RunFolder:
 
     def results_file(self, kind: str) -> Path:
         """A new name in evals/, of the kind and the time in UTC, so that no result is lost."""
-        return self.evals / f"{kind}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}.json"
+        name = f"{kind}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
+        # Clocks go back, and two results can come in one second.
+        names = chain([f"{name}.json"], (f"{name}-{number}.json" for number in count(2)))
+        return next(path for path in map(self.evals.joinpath, names) if not path.exists())
 
     def write_metadata(self, facts: dict[str, Any]) -> None:
         """Write run.json: these facts, and this command after those of earlier starts.
@@ -138,7 +156,7 @@ class RunFolder:
         if not self.metadata.is_file():
             return {}
         try:
-            content = json.loads(self.metadata.read_text(encoding="utf-8"))
+            content = parse_json(self.metadata.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{self.metadata} can't be read as JSON: {error}; restore it, or take it away") from error
         if not isinstance(content, dict):
@@ -188,7 +206,7 @@ class RunFolder:
         records = []
         for number, line in enumerate(lines[start:], start=start + 1):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 record["step"], record["loss"]
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
@@ -225,7 +243,7 @@ def read_base_record(adapter: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         noted = {key: str(record[key]) for key in ("id", "model")}
         hashes = ("weight_hash", "unquantized_hash")
         if not any(record.get(key) for key in hashes):

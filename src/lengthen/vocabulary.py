@@ -7,12 +7,31 @@ from torch import nn
 
 from lengthen.errors import ModelError
 
-__all__ = ["check_ids", "embedding_rows", "guard_embeddings", "vocabulary_size"]
+__all__ = ["check_ids", "check_largest_id", "embedding_rows", "guard_embeddings", "vocabulary_size"]
+
+
+_LARGEST_ID = 1 << 24  # the largest vocabularies have a few hundred thousand
 
 
 def vocabulary_size(tokenizer: Any) -> int:
     """One more than the largest id a tokenizer can give; `len(tokenizer)` is less where its ids have gaps."""
     return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
+
+
+def check_largest_id(tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer with an id that is far beyond all others: `tokenizers` writes it out by counting up to there.
+
+    Args:
+        tokenizer: any.
+        name: whose it is, for the message.
+
+    Raises:
+        ModelError: it has such an id.
+    """
+    ids = tokenizer.get_vocab()
+    largest = max(ids, key=ids.get, default=None)
+    if largest is not None and ids[largest] > _LARGEST_ID:
+        raise ModelError(f"the tokenizer of {name} gives {largest!r} the id {ids[largest]}; its files are damaged")
 
 
 def embedding_rows(model: Any) -> int:

@@ -11,7 +11,9 @@ from starlette.testclient import TestClient
 
 from lengthen.adapters.load import load_apart
 from lengthen.errors import LengthenError
+from lengthen.files import locked
 from lengthen.recipe import load_recipe
+from lengthen.run_folder import RunFolder
 from lengthen.serving.api import ServerSettings, serve
 from lengthen.serving.api.app import make_app
 from lengthen.serving.api.service import Service
@@ -33,6 +35,11 @@ def folder(tmp_path_factory):
 def server(folder):
     with serving("--allow-training", folder) as running:
         yield running
+
+
+def without_jobs(folder):
+    """What is in the folder of the runs beside the files of the jobs."""
+    return sorted(path for path in folder.iterdir() if path.name != ".jobs")
 
 
 def create(server, name, documents=(SENTENCE,), hyperparameters=LONG, **more):
@@ -113,7 +120,7 @@ def test_an_adapter_is_trained_and_served_while_others_are_answered(server, fold
 
 
 def test_cancel_leaves_nothing(server, folder):
-    before = sorted(folder.iterdir())
+    before = without_jobs(folder)
     job = create(server, "unwanted")
     wait_until(lambda: steps_of(server, job))
     assert status_of(server, job) == "running"
@@ -121,7 +128,7 @@ def test_cancel_leaves_nothing(server, folder):
     assert (cancelled.status, cancelled.fine_tuned_model) == ("cancelled", None)
     assert 0 < len(steps_of(server, job)) < 1000
     assert psutil.Process(server.process.pid).children() == []
-    assert sorted(folder.iterdir()) == before
+    assert without_jobs(folder) == before
     with pytest.raises(openai.NotFoundError):
         server.complete("unwanted", BEGINNING)
     with pytest.raises(openai.BadRequestError, match="it is finished, with status cancelled"):
@@ -129,14 +136,14 @@ def test_cancel_leaves_nothing(server, folder):
 
 
 def test_a_failure_is_told_and_the_next_job_is_taken(server, folder):
-    before = sorted(folder.iterdir())
+    before = without_jobs(folder)
     job = create(server, "killed")
     wait_until_running(server, job)
     psutil.Process(server.process.pid).children()[0].kill()  # as the system does where memory runs out
     job = wait_for_end(server, job)
     assert (job.status, job.fine_tuned_model) == ("failed", None)
     assert job.error.message == "the training ended with code -9"
-    assert sorted(folder.iterdir()) == before
+    assert without_jobs(folder) == before
     newest = next(iter(server.client.fine_tuning.jobs.list_events(job.id)))
     assert (newest.level, newest.message) == ("error", job.error.message)
     again = create(server, "killed")
@@ -174,11 +181,11 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused(server, folder, name):
     change, status, message = REFUSED[name]
-    before = sorted(folder.iterdir())
+    before = without_jobs(folder)
     body = {"model": "tiny", "suffix": "refused", "documents": [SENTENCE], **change}
     answer = server.http.post("/v1/fine_tuning/jobs", content=json.dumps(body), headers=JSON)
     assert (answer.status_code, message in answer.json()["error"]["message"]) == (status, True), answer.text
-    assert sorted(folder.iterdir()) == before
+    assert without_jobs(folder) == before
 
 
 def test_unknown_jobs_and_pages(server):
@@ -192,15 +199,32 @@ def test_unknown_jobs_and_pages(server):
         jobs.list(limit=0)
 
 
-def test_a_shutdown_ends_the_training(server, folder):
+def test_the_next_server_knows_all_jobs_and_goes_on_with_what_was_trained(server, folder):
     job = create(server, "late")
-    wait_until_running(server, job)
+    wait_until(lambda: steps_of(server, job))
     (child,) = psutil.Process(server.process.pid).children()
     server.process.terminate()
     assert server.process.wait(60) == 0
     assert not child.is_running()
-    assert not (folder / "late").exists()
-    assert not (folder / "late.jsonl").exists()
+    done = len(RunFolder(folder / "late").read_metrics())
+    assert (folder / "late" / "checkpoints" / f"checkpoint-{done}").is_dir()
+    with serving("--allow-training", folder) as again:
+        assert (status_of(again, job) in ("queued", "running")) == (done < 1000)
+        succeeded = [each.fine_tuned_model for each in again.client.fine_tuning.jobs.list(limit=100)]
+        assert {model.id for model in again.client.models.list()} == {"tiny", *filter(None, succeeded)}
+        wait_until(lambda: len(steps_of(again, job)) > done)
+        assert [step["step"] for step in steps_of(again, job)][: done + 1] == list(range(1, done + 2))
+        assert again.client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+        assert not (folder / "late").exists()
+        assert not (folder / "late.jsonl").exists()
+
+
+def test_a_folder_in_which_another_server_trains_is_refused(tmp_path):
+    with (
+        locked(tmp_path, ""),
+        pytest.raises(LengthenError, match=r"adapters are trained in .* by another process; wait until it ends"),
+    ):
+        serve("tiny", {}, ServerSettings(port=0, allow_training=tmp_path))
 
 
 def test_without_permission(run, tmp_path):

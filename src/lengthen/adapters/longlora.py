@@ -8,7 +8,6 @@ Source of the formats: `get_trainable_weights.py`, `save_callback.py` and `merge
 LongLoRA (arXiv 2309.12307), `script/merge_lora.py` of LongQLoRA (arXiv 2311.04879).
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,7 +27,7 @@ from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
 from lengthen.context import base_context, extend, scaled_layers
 from lengthen.context.layers import written_scaling
 from lengthen.errors import ModelError, one_line
-from lengthen.files import atomic_folder, write_text
+from lengthen.files import atomic_folder, parse_json, write_text
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config, quiet_transformers
 from lengthen.models.resolve import Source, find, lasting_name
@@ -145,7 +144,7 @@ def _read_settings(folder: Path) -> LoraConfig:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is not JSON: {one_line(error)}; restore it") from error
     if not isinstance(content, dict):

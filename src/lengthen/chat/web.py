@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from lengthen.chat.page_guard import MOST_FILE_BYTES, MOST_FILES, PageGuard
 from lengthen.chat.session import Answer, DoesNotFitError, Loaded
 from lengthen.chat.shared_model import Progress, SharedModel, UserSession
 from lengthen.data.documents import SUPPORTED
@@ -47,6 +49,7 @@ _CSS = """
 #documents li { overflow-wrap: anywhere; }
 #status p { min-height: 1.4em; }
 """
+_MOST_USERS = 500
 _ENDS = {
     "finished": "",
     "max_new_tokens": "; cut off at the answer length",
@@ -68,6 +71,8 @@ class _Users:
         with self._lock:
             key = str(request.session_hash)
             if key not in self._users:
+                if len(self._users) >= _MOST_USERS:
+                    raise gr.Error("too many people have this page open; come back later")
                 self._users[key] = UserSession(self._shared)
             return self._users[key]
 
@@ -151,8 +156,12 @@ class _Page:
 
     def _load(self, paths: list[str], cut: bool, question: str, length: int, request: gr.Request) -> dict[Any, Any]:
         user = self._users.of(request)
-        for path in map(Path, paths or []):
+        if len(paths or []) > MOST_FILES:
+            _warn(f"{len(paths)} files at once; only {MOST_FILES} are read")
+        for number, path in enumerate(map(Path, paths or [])):
             try:
+                if number >= MOST_FILES:
+                    continue
                 for loaded in _load(user, path, length if cut else None):
                     if loaded.cut:
                         gr.Warning(f"{loaded.cut:,} tokens were cut out of the middle of {html.escape(loaded.name)}")
@@ -257,6 +266,7 @@ def serve_page(shared: SharedModel, name: str, host: str = "127.0.0.1", port: in
         page.launch(
             server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
             ssr_mode=False, mcp_server=False, run_history=False, footer_links=[], head=_HEAD, css=_CSS,
+            max_file_size=MOST_FILE_BYTES, app_kwargs={"middleware": [Middleware(PageGuard, uploads=Path(uploads))]},
             theme=gr.themes.Default(font=_SYSTEM, font_mono=["ui-monospace", "monospace"]),
         )  # fmt: skip
         try:

@@ -5,7 +5,7 @@ import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -77,5 +77,15 @@ def main() -> None:
     try:
         app()
     except LengthenError as error:
-        print(f"lengthen: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A name that is too long, or a folder without permissions, can be met wherever a file is only asked about.
+        _refuse(f"can't use {error.filename}: {error.strerror}; check the name and its permissions")
+
+
+def _refuse(text: str) -> NoReturn:
+    line = " ".join(text.split())
+    print(f"lengthen: {line}", file=sys.stderr)
+    sys.exit(2)

@@ -20,6 +20,18 @@ def serve(
     token: Annotated[
         str | None, typer.Option(envvar="LENGTHEN_TOKEN", help="Bearer token that clients have to send.")
     ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File of bearer tokens, one a line; clients have to send one of them.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Requests with one token that are answered at a time; others get 429.")
+    ] = None,
+    max_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Requests with one token in a minute; others get error 429.")
+    ] = None,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Connections at a time; one more closes the one that has been idle for longest.")
+    ] = 1000,
     allow: Annotated[
         list[Path] | None, typer.Option(help="Folder from which requests may load adapters; may be repeated.")
     ] = None,
@@ -57,12 +69,16 @@ def serve(
 
     if token == "":
         raise typer.BadParameter("the token is empty; leave it out for none", param_hint="--token")
-    if token is None and host not in ("127.0.0.1", "localhost", "::1"):
+    tokens = _tokens(token, token_file)
+    if not tokens and host not in ("127.0.0.1", "localhost", "::1"):
         typer.echo(f"warning: anyone who reaches {host} can use this server; give --token", err=True)
     settings = ServerSettings(
         host=host,
         port=port,
-        token=token,
+        tokens=tokens,
+        max_concurrent=max_concurrent,
+        max_per_minute=max_per_minute,
+        max_connections=max_connections,
         allow=tuple(allow or ()),
         allow_training=allow_training,
         max_tokens=max_tokens,
@@ -84,6 +100,21 @@ def serve(
         adapter_scale=adapter_scale,
         on_ready=show,
     )
+
+
+def _tokens(token: str | None, file: Path | None) -> list[str]:
+    from lengthen.errors import LengthenError, one_line
+
+    tokens = [] if token is None else [token]
+    if file is not None:
+        try:
+            lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeError) as error:
+            raise LengthenError(f"can't read --token-file {file}: {one_line(error)}") from error
+        tokens += [line for line in lines if line]
+        if not tokens:
+            raise LengthenError(f"--token-file {file} holds no token; write one into each line")
+    return tokens
 
 
 def _named(adapters: list[str]) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from lengthen.errors import LengthenError
+from lengthen.files import parse_json
 
 __all__ = ["Endpoint", "Reply"]
 
@@ -60,7 +61,7 @@ class Endpoint:
         }
         answered = self._post(json.dumps(body).encode("utf-8"))
         try:
-            choice = json.loads(answered)["choices"][0]
+            choice = parse_json(answered)["choices"][0]
             text = choice["message"]["content"]
             # A model that called a tool or was stopped by a filter has no text.
             return Reply("" if text is None else str(text), choice.get("finish_reason") != "length")
@@ -73,7 +74,8 @@ class Endpoint:
         for wait in (*_WAITS, None):
             try:
                 request = Request(f"{self.url}/chat/completions", body, self._headers)
-                with urlopen(request, timeout=_TIMEOUT) as response:
+                # Nothing but http(s), as `__init__` sees to.
+                with urlopen(request, timeout=_TIMEOUT) as response:  # nosec B310
                     content: bytes = response.read()
                     return content
             except HTTPError as error:
@@ -90,7 +92,7 @@ def _refusal(error: HTTPError) -> str:
     """The server's own words, where it has some."""
     content = error.read()
     try:
-        said = json.loads(content)
+        said = parse_json(content)
         return _shown(str((said.get("error") or said)["message"]).encode())
     except (ValueError, LookupError, TypeError, AttributeError):
         return _shown(content) if content else error.reason

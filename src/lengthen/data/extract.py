@@ -10,15 +10,18 @@ left out, and so are characters that only say where a word may be broken. The pa
 import posixpath
 import re
 import threading
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from lengthen.data.html import html_text
+from lengthen.data.text_files import Archive
 from lengthen.data.word import word_text
-from lengthen.errors import DataError, require
+from lengthen.errors import DataError, LengthenError, one_line, require
 
 __all__ = ["EXTRACTED", "extract_text"]
 
@@ -28,7 +31,8 @@ _PDF_PASSWORD = 4  # FPDF_ERR_PASSWORD
 _PDF_IMAGE = 3  # FPDF_PAGEOBJ_IMAGE
 _PDFIUM = threading.Lock()  # the library is not thread-safe
 # pdfium writes one of these two for a hyphen between letters at the end of a line, and leaves the line end out.
-_HYPHEN_AT_END = re.compile("(\\w*)[\ufffe\x02]\\s*(\\w*)")
+_HYPHEN_AT_END = re.compile("[\ufffe\x02]\\s*")
+_LETTERS, _LONGEST_WORD = re.compile(r"\w*"), 100
 _WORD = re.compile(r"[^\W\d_]+")
 # Where a word may be broken, and where nothing is: soft hyphen, zero-width space, word joiner, byte order mark.
 _LAYOUT = dict.fromkeys((0xAD, 0x200B, 0x2060, 0xFEFF))
@@ -127,11 +131,18 @@ def _dehyphenated(pages: list[str]) -> list[str]:
     """
     words = {word.lower() for page in pages for word in _WORD.findall(page)}
 
-    def joined(found: re.Match[str]) -> str:
-        word = found[1] + found[2]
-        return word if word.lower() in words else f"{found[1]}-{found[2]}"
+    def joined(page: str) -> str:
+        pieces = _HYPHEN_AT_END.split(page)
+        text = [pieces[0]]
+        for before, after in pairwise(pieces):
+            end = _LETTERS.match(before[: -_LONGEST_WORD - 1 : -1])
+            start = _LETTERS.match(after[:_LONGEST_WORD])
+            assert end is not None
+            assert start is not None
+            text += ["" if (end[0][::-1] + start[0]).lower() in words else "-", after]
+        return "".join(text)
 
-    return [_HYPHEN_AT_END.sub(joined, page) for page in pages]
+    return [joined(page) for page in pages]
 
 
 def _marked(unit: str, texts: list[str]) -> str:
@@ -144,37 +155,46 @@ def _docx(path: Path) -> str:
     content = _content(path)
     if content.startswith(_OLE):
         raise DataError(f"{path} is protected by a password, or an old .doc; save it as .docx without a password")
-    try:
-        return word_text(content)
-    # What is not a zip file, not this kind of one, cut short, or asks for a password itself.
-    except (zipfile.BadZipFile, KeyError, SyntaxError, ValueError, RuntimeError, OSError, EOFError) as error:
-        raise DataError(f"{path} is broken or no Word file; open it in a word processor and save it again") from error
+    with _opening(path, "Word file", "a word processor"):
+        return word_text(Archive(content, path))
 
 
 def _epub(path: Path) -> str:
     _need_html(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            protected = _epub_protected(archive)
-            sections = []
-            for name in _epub_spine(archive):
-                if name in protected:
-                    raise DataError(f"{path} is protected (DRM), so its text can't be read; give a free copy")
-                sections.append(html_text(archive.read(name), f"{path}/{name}").strip())
-    # RuntimeError: the zip file itself asks for a password.
-    except (zipfile.BadZipFile, KeyError, IndexError, SyntaxError, ValueError, RuntimeError, OSError) as error:
-        raise DataError(f"{path} is broken or no EPUB ({error}); open it in a reader and save it again") from error
+    with _opening(path, "EPUB", "a reader"):
+        archive = Archive(_content(path), path)
+        protected = _epub_protected(archive)
+        sections = []
+        for name in _epub_spine(archive):
+            if name in protected:
+                raise DataError(f"{path} is protected (DRM), so its text can't be read; give a free copy")
+            sections.append(html_text(archive.read(name), f"{path}/{name}").strip())
     return _marked("section", sections)
 
 
-def _xml(archive: zipfile.ZipFile, name: str) -> Any:
+@contextmanager
+def _opening(path: Path, kind: str, program: str) -> Iterator[None]:
+    """Turn whatever a broken archive leads to into one error: zipfile, its decompressors and lxml raise many kinds,
+    and what is not where it should be in the XML raises others here.
+    """
+    try:
+        yield
+    except LengthenError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{path} is broken or no {kind} ({one_line(error)}); open it in {program} and save it again"
+        ) from error
+
+
+def _xml(archive: Archive, name: str) -> Any:
     from lxml import etree
 
     parser = etree.XMLParser(resolve_entities=False, no_network=True)
     return etree.fromstring(archive.read(name), parser)
 
 
-def _epub_spine(archive: zipfile.ZipFile) -> list[str]:
+def _epub_spine(archive: Archive) -> list[str]:
     """Names of the files that are read one after another: EPUB 3.3, sections 4.2.6.3 and 5."""
     package = _xml(archive, "META-INF/container.xml").xpath("//*[local-name()='rootfile']/@full-path")[0]
     root = _xml(archive, package)
@@ -186,8 +206,8 @@ def _epub_spine(archive: zipfile.ZipFile) -> list[str]:
     return [posixpath.normpath(posixpath.join(folder, unquote(href.split("#")[0]))) for href in pages]
 
 
-def _epub_protected(archive: zipfile.ZipFile) -> set[str]:
+def _epub_protected(archive: Archive) -> set[str]:
     """Names of encrypted files; fonts often are in free books too."""
-    if "META-INF/encryption.xml" not in archive.namelist():
+    if "META-INF/encryption.xml" not in archive.names:
         return set()
     return set(map(unquote, _xml(archive, "META-INF/encryption.xml").xpath("//*[local-name()='CipherReference']/@URI")))

@@ -21,6 +21,7 @@ _BLOCKS = {
     "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "html", "li", "main",
     "nav", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul",
 }  # fmt: skip
+_MARKED = re.compile("li|tr|pre|h[1-6]")
 _TIGHT = {"li", "tr", "dt", "dd"}
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 _CHARSET = re.compile(rb"(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
@@ -63,36 +64,30 @@ def html_text(content: bytes, name: object) -> str:
 def _blocks(etree: Any, root: Any) -> Iterator[tuple[str, bool]]:
     """Each block of a tree, and whether it follows its predecessor without an empty line."""
     line, tag, tight = "", "", False
+    around: list[str] = []  # the tags of the elements in which we are, and those of them that decide how a block looks
+    marked: list[str] = []
     for event, element in etree.iterwalk(root, events=("start", "end")):
-        is_break = event == "end" and element.tag == "br"
-        if element.tag in _BLOCKS or is_break:
+        own = str(element.tag)
+        if event == "start":
+            around.append(own)
+            marked += [own] if _MARKED.fullmatch(own) else []
+        else:
+            around.pop()
+            del marked[len(marked) - bool(_MARKED.fullmatch(own)) :]
+        is_break = event == "end" and own == "br"
+        if own in _BLOCKS or is_break:
             block = _block(line, tag)
             if block:
                 yield block, tight or tag in _TIGHT
             # A block's own text may be in elements inside it that are blocks again, such as <li><p>.
-            line, tag, tight = "", _outermost(element, event), is_break and bool(block)
+            line, tag, tight = "", (marked or around or [""])[-1], is_break and bool(block)
             if is_break and tag != "pre":
                 tag = ""
-        if event == "start" and element.tag in ("td", "th") and line.strip():
+        if event == "start" and own in ("td", "th") and line.strip():
             line += " | "
         text = element.text if event == "start" else element.tail
         if text:
-            is_code = any(each.tag == "pre" for each in _around(element, event))
-            line += text if is_code else re.sub(r"\s+", " ", text)
-
-
-def _around(element: Any, event: str) -> Iterator[Any]:
-    """The elements in which the text stands that comes with this event, the innermost first."""
-    if event == "start":
-        yield element
-    yield from element.iterancestors()
-
-
-def _outermost(element: Any, event: str) -> str:
-    """The tag that decides how a block looks: its heading, list item or row, else its own."""
-    tags = [str(each.tag) for each in _around(element, event)]
-    marked = [tag for tag in tags if tag in ("li", "tr", "pre") or re.fullmatch("h[1-6]", tag)]
-    return marked[0] if marked else (tags or [""])[0]
+            line += text if "pre" in marked else re.sub(r"\s+", " ", text)
 
 
 def _block(line: str, tag: str) -> str:

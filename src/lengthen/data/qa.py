@@ -20,7 +20,7 @@ from typing import Any
 from lengthen.data.documents import Document
 from lengthen.data.endpoint import Endpoint, Reply
 from lengthen.errors import DataError, LengthenError
-from lengthen.files import writing
+from lengthen.files import parse_json, writing
 from lengthen.progress import progress_bar
 
 __all__ = ["KINDS", "make_pairs", "passages_of"]
@@ -322,7 +322,7 @@ class _Sheet:
         whole = content[: content.rfind(b"\n") + 1]
         for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
             try:
-                self._remember(json.loads(line))
+                self._remember(parse_json(line))
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise DataError(
                     f"{path}:{number} is no pair that this command wrote; choose another file, or remove this line"

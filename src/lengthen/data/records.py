@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lengthen.data.text_files import COMPRESSED, kind_of, read_text
+from lengthen.data.text_files import COMPRESSED, Growth, kind_of, read_text
 from lengthen.errors import DataError
 
 __all__ = ["RECORDS", "TEXT_WANTED", "BrokenRecordError", "read_records", "report_broken", "split_column", "text_of"]
@@ -17,6 +17,7 @@ RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 T = TypeVar("T")
 
 TEXT_WANTED = 'each document is an object with "text", or a string; name another key as in FILE?KEY'
+_ROW_BYTES = 128  # of a row in memory, beside its values
 # Under which files that are one object have their records.
 _LISTS = ("data", "rows", "records", "examples", "instances", "train")
 
@@ -177,10 +178,12 @@ def _parquet_rows(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
         with ParquetFile(path) as file:
             names = file.schema_arrow.names
             _check_column(path, column, names)
-            batches = file.iter_batches(64, columns=None if column is None else [column])
-            rows = (row for batch in batches for row in batch.to_pylist())
-            for number, row in enumerate(rows):
-                yield f"{path}[{number}]", row if column is None else row[column]
+            growth, number = Growth(path.stat().st_size, path), 0
+            for batch in file.iter_batches(64, columns=None if column is None else [column]):
+                growth.add(batch.nbytes + batch.num_rows * _ROW_BYTES)
+                for row in batch.to_pylist():
+                    yield f"{path}[{number}]", row if column is None else row[column]
+                    number += 1
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"can't read {path} as Parquet: {' '.join(str(error).split())[:300]}") from error
 

@@ -4,13 +4,17 @@ about. Other encodings are refused by name, with the command that converts them.
 
 import bz2
 import gzip
+import io
 import lzma
+import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from lengthen.errors import DataError, require
 
-__all__ = ["COMPRESSED", "decoded", "kind_of", "read_bytes", "read_text"]
+__all__ = ["COMPRESSED", "Archive", "Growth", "decoded", "kind_of", "read_bytes", "read_text"]
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
@@ -22,6 +26,9 @@ _MARKED = (
     (b"\xfe\xff", "UTF-16"),
 )
 _LOOKED_AT = 4096
+# Text is compressed to a tenth or so; what becomes far more than it was is made to fill the memory.
+_LARGE, _MOST_TIMES = 64 * 2**20, 100
+_PIECE = 1 << 12  # bytes of a compressed file at a time; a zstd block of a few bytes can stand for 128 KiB
 
 
 def kind_of(path: Path) -> str:
@@ -45,12 +52,83 @@ def read_bytes(path: Path) -> bytes:
     suffix = path.suffix.lower()
     if suffix not in COMPRESSED:
         return content
+    growth = Growth(len(content), path)
     try:
         if suffix == ".zst":
-            return _zstd(content, path)
-        return {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}[suffix](content)
+            return growth.join(_zstd(content, path))
+        kinds: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+        with kinds[suffix](io.BytesIO(content)) as file:
+            return growth.join(iter(lambda: file.read(1 << 20), b""))
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"can't decompress {path}: {error}; it is cut short, or no {suffix} file") from error
+
+
+class Growth:
+    """What a compressed file becomes, until that is too much.
+
+    Args:
+        size: of the file, bytes.
+        name: of it, for messages.
+    """
+
+    def __init__(self, size: int, name: object):
+        self._left, self._name = max(_LARGE, _MOST_TIMES * size), name
+
+    def add(self, count: int) -> None:
+        """Count decompressed bytes.
+
+        Raises:
+            DataError: they are too many.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise DataError(
+                f"{self._name} becomes more than {_MOST_TIMES} times as large when it is decompressed, which what is "
+                "made to fill the memory does; if it is right as it is, decompress it first"
+            )
+
+    def join(self, pieces: Iterator[bytes]) -> bytes:
+        """All pieces, each counted.
+
+        Raises:
+            DataError: they are too many.
+        """
+        whole = bytearray()
+        for piece in pieces:
+            self.add(len(piece))
+            whole += piece
+        return bytes(whole)
+
+
+class Archive:
+    """A zip file in memory, whose members are read until they are too much for its size.
+
+    Args:
+        content: the file.
+        name: of it, for messages.
+
+    Raises:
+        BadZipFile: it is none.
+    """
+
+    def __init__(self, content: bytes, name: object):
+        self._zip, self._growth = zipfile.ZipFile(io.BytesIO(content)), Growth(len(content), name)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the members."""
+        return self._zip.namelist()
+
+    def read(self, name: str) -> bytes:
+        """A member.
+
+        Raises:
+            DataError: all that was read is too much.
+            KeyError: there is none of this name.
+            BadZipFile, EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError: it is broken, or needs a password.
+        """
+        with self._zip.open(name) as member:
+            return self._growth.join(iter(lambda: member.read(1 << 20), b""))
 
 
 def read_text(path: Path) -> str:
@@ -110,18 +188,19 @@ def _advice(content: bytes) -> str:
     return "if it is in a western European language, convert it with `iconv -f WINDOWS-1252 -t UTF-8`"
 
 
-def _zstd(content: bytes, path: Path) -> bytes:
+def _zstd(content: bytes, path: Path) -> Iterator[bytes]:
     require(f"reading {path}", "documents", "zstandard", error=DataError)
     import zstandard
 
-    texts = []
-    while content:  # frame by frame
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            texts.append(frame.decompress(content))
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from error
-        if not frame.eof:
-            raise EOFError("the end is missing")
-        content = frame.unused_data
-    return b"".join(texts)
+    frame, at = zstandard.ZstdDecompressor().decompressobj(), 0
+    try:
+        while at < len(content):
+            if frame.eof:
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            piece = content[at : at + _PIECE]
+            yield frame.decompress(piece)
+            at += len(piece) - len(frame.unused_data)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+    if content and not frame.eof:
+        raise EOFError("the end is missing")

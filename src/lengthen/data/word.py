@@ -5,13 +5,13 @@ there: tracked insertions, content controls, fields, smart tags, links, formulas
 prompts of empty content controls, comments, headers and footers.
 """
 
-import io
 import posixpath
 import re
-import zipfile
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
+
+from lengthen.data.text_files import Archive
 
 __all__ = ["word_text"]
 
@@ -24,18 +24,18 @@ _NOTES = {"footnoteReference": "footnotes", "endnoteReference": "endnotes"}
 _BASED_ON = 20  # styles that are based on one another, at most
 
 
-def word_text(content: bytes) -> str:
+def word_text(archive: Archive) -> str:
     """The text of a Word file: paragraphs with an empty line between them, headings with Markdown's marks.
 
     Raises:
-        BadZipFile, KeyError, SyntaxError, ValueError, RuntimeError: it is broken, or no Word file.
+        DataError: it is made to fill the memory.
+        Exception: it is broken, or no Word file.
     """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return _Document(archive).text()
+    return _Document(archive).text()
 
 
 class _Document:
-    def __init__(self, archive: zipfile.ZipFile):
+    def __init__(self, archive: Archive):
         self._archive = archive
         self._main = self._related("", "officeDocument")
         self._noted: list[tuple[str, str]] = []  # (part, id) of the notes in the order of their marks
@@ -134,7 +134,7 @@ class _Document:
         """The part of the file that another one names as being of a kind."""
         folder, base = posixpath.split(name)
         listed = posixpath.join(folder, "_rels", f"{base}.rels")
-        if listed in self._archive.namelist():
+        if listed in self._archive.names:
             for relation in self._xml(listed):
                 if (relation.get("Type") or "").endswith(f"/{kind}"):
                     return posixpath.normpath(posixpath.join(folder, relation.get("Target"))).lstrip("/")

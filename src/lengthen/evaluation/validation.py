@@ -38,7 +38,7 @@ def validate(recipe: Recipe, run: RunFolder) -> None:
     )
     documents = [store[i][: recipe.context.target] for i in range(len(store)) if len(store[i]) > 1]
     result = perplexity(model, documents, recipe.context.target)
-    write_json(run.evals / "validation.json", {"data": recipe.data.validation, "results": [result.to_json()]})
+    write_json(run.validation, {"data": recipe.data.validation, "results": [result.to_json()]})
 
 
 def _validate_answers(recipe: Recipe, run: RunFolder, model: Any, tokenizer: Any) -> None:
@@ -57,4 +57,4 @@ def _validate_answers(recipe: Recipe, run: RunFolder, model: Any, tokenizer: Any
         count += int(trained.sum())
     loss = total / count
     result = {"perplexity": math.exp(loss), "loss": loss, "tokens": count, "examples": len(examples)}
-    write_json(run.evals / "validation.json", {"data": data.validation, "results": [result]})
+    write_json(run.validation, {"data": data.validation, "results": [result]})

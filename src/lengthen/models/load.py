@@ -21,6 +21,7 @@ from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.resolve import SMOLLM2_HUB, Source, find
 from lengthen.quantization import check_nf4, is_quantized, nf4_config, prepare_for_training, quantize
 from lengthen.upstream import reading
+from lengthen.vocabulary import check_largest_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,6 +32,7 @@ __all__ = [
     "load_config",
     "load_tokenizer",
     "quiet_transformers",
+    "read_tokenizer",
     "stated_lengths",
     "towers_of",
 ]
@@ -97,7 +99,7 @@ def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
 def _read_config(source: Source) -> PreTrainedConfig:
     with reading(source.id), quiet_transformers():
         content, _ = PreTrainedConfig.get_config_dict(source.location)
-    scaling = written_scaling(content)
+        scaling = written_scaling(content)
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind not in ("su", "longrope") or content.get("model_type") not in CONFIG_MAPPING:
         return from_pretrained(AutoConfig, source)
@@ -130,11 +132,25 @@ def stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, 
 
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of anything MODEL can name."""
+    """The tokenizer of anything MODEL can name.
+
+    Raises:
+        ModelError: there is none, or it can't be read or used.
+    """
+    return read_tokenizer(find(model))
+
+
+def read_tokenizer(source: Source) -> "PreTrainedTokenizerBase":
+    """The tokenizer among a source's files.
+
+    Raises:
+        ModelError: there is none, or it can't be read or used.
+    """
     from transformers import AutoTokenizer
 
-    source = find(model)
-    return from_pretrained(AutoTokenizer, source, **source.arguments)
+    tokenizer = from_pretrained(AutoTokenizer, source, **source.arguments)
+    check_largest_id(tokenizer, source.id)
+    return tokenizer
 
 
 def load_base(

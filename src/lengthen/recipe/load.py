@@ -4,6 +4,7 @@ Overrides are `section.key=value`, with the value read as YAML.
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,10 @@ from lengthen.errors import RecipeError
 from lengthen.recipe.schema import MAPPING, SOURCE_LISTS, Recipe, SourceRecipe
 
 __all__ = ["apply_overrides", "load_recipe", "parse_recipe", "shipped_recipes"]
+
+# Of a value that is wrong: YAML's aliases can make lists of billions of a few lines.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -40,8 +45,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"no recipe {str(name)!r}; give a YAML file or one of {', '.join(shipped)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        content = _parse(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
         raise RecipeError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path} holds no recipe: it must be a mapping with model, context, data and training")
@@ -78,13 +83,25 @@ def parse_recipe(content: dict[str, Any], name: str) -> Recipe:
         raise RecipeError(f"recipe {name}: {problems}") from error
 
 
+def _parse(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: it is no YAML, nested too deep, or holds a number or date that is none.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
 def _apply(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise RecipeError(f"override {override!r} is not of the form section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _parse(text)
+    except ValueError as error:
         raise RecipeError(f"the value in override {override!r} is not YAML; quote it") from error
     *sections, last = key.split(".")
     for section in sections:
@@ -106,7 +123,7 @@ def _problem(error: Any) -> str:
         message = "choose nf4, or leave it out"
     elif field is not None and len([part for part in error["loc"] if part != MAPPING]) > len(path):
         message = f"Input should be: {field.description}"
-    given = "" if error["type"] == "value_error" else f" (it is {error['input']!r})"
+    given = "" if error["type"] == "value_error" else f" (it is {_SHORT.repr(error['input'])})"
     return f"{location}: {message}{given}" if location else message
 
 

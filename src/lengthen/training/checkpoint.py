@@ -14,6 +14,8 @@ dropped. A folder with the final name is therefore always whole, whatever stoppe
 
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,24 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from lengthen.errors import DivergedError, OutputError
+from lengthen.errors import DivergedError, LengthenError, OutputError, one_line
 from lengthen.files import sync_folder, write_json
 from lengthen.run_folder import RunFolder
 from lengthen.training.optim import page_states, trained_parameters
 from lengthen.training.parallel import is_sharded, shard_like, whole_states, whole_tensors
 
-__all__ = ["last_checkpoint", "load_checkpoint", "load_trained", "save_checkpoint", "step_of"]
+__all__ = [
+    "check_readable",
+    "drop_old",
+    "last_checkpoint",
+    "load_checkpoint",
+    "load_trained",
+    "save_checkpoint",
+    "step_of",
+]
 
 KEEP = 2
 TRAINABLE, OPTIMIZER, SCALER, STATE = "trainable.safetensors", "optimizer.pt", "scaler.pt", "state.json"
@@ -38,12 +48,25 @@ TRAINABLE, OPTIMIZER, SCALER, STATE = "trainable.safetensors", "optimizer.pt", "
 
 def last_checkpoint(run: Path) -> Path | None:
     """The newest whole checkpoint of a run folder, or None."""
-    return max(RunFolder(run).checkpoints.glob("checkpoint-*"), key=step_of, default=None)
+    return max(_checkpoints(run), key=step_of, default=None)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    found = RunFolder(run).checkpoints.glob("checkpoint-*")
+    return [path for path in found if path.name.removeprefix("checkpoint-").isdecimal()]
 
 
 def step_of(checkpoint: Path) -> int:
     """The optimizer step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def drop_old(run: Path) -> None:
+    """Remove all checkpoints but the newest, and what is left of one that a killed process was removing."""
+    dropped = RunFolder(run).checkpoints / ".old"
+    shutil.rmtree(dropped, ignore_errors=True)
+    for old in sorted(_checkpoints(run), key=step_of)[:-KEEP]:
+        shutil.rmtree(old.rename(dropped))  # half of one must not have the name of a whole one
 
 
 def save_checkpoint(
@@ -70,7 +93,8 @@ def save_checkpoint(
     try:
         if is_main:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            checkpoints.mkdir(exist_ok=True)  # but not the run folder, where someone removed it meanwhile
+            temporary.mkdir()
         accelerator.wait_for_everyone()
         tensors = whole_tensors(trained_parameters(objective), keep=is_main)
         _check_finite(tensors, step, accelerator)
@@ -85,8 +109,7 @@ def save_checkpoint(
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
             sync_folder(checkpoints)
-            for old in sorted(checkpoints.glob("checkpoint-*"), key=step_of)[:-KEEP]:
-                shutil.rmtree(old)
+            drop_old(run)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         reason = str(error).splitlines()[0]
         raise OutputError(f"can't write {final.name}: {reason}; free space and start again with `resume`") from error
@@ -97,9 +120,10 @@ def load_trained(checkpoint: Path, objective: Any) -> None:
     """Take the trained tensors of a checkpoint over, and nothing else of it.
 
     Raises:
-        OutputError: the checkpoint holds other tensors.
+        OutputError: the checkpoint is damaged, or holds other tensors.
     """
-    saved = load_file(checkpoint / TRAINABLE)
+    with _reading(checkpoint):
+        saved = load_file(checkpoint / TRAINABLE)
     current = trained_parameters(objective)
     if saved.keys() != current.keys():
         raise OutputError(f"{checkpoint} holds other tensors than this recipe trains; choose another out")
@@ -115,9 +139,41 @@ def load_checkpoint(checkpoint: Path, accelerator: Accelerator, objective: Any, 
         The step that was done last.
 
     Raises:
-        OutputError: the checkpoint holds other tensors.
+        OutputError: the checkpoint is damaged, or holds other tensors.
     """
     load_trained(checkpoint, objective)
+    with _reading(checkpoint):
+        _load_states(checkpoint, accelerator, objective, model, optimizer)
+    return step_of(checkpoint)
+
+
+def check_readable(checkpoint: Path) -> None:
+    """Refuse a checkpoint of which a file is damaged, as far as that shows without its tensors.
+
+    Raises:
+        OutputError: it is.
+    """
+    with _reading(checkpoint):
+        with safe_open(checkpoint / TRAINABLE, framework="pt"):
+            pass
+        for file in checkpoint.glob("*.pt"):
+            torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+
+
+@contextmanager
+def _reading(checkpoint: Path) -> Iterator[None]:
+    """Turn whatever torch, pickle, zipfile and safetensors raise over a damaged file into one error."""
+    try:
+        yield
+    except (LengthenError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise OutputError(
+            f"{checkpoint} is damaged ({one_line(error)}); remove it, and go on from the one before with --resume"
+        ) from error
+
+
+def _load_states(checkpoint: Path, accelerator: Accelerator, objective: Any, model: Any, optimizer: Any) -> None:
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.load_checkpoint(str(checkpoint), load_module_strict=False)  # ours are without the frozen weights
     else:
@@ -134,7 +190,6 @@ def load_checkpoint(checkpoint: Path, accelerator: Accelerator, objective: Any, 
     states = checkpoint / f"random-{accelerator.process_index}.pt"
     if states.is_file():  # not with more processes than the checkpoint was written by
         _set_random_states(torch.load(states, weights_only=True))
-    return step_of(checkpoint)
 
 
 def _check_finite(tensors: dict[str, torch.Tensor], step: int, accelerator: Accelerator) -> None:

@@ -7,7 +7,8 @@ is loaded or written.
 import logging
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from lengthen.data.sequences import describe, is_packed, training_sequences
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import ModelError, OutputError, RecipeError
 from lengthen.evaluation.validation import validate
-from lengthen.files import write_text, writing
+from lengthen.files import atomic_files, write_text, writing
 from lengthen.head import check_head
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.fingerprint import weight_hashes
@@ -41,7 +42,7 @@ from lengthen.quantization import check_nf4, check_not_quantized, count_quantize
 from lengthen.recipe import Recipe, check_documents, load_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.batches import Batches
-from lengthen.training.checkpoint import last_checkpoint, load_trained, step_of
+from lengthen.training.checkpoint import check_readable, drop_old, last_checkpoint, load_trained, step_of
 from lengthen.training.chunked import chunk_layers
 from lengthen.training.fused import check_fused, fuse_elementwise
 from lengthen.training.loggers import check_loggers
@@ -143,8 +144,9 @@ def train(
         return _folder(recipe).path
     blocks, windows = build_data(setup), build_windows(setup)
     objective, base = build_model(setup, blocks)
-    fit(setup, objective, base, blocks, windows, on_step, stop)
-    finish(setup, objective.model, base)
+    with _hold(setup):
+        fit(setup, objective, base, blocks, windows, on_step, stop)
+        finish(setup, objective.model, base)
     return setup.run.path
 
 
@@ -162,8 +164,14 @@ def resolve(recipe: Recipe, resume: bool) -> Setup | None:
         logging.getLogger("lengthen").setLevel(logging.ERROR)
         show_progress(False)
     run = _folder(recipe)
-    if _prepare_folder(run, recipe, resume) == "finished":
+    state = _prepare_folder(run, recipe, resume)
+    if process.is_main_process and state != "new":
+        with run.held():
+            pass  # fail now rather than after the documents and the base are loaded
+    if state == "finished":
         _LOG.info(f"{run} is finished already")
+        if process.is_main_process and recipe.data.validation and not run.validation.is_file():
+            validate(recipe, run)  # stopped after the adapter
         return None
     _note_idle_devices(device)
     nf4 = recipe.quantize == "nf4"
@@ -314,6 +322,10 @@ def fit(
     count = count_trainable(objective.model)
     _LOG.info(f"training {count}")
     if setup.process.is_main_process:
+        if checkpoint:
+            check_readable(checkpoint)
+        with writing(run.path):
+            drop_old(run.path)
         run.set_aside_result(step_of(checkpoint) if checkpoint else 0)
         _begin_folder(setup, base, asdict(count), blocks)
         run.trim_metrics(step_of(checkpoint) if checkpoint else 0)
@@ -336,6 +348,8 @@ def finish(setup: Setup, model: Any, base: dict[str, Any]) -> None:
     recipe, run = setup.recipe, setup.run
     gather_trained(model, keep=setup.process.is_main_process)
     if setup.process.is_main_process:
+        if not run.is_run:
+            raise OutputError(f"{run} was removed while it was trained; start again")
         if recipe.adapter.kind == "full":
             save_full(model, run.model, setup.dtype, setup.tokenizer)
         else:
@@ -347,6 +361,24 @@ def finish(setup: Setup, model: Any, base: dict[str, Any]) -> None:
 
 def _folder(recipe: Recipe) -> RunFolder:
     return RunFolder(Path(recipe.out or "runs/run"))
+
+
+@contextmanager
+def _hold(setup: Setup) -> Iterator[None]:
+    """Keep other processes out of the run folder.
+
+    Raises:
+        OutputError: another one is in it, or began or finished a run there since `resolve` looked.
+    """
+    if not setup.process.is_main_process:
+        yield
+        return
+    with writing(setup.run.path):
+        setup.run.path.mkdir(parents=True, exist_ok=True)
+    with setup.run.held():
+        if _prepare_folder(setup.run, setup.recipe, setup.resume) == "finished":
+            raise OutputError(f"{setup.run} was finished by another process meanwhile")
+        yield
 
 
 def _note_idle_devices(device: torch.device) -> None:
@@ -362,9 +394,9 @@ def _begin_folder(setup: Setup, base: dict[str, Any], trainable: dict[str, int],
     run, tokenizer = setup.run, setup.tokenizer
     write_text(run.recipe, setup.recipe.to_yaml())  # first: it tells that the folder is a run's
     tokenizer.model_max_length = setup.recipe.context.target
-    with writing(run.path):
-        setup.config.save_pretrained(run.path)
-        tokenizer.save_pretrained(run.path)
+    with atomic_files(run.path) as temporary:
+        setup.config.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
     facts = {
         "base": base,
         "trainable": trainable,

@@ -12,13 +12,13 @@ Beside either, "system" comes first, "history" (pairs of question and answer) be
 the chat template. Keys that are not read are named in `Example.unused`.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lengthen.data.records import BrokenRecordError
+from lengthen.files import parse_json
 
 __all__ = ["WANTED", "Example", "Turn", "take_example"]
 
@@ -160,7 +160,7 @@ class _Reader:
         tools = self.first(_TOOLS)
         if isinstance(tools, str):
             try:
-                tools = json.loads(tools)
+                tools = parse_json(tools)
             except ValueError as error:
                 raise BrokenRecordError('has "tools" that are not JSON') from error
         if tools is None:
@@ -335,7 +335,7 @@ def _joined(content: Any, where: str) -> Any:
 def _call(text: str) -> list[dict[str, Any]] | None:
     """ShareGPT's call of a tool, written in JSON; None where it is something else, which is then just what was said."""
     try:
-        call = json.loads(text)
+        call = parse_json(text)
     except ValueError:
         return None
     calls = call if isinstance(call, list) else [call]
@@ -359,7 +359,7 @@ def _with_object(function: dict[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = parse_json(arguments)
         except ValueError:
             return dict(function)
     return {**function, "arguments": arguments}

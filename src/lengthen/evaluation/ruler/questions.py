@@ -1,6 +1,5 @@
 """RULER's question answering: a question whose document is hidden among others, from SQuAD's or HotpotQA's own file."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from lengthen.errors import DataError
 from lengthen.evaluation.ruler.prompt_builder import PromptBuilder
+from lengthen.files import parse_json
 
 __all__ = ["Question", "Questions", "question_answering", "read_hotpotqa", "read_squad"]
 
@@ -101,7 +101,7 @@ def _document(number: int, text: str) -> str:
 
 def _read(path: Path, name: str, parse: Callable[[Any], Questions]) -> Questions:
     try:
-        found = parse(json.loads(path.read_text(encoding="utf-8")))
+        found = parse(parse_json(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror}; give {name}'s JSON file") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -20,6 +20,7 @@ from lengthen.evaluation.tasks.suites import (
     SQUALITY,
     Layout,
 )
+from lengthen.files import parse_json
 
 __all__ = ["Sample", "choose", "read_samples"]
 
@@ -111,7 +112,7 @@ def _file_samples(path: Path) -> list[Sample]:
 
 def _line_samples(line: str, file_name: str) -> list[Sample]:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON ({error.msg} at column {error.colno}); each line has to be one object") from None
     if not isinstance(record, dict):

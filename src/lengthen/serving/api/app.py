@@ -18,7 +18,7 @@ from lengthen.errors import BusyError, LengthenError
 from lengthen.serving.api.fine_tuning_jobs import Training
 from lengthen.serving.api.logprobs import ChatLogprobs, CompletionLogprobs
 from lengthen.serving.api.metrics import metrics_text
-from lengthen.serving.api.middleware import ApiMiddleware, error_body, error_response
+from lengthen.serving.api.middleware import ApiMiddleware, TokenLimits, error_body, error_response
 from lengthen.serving.api.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -38,15 +38,20 @@ _PageSize = Annotated[int, Query(ge=1, le=1000)]
 
 
 def make_app(
-    service: Service, training: Training | None = None, token: str | None = None, max_body: int = 4 * 2**20
+    service: Service,
+    training: Training | None = None,
+    tokens: Sequence[str] = (),
+    max_body: int = 4 * 2**20,
+    token_limits: TokenLimits | None = None,
 ) -> FastAPI:
     """Build the application; its engine works while the application is up.
 
     Args:
         service: what is offered.
         training: trains adapters by request; None where that is not allowed.
-        token: bearer token that every request but /health needs; None for none.
+        tokens: bearer tokens, of which every request but /health needs one; none for no such need.
         max_body: bytes of a request's body, at most.
+        token_limits: of the requests with one token; None for none.
     """
 
     @asynccontextmanager
@@ -56,7 +61,7 @@ def make_app(
         await run_in_threadpool(service.engine.close)
 
     app = FastAPI(title="lengthen", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(ApiMiddleware, token=token, max_body=max_body)
+    app.add_middleware(ApiMiddleware, tokens=tokens, max_body=max_body, limits=token_limits or TokenLimits())
     _add_errors(app)
     _add_generation(app, service)
     _add_adapters(app, service)

@@ -1,4 +1,8 @@
-"""Adapters that are trained by request: one at a time, by `lengthen train` in a process of its own, then served."""
+"""Adapters that are trained by request: one at a time, by `lengthen train` in a process of its own, then served.
+
+Jobs are kept in files, so that a server that was stopped or killed knows them again, serves what they trained, and goes
+on with the one that was not finished.
+"""
 
 import logging
 import math
@@ -16,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lengthen.errors import LengthenError, one_line
-from lengthen.files import write_json_lines, write_text
+from lengthen.files import is_locked, parse_json, write_json, write_json_lines, write_text
 from lengthen.models.devices import Dtype
 from lengthen.models.resolve import lasting_name
 from lengthen.recipe import Recipe, parse_recipe
@@ -34,12 +38,18 @@ _LONGEST_SEQUENCE = 2048  # tokens; longer documents are cut
 _LEARNING_RATE = 2e-4
 _LESS_URGENT = 5  # niceness beside the server's own: requests come first
 
+_JOBS = ".jobs"  # below the folder of the runs
+_CHECKPOINTS = 10  # of a run
 _LOOK = 0.25  # seconds between looks at the process
 _PATIENCE = 10.0  # seconds that it has to end its step when told to stop
 
 
 class _CancelledError(Exception):
     """The job is not wanted any more."""
+
+
+class _ClosingError(Exception):
+    """The server is told to stop; the next one goes on with the job."""
 
 
 @dataclass(eq=False)
@@ -94,6 +104,20 @@ class Job:
         self.finished = int(time.time())
         self.status = status  # last: who sees it sees all the rest
 
+    def to_file(self) -> dict[str, Any]:
+        """What is kept of it; its documents only as long as they are needed."""
+        left_out = {"documents"} if self.is_finished else set()
+        facts = {name: getattr(self, name) for name in _KEPT}
+        return facts | {"request": self.request.model_dump(exclude=left_out)}
+
+    @classmethod
+    def from_file(cls, content: dict[str, Any]) -> "Job":
+        """The job of which `to_file` gave the content."""
+        job = cls(TrainingRequest.model_validate({"documents": ["-"], **content["request"]}))
+        for name in _KEPT:
+            setattr(job, name, content[name])
+        return job
+
     def to_json(self) -> dict[str, Any]:
         """OpenAI's fine-tuning job."""
         status = self.status
@@ -118,11 +142,14 @@ class Job:
         }
 
 
+_KEPT = ("id", "created", "status", "error", "finished", "events")
+
+
 class Training:
     """Trains adapters over the served base.
 
     A finished run is `folder`/NAME, its documents are `folder`/NAME.jsonl; a job that failed or was cancelled leaves
-    neither.
+    neither. Jobs are `folder`/.jobs/ID.json.
 
     Args:
         service: serves the base, and then the adapters.
@@ -135,8 +162,9 @@ class Training:
     def __init__(self, service: Service, folder: Path, model: str, quantize: str | None, dtype: Dtype | None):
         self._service, self._folder = service, folder.resolve()
         self._model, self._quantize, self._dtype = lasting_name(model), quantize, dtype
-        self._jobs: dict[str, Job] = {}
+        self._jobs = {job.id: job for job in self._known()}
         self._creating = threading.Lock()
+        self._closing = threading.Event()
 
     @property
     def jobs(self) -> list[Job]:
@@ -166,12 +194,23 @@ class Training:
             self._check_name(request.suffix)
             self._check_size(request.documents)
             job = Job(request)
-            job.thread = threading.Thread(target=self._work, args=(job,), name="lengthen-training", daemon=True)
+            self._keep(job)  # once this is written, the job is done whatever happens
             self._jobs[job.id] = job
             if len(self._jobs) > _MOST_JOBS:
-                del self._jobs[next(iter(self._jobs))]
-            job.thread.start()
+                self._forget(next(iter(self._jobs)))
+            self._begin(job)
         return job
+
+    def go_on(self) -> None:
+        """Serve what was trained before the server was started, and go on with a job that was not finished."""
+        for job in self.jobs:
+            if not job.is_finished:
+                self._begin(job)
+            elif job.status == "succeeded" and job.request.suffix not in self._service.names:
+                try:
+                    self._service.engine.load_adapter(job.request.suffix, self._run(job.request.suffix))
+                except LengthenError as error:  # it was removed, or belongs to another base
+                    _LOG.warning("%s is not served again: %s", job.request.suffix, one_line(error))
 
     def cancel(self, job_id: str) -> Job:
         """Stop a job, and return when it has stopped: not for the event loop.
@@ -186,15 +225,37 @@ class Training:
         return job
 
     def close(self) -> None:
-        """Stop what is trained."""
+        """Stop what is trained, after a checkpoint."""
+        self._closing.set()
         for job in self.jobs:
-            if not job.is_finished:
-                self._stop(job)
+            if job.thread is not None:
+                job.thread.join(2 * _PATIENCE)
+
+    def _begin(self, job: Job) -> None:
+        job.thread = threading.Thread(target=self._work, args=(job,), name="lengthen-training", daemon=True)
+        job.thread.start()
 
     def _stop(self, job: Job) -> None:
         job.cancelled.set()
         assert job.thread is not None
         job.thread.join(2 * _PATIENCE)
+
+    def _known(self) -> list[Job]:
+        """The jobs in files, in order of time."""
+        jobs = []
+        for path in (self._folder / _JOBS).glob("*.json"):
+            try:
+                jobs.append(Job.from_file(parse_json(path.read_text(encoding="utf-8"))))
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                _LOG.warning("%s is no job: %s", path, one_line(error))
+        return sorted(jobs, key=lambda job: (job.created, job.finished or math.inf))
+
+    def _keep(self, job: Job) -> None:
+        write_json(self._folder / _JOBS / f"{job.id}.json", job.to_file())
+
+    def _forget(self, job_id: str) -> None:
+        del self._jobs[job_id]
+        (self._folder / _JOBS / f"{job_id}.json").unlink(missing_ok=True)
 
     def _check_idle(self) -> None:
         for job in self._jobs.values():
@@ -231,6 +292,8 @@ class Training:
         try:
             self._train(job)
             self._service.engine.load_adapter(name, self._run(name))
+        except _ClosingError:
+            return
         except _CancelledError:
             self._remove(name)
             job.end("cancelled", "the job was cancelled")
@@ -241,15 +304,21 @@ class Training:
             job.end("failed", one_line(error))
         else:
             job.end("succeeded", f"the adapter is served as {name!r}")
+        try:
+            self._keep(job)
+        except LengthenError:
+            _LOG.exception("the end of %s is known until the server stops", job.id)
 
     def _train(self, job: Job) -> None:
         name = job.request.suffix
         write_json_lines(self._documents(name), ({"text": text} for text in job.request.documents))
+        self._await_earlier(job)
         with tempfile.TemporaryDirectory() as scratch, Path(scratch, "said").open("w+", errors="replace") as said:
             recipe = Path(scratch, f"{name}.yaml")
             write_text(recipe, self._recipe(job.request).to_yaml())
-            process = subprocess.Popen(
-                [sys.executable, "-m", "lengthen.cli", "train", str(recipe), "--quiet"],
+            # No shell; and of what came with the request, only the name, which is letters, digits, dots and dashes.
+            process = subprocess.Popen(  # nosec B603
+                [sys.executable, "-m", "lengthen.cli", "train", str(recipe), "--resume", "--quiet"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=said,
@@ -264,6 +333,18 @@ class Training:
             if process.returncode != 0:
                 said.seek(0)
                 raise LengthenError(_reason(said.read()) or f"the training ended with code {process.returncode}")
+
+    def _await_earlier(self, job: Job) -> None:
+        """The process that a killed server had begun goes on without it: what it comes to is taken over."""
+        run = self._run(job.request.suffix)
+        while run.is_dir() and is_locked(run):
+            self._check_wanted(job)
+
+    def _check_wanted(self, job: Job) -> None:
+        if job.cancelled.wait(_LOOK):
+            raise _CancelledError
+        if self._closing.is_set():
+            raise _ClosingError
 
     def _recipe(self, request: TrainingRequest) -> Recipe:
         wanted, context = request.hyperparameters, self._service.engine.base.context
@@ -285,7 +366,7 @@ class Training:
                 "schedule": "constant",
                 "warmup_steps": wanted.n_steps // 10,
                 "dtype": self._dtype or "auto",
-                "save_every": wanted.n_steps,  # it is never resumed
+                "save_every": max(1, wanted.n_steps // _CHECKPOINTS),
             },
         }
         return parse_recipe(content, request.suffix)
@@ -294,8 +375,7 @@ class Training:
         job.tell("the training begins")
         job.status = "running"
         while process.poll() is None:
-            if job.cancelled.wait(_LOOK):
-                raise _CancelledError
+            self._check_wanted(job)
             self._tell_steps(job)
         self._tell_steps(job)
         if job.cancelled.is_set():

@@ -1,13 +1,16 @@
-"""ASGI middleware: checks the bearer token, and reads whole bodies within limits of time and size."""
+"""ASGI middleware: checks bearer tokens and their limits, and reads whole bodies within limits of time and size."""
 
 import asyncio
+import math
 import secrets
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.responses import JSONResponse
 
-__all__ = ["ApiMiddleware", "error_body", "error_response"]
+__all__ = ["ApiMiddleware", "TokenLimits", "error_body", "error_response"]
 
 _BODY_SECONDS = 30.0
 
@@ -39,30 +42,100 @@ def error_body(status: int, message: str, code: str | None = None) -> dict[str, 
     return {"message": message, "type": kind, "param": None, "code": code}
 
 
+@dataclass(frozen=True)
+class TokenLimits:
+    """What the clients of one token may ask for together; without tokens, all clients.
+
+    Attributes:
+        concurrent: requests that are answered at a time; None for any number.
+        per_minute: requests in a minute, some more or less close to each other; None for any number.
+    """
+
+    concurrent: int | None = None
+    per_minute: int | None = None
+
+
+@dataclass
+class _Use:
+    """Of one token: requests that are answered now, and how many more may come at a time."""
+
+    limits: TokenLimits
+    running: int = 0
+    _left: float = field(init=False)
+    _seen: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._left, self._seen = float(self.limits.per_minute or 0), time.monotonic()
+
+    def refuse(self) -> tuple[str, int] | None:
+        """Why one more request is too much, and the seconds after which it may be asked again; else count it."""
+        limits = self.limits
+        if limits.concurrent is not None and self.running >= limits.concurrent:
+            return f"{limits.concurrent} requests with this token are answered already, which is the most", 1
+        if limits.per_minute is not None:
+            now, rate = time.monotonic(), limits.per_minute / 60
+            self._left = min(float(limits.per_minute), self._left + (now - self._seen) * rate)
+            self._seen = now
+            if self._left < 1:
+                wait = math.ceil((1 - self._left) / rate)
+                return f"more than {limits.per_minute} requests in a minute with this token; wait", wait
+            self._left -= 1
+        return None
+
+
 @dataclass
 class ApiMiddleware:
     """ASGI middleware.
 
     Attributes:
         app: the wrapped application.
-        token: the bearer token that every request but /health needs; None for none.
+        tokens: bearer tokens, of which every request but /health needs one; none for no such need.
         max_body: bytes.
+        limits: of each token.
     """
 
     app: Any
-    token: str | None
+    tokens: Sequence[str]
     max_body: int
+    limits: TokenLimits = field(default_factory=TokenLimits)
+
+    def __post_init__(self) -> None:
+        self._uses = [_Use(self.limits) for _ in self.tokens or [""]]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, with its whole body, or answer it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if not self._is_allowed(scope):
+        if scope["path"] == "/health":
+            await self._answer(scope, receive, send)
+            return
+        use = self._use_of(scope)
+        if use is None:
             refusal = error_response(
                 401, "the bearer token is missing or wrong", "invalid_api_key", {"WWW-Authenticate": "Bearer"}
             )
             await refusal(scope, receive, send)
+            return
+        refused = use.refuse()
+        if refused is not None:
+            reason, seconds = refused
+            headers = {"Retry-After": str(seconds)}
+            await error_response(429, reason, "rate_limit_exceeded", headers)(scope, receive, send)
+            return
+        use.running += 1
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            use.running -= 1
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:  # a proxy before us may have read it in the other way
+            headers = {"Connection": "close"}
+            await error_response(400, "Content-Length and Transfer-Encoding; send one of them", None, headers)(
+                scope, receive, send
+            )
             return
         try:
             body = await asyncio.wait_for(self._read(receive), _BODY_SECONDS)
@@ -74,11 +147,13 @@ class ApiMiddleware:
         elif body is not None:
             await self.app(scope, _Replay(body, receive), send)
 
-    def _is_allowed(self, scope: Any) -> bool:
-        if self.token is None or scope["path"] == "/health":
-            return True
+    def _use_of(self, scope: Any) -> _Use | None:
+        """Of the token that came with a request; None where there is none, or a wrong one."""
+        if not self.tokens:
+            return self._uses[0]
         given = dict(scope["headers"]).get(b"authorization", b"")
-        return secrets.compare_digest(given, f"Bearer {self.token}".encode())
+        right = [secrets.compare_digest(given, f"Bearer {token}".encode()) for token in self.tokens]  # all of them
+        return self._uses[right.index(True)] if any(right) else None
 
     async def _read(self, receive: Any) -> bytes | JSONResponse | None:
         """The body; a refusal where it is too large; None where the client left."""

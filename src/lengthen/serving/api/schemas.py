@@ -1,7 +1,6 @@
 """What clients of OpenAI's API send, as far as it can be done here; what can't be done is refused by name."""
 
 import inspect
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.errors import DataError
+from lengthen.files import parse_json
 from lengthen.serving.engine import GenerationRequest
 from lengthen.upstream import chat_prompt
 
@@ -185,7 +185,7 @@ class _ToolCall(_Strict):
     def for_template(self) -> dict[str, Any]:
         """With the arguments as an object, as templates expect them."""
         try:
-            arguments = json.loads(self.function.arguments or "{}")
+            arguments = parse_json(self.function.arguments or "{}")
         except ValueError:
             arguments = self.function.arguments
         function = {"name": self.function.name, "arguments": arguments}

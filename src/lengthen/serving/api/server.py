@@ -3,17 +3,22 @@
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.scale import check_scale
 from lengthen.errors import LengthenError, require
+from lengthen.files import locked
 from lengthen.models.devices import Dtype, default_device
 from lengthen.models.resolve import find
 from lengthen.serving.engine import Engine, Limits, LoadedBase
 
 __all__ = ["ServerSettings", "serve"]
+
+_IDLE_SECONDS = 10.0  # without the whole head of a request
+_TAKING_SECONDS = 60.0  # beyond the time of a request, for a client that takes its answer slowly
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,10 @@ class ServerSettings:
     Attributes:
         host: address to listen at.
         port: 0 for any free one.
-        token: bearer token that clients have to send; None for none.
+        tokens: bearer tokens, of which clients have to send one; none for no such need.
+        max_concurrent: requests with one token that are answered at a time; None for any number.
+        max_per_minute: requests with one token in a minute; None for any number.
+        max_connections: at a time; one more takes the place of the one that has been idle for longest.
         allow: folders from which adapters may be loaded by request.
         allow_training: folder in which adapters may be trained by request, and from which they may be loaded; None
             for no training.
@@ -36,7 +44,10 @@ class ServerSettings:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    token: str | None = None
+    tokens: Sequence[str] = ()
+    max_concurrent: int | None = None
+    max_per_minute: int | None = None
+    max_connections: int = 1000
     allow: Sequence[Path] = ()
     allow_training: Path | None = None
     max_tokens: int | None = None
@@ -79,7 +90,9 @@ def serve(
     import uvicorn
 
     from lengthen.serving.api.app import make_app
+    from lengthen.serving.api.connections import bounded_protocol
     from lengthen.serving.api.fine_tuning_jobs import Training
+    from lengthen.serving.api.middleware import TokenLimits
     from lengthen.serving.api.service import Service
 
     check_scale(adapter_scale)
@@ -88,7 +101,7 @@ def serve(
             raise LengthenError(f"`allow={folder}` is no folder; give one that holds adapters")
     if settings.allow_training is not None:
         _check_training(settings.allow_training, model)
-    with _listen(settings.host, settings.port) as listener:
+    with _listen(settings.host, settings.port) as listener, _holding(settings.allow_training):
         engine, base_name = _load(
             model, adapters, settings.limits, dtype, quantize, template, base_context, adapter_scale
         )
@@ -97,11 +110,21 @@ def serve(
         nf4 = "nf4" if quantize == "nf4" else None
         training = Training(service, settings.allow_training, model, nf4, dtype) if settings.allow_training else None
         config = uvicorn.Config(
-            make_app(service, training, settings.token, settings.max_body),
+            make_app(
+                service,
+                training,
+                settings.tokens,
+                settings.max_body,
+                TokenLimits(settings.max_concurrent, settings.max_per_minute),
+            ),
+            http=bounded_protocol(settings.max_connections, _IDLE_SECONDS, settings.timeout + _TAKING_SECONDS),
+            ws="none",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=max(1, round(settings.grace)),
         )
+        if training is not None:
+            training.go_on()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         on_ready(f"http://{host}:{listener.getsockname()[1]}", service.names)
         # uvicorn raises the signal that stopped it again, when all is closed: that is the end, and no error.
@@ -122,6 +145,10 @@ def _check_training(folder: Path, model: str) -> None:
         raise LengthenError(
             f"`allow_training` trains over a base, and {model} is a run folder; export it, and serve what comes out"
         )
+
+
+def _holding(training: Path | None) -> AbstractContextManager[None]:
+    return nullcontext() if training is None else locked(training, f"adapters are trained in {training}")
 
 
 def _load(

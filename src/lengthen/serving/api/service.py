@@ -203,12 +203,12 @@ class Service:
         roots = [folder.resolve() for folder in self.allowed]
         try:
             places = [(root / path).resolve() for root in roots]  # an absolute path stays as it is
-        except (OSError, ValueError) as error:  # a null byte, links in a circle
+            inside = [place for place in places if any(place.is_relative_to(root) for root in roots)]
+            if not inside:
+                raise ApiError(403, f"{path} is outside of the folders from which adapters may be loaded")
+            folder = adapter_folder(next((place for place in inside if place.exists()), inside[0])).resolve()
+        except (OSError, ValueError) as error:  # too long, a null byte, links in a circle
             raise ApiError(400, "lora_path is no path") from error
-        inside = [place for place in places if any(place.is_relative_to(root) for root in roots)]
-        if not inside:
-            raise ApiError(403, f"{path} is outside of the folders from which adapters may be loaded")
-        folder = adapter_folder(next((place for place in inside if place.exists()), inside[0])).resolve()
         if not any(folder.is_relative_to(root) for root in roots):
             raise ApiError(403, f"{path} leads outside of the folders from which adapters may be loaded")
         return folder

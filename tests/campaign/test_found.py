@@ -1,0 +1,147 @@
+"""What the campaign found, each by itself: the smallest input of the kind that was not refused as it should be."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from disk import read_tree, write_recipe
+
+from lengthen.errors import OutputError
+from lengthen.files import atomic_folder, is_locked, locked, write_text
+from lengthen.run_folder import RunFolder
+
+
+@pytest.fixture
+def refused(forks, tmp_path):
+    """A function that runs a command, which has to end with one line that has these parts."""
+
+    def run(arguments, *parts, **options):
+        ended = forks.run(*arguments, folder=tmp_path, LENGTHEN_CACHE=str(tmp_path / "cache"), timeout=30, **options)
+        assert ended.is_refusal, ended.err
+        assert not ended.late
+        for part in parts:
+            assert str(part) in ended.err
+        return ended
+
+    return run
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "llama", "rope_scaling": "x"}', "[1]", '"x"', "[" * 10**5, "{}"])
+def test_configs_of_other_forms(refused, base, tmp_path, content):
+    folder = shutil.copytree(base, tmp_path / "base")
+    (folder / "config.json").write_text(content)
+    refused(["doctor", folder, "--quiet"])
+    refused(["generate", folder, "--prompt", "a", "--quiet"])
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("a: " + "[" * 5000, "YAML"),
+        ("seed: 2001-99-99", "YAML"),
+        (f"seed: {'1' * 5000}", "YAML"),
+        ("a: &a [x]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+         + "model: *i", "model"),
+    ],
+    ids=["deep", "no date", "a long number", "aliases"],
+)  # fmt: skip
+def test_recipes_that_are_no_yaml(refused, tmp_path, content, part):
+    (tmp_path / "recipe.yaml").write_text(content)
+    ended = refused(["plan", tmp_path / "recipe.yaml", "--quiet"], part)
+    assert len(ended.err) < 20_000
+
+
+def test_results_nested_too_deep(refused, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "evals").mkdir(exist_ok=True)
+    (folder / "evals" / "passkey-1.json").write_text("[" * 10**5)
+    refused(["report", folder, "--quiet"], "passkey-1.json", "nested too deep")
+
+
+def test_a_token_with_a_huge_id(refused, base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["a"] = 2**31
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (tmp_path / "text.txt").write_text("b c d")
+    arguments = ["data", "tokenize", tmp_path / "text.txt", "--model", folder, "--out", tmp_path / "out.bin"]
+    refused(arguments, "'a'", 2**31)
+
+
+def test_a_name_that_is_too_long(refused, base, tmp_path):
+    name = "x" * 300 + ".txt"
+    refused(["data", "tokenize", name, "--model", base, "--out", tmp_path / "out.bin"], name, "too long")
+    refused(["doctor", f"./{name}"], name)
+
+
+def test_a_longer_run_over_a_damaged_checkpoint_keeps_its_adapter(refused, forks, base, documents, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", base, documents, tmp_path / "out", training={"steps": 2})
+    assert forks.run("train", recipe, "--quiet").code == 0
+    content = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({**content, "training": {**content["training"], "steps": 4}}))
+    (checkpoint,) = (tmp_path / "out" / "checkpoints").iterdir()
+    whole = (checkpoint / "optimizer.pt").read_bytes()
+    (checkpoint / "optimizer.pt").write_bytes(whole[:-100])
+    before = read_tree(tmp_path / "out")
+    refused(["train", recipe, "--resume", "--quiet"], checkpoint, "is damaged", "from the one before")
+    assert read_tree(tmp_path / "out") == before
+    (checkpoint / "optimizer.pt").write_bytes(whole)
+    (tmp_path / "out" / "checkpoints" / "checkpoint-old").mkdir()  # a name that is no step
+    assert forks.run("train", recipe, "--resume", "--quiet").code == 0
+
+
+def test_a_run_killed_before_its_validation_is_validated(forks, base, documents, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", base, documents, tmp_path / "out")
+    assert forks.run("train", recipe, "--quiet").code == 0
+    measured = (tmp_path / "out" / "evals" / "validation.json").read_bytes()
+    (tmp_path / "out" / "evals" / "validation.json").unlink()
+    assert forks.run("train", recipe, "--resume", "--quiet").code == 0
+    assert (tmp_path / "out" / "evals" / "validation.json").read_bytes() == measured
+
+
+def test_two_results_of_one_second(tmp_path):
+    run = RunFolder(tmp_path)
+    for _ in range(5):
+        write_text(run.results_file("passkey"), "{}")
+    assert len(list(run.evals.iterdir())) == 5
+
+
+def _a_dead_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_dead_processes_left_goes_and_what_others_write_stays(tmp_path):
+    dead, alive = _a_dead_process(), os.getppid()
+    (tmp_path / f".a.json.{dead}.tmp").write_text("half")
+    (tmp_path / f".a.json.{alive}.tmp").write_text("half")
+    (tmp_path / f".b.json.{dead}.tmp").write_text("half")
+    (tmp_path / f".out.{dead}.tmp").mkdir()
+    (tmp_path / f".out.{dead}.tmp" / "model.safetensors").write_text("half")
+    write_text(tmp_path / "a.json", "{}")
+    with atomic_folder(tmp_path / "out"):
+        pass
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"a.json", "out", f".a.json.{alive}.tmp", f".b.json.{dead}.tmp"}
+    # A number of another machine's process may be free here, but its lock is held.
+    held = tmp_path / f".a.json.{dead}.tmp"
+    held.write_text("half")
+    with locked(held, ""):
+        write_text(tmp_path / "a.json", "{}")
+        assert held.exists()
+    write_text(tmp_path / "a.json", "{}")
+    assert not held.exists()
+
+
+def test_locks(tmp_path):
+    assert not is_locked(tmp_path)
+    with locked(tmp_path, "the place is being written"):
+        assert is_locked(tmp_path)
+        with pytest.raises(OutputError, match="the place is being written by another process; wait until it ends"):
+            locked(tmp_path, "the place is being written").__enter__()
+    assert not is_locked(tmp_path)
