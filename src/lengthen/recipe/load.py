@@ -22,6 +22,7 @@ __all__ = ["apply_overrides", "load_recipe", "parse_recipe", "shipped_recipes"]
 # Of a value that is wrong: YAML's aliases can make lists of billions of a few lines.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlevel = 2
 
 
 def shipped_recipes() -> dict[str, Path]:
