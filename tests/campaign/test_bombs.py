@@ -57,7 +57,7 @@ def a_large_page(members):
 
 
 def the_same_page_often(members):
-    members["OEBPS/a.xhtml"] = b"<p>" + b"abc def " * 2**20 + b"</p>"
+    members["OEBPS/a.xhtml"] = b"<p>" + ZEROS[: 2**25] + b"</p>"
     members["OEBPS/book.opf"] = members["OEBPS/book.opf"].replace(
         b"<itemref idref='a'/>", b"<itemref idref='a'/>" * 10_000
     )
@@ -83,13 +83,12 @@ def pdf_with(stream, filters=b"/FlateDecode"):
 
 
 def parquet(path):
-    """A hundred million times the same text."""
+    """Ten million times the same text."""
     column = pyarrow.DictionaryArray.from_arrays(
         pyarrow.array([0] * 10**7, pyarrow.int32()), pyarrow.array(["abc def ghi"])
     )
     with pyarrow.parquet.ParquetWriter(path, pyarrow.schema([("text", column.type)])) as writer:
-        for _ in range(10):
-            writer.write_table(pyarrow.table({"text": column}))
+        writer.write_table(pyarrow.table({"text": column}))
 
 
 # What is written into the file of this name, and a part of the line if it is refused; None where it may be read.
@@ -115,7 +114,7 @@ FILES = {
     "quotes.csv": (lambda path: path.write_bytes(b"text\n" + b'"' * (10**6 + 1)), "quotes.csv"),
     "same.parquet": (parquet, "100 times"),
     "stream.pdf": (lambda path: path.write_bytes(pdf_with(zlib.compress(b" " * 2**28))), "no text"),
-    "twice.pdf": (lambda path: path.write_bytes(pdf_with(zlib.compress(zlib.compress(bytes(2**29))),
+    "twice.pdf": (lambda path: path.write_bytes(pdf_with(zlib.compress(zlib.compress(bytes(2**28))),
                                                          b"/FlateDecode/FlateDecode")), "no text"),
     "circle.pdf": (lambda path: path.write_bytes(pdf_of(b"<</Type/Catalog/Pages 2 0 R>>",
                                                         b"<</Type/Pages/Kids[2 0 R 2 0 R]/Count 1000000000>>")), "pdf"),
