@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from lengthen.evaluation.answers import Answer
 from lengthen.evaluation.compare import Asked, Measured
-from lengthen.files import write_bytes
+from lengthen.files import parse_json, write_bytes
 
 __all__ = ["fingerprint", "load_measured", "save_measured"]
 
@@ -59,14 +60,14 @@ def load_measured(path: Path, of: str) -> Measured | None:
         return None
     try:
         with np.load(path) as file:
-            about = json.loads(str(file["about"]))
+            about = parse_json(str(file["about"]))
             if about["of"] != of:
                 return None
             losses, short = (
                 [file[f"{name}{place}"] for place in range(sum(key.startswith(name) for key in file.files))]
                 for name in ("losses", "short")
             )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     answers = [[[_answer(answer) for answer in answers] for answers in prompts] for prompts in about["answers"]]
     return Measured(answers, losses, short, about["seconds"])
