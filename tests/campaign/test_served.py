@@ -6,12 +6,14 @@ import os
 import random
 import socket
 import time
+from collections import Counter
 from urllib.parse import quote
 
 import psutil
 import pytest
 from adapter_files import make_adapter
 from load import alone, run
+from mutations import change_json, generator_of
 
 from server_process import TOKEN, serving
 
@@ -102,6 +104,43 @@ def test_what_logs_and_metrics_hold(server):
     for secret in (SECRET_PROMPT, TOKEN, "wrong-token", *([new] if len(new) > 4 else [])):
         assert secret not in said
     assert 'adapter="a0"' in said
+
+
+BODIES = {
+    "/v1/completions": {"model": "tiny", "prompt": "x =", "max_tokens": 2, "temperature": 0, "n": 1, "stop": ["a"],
+                        "logprobs": 1, "seed": 3, "top_p": 0.5, "stop_token_ids": [5]},
+    "/v1/chat/completions": {"model": "a0", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2,
+                             "stream": False, "response_format": {"type": "text"}, "top_logprobs": 2, "logprobs": True},
+    "/v1/load_lora_adapter": {"lora_name": "x", "lora_path": "nowhere"},
+    "/v1/unload_lora_adapter": {"lora_name": "x"},
+    "/v1/fine_tuning/jobs": {"model": "tiny", "suffix": "tiny", "documents": ["a"], "seed": 1,
+                             "hyperparameters": {"n_steps": 1, "rank": 4}},
+}  # fmt: skip
+
+
+def check_bodies(server, count, seed):
+    """Wrong bodies: each is answered by 4xx, or where the change left it right, by what was asked for."""
+    codes, wrong = Counter(), []
+    for number in range(count):
+        generator = generator_of("bodies", seed, number)
+        route = generator.choice(sorted(BODIES))
+        content = change_json(json.dumps(BODIES[route]).encode(), generator)
+        answer = server.http.post(route, content=content, headers={"Content-Type": "application/json"})
+        codes[answer.status_code] += 1
+        if not (answer.status_code == 200 or 400 <= answer.status_code < 500):
+            wrong.append((number, route, content[:300], answer.status_code, answer.text[:300]))
+    print(json.dumps({"bodies": count, "seed": seed, "answers": codes}))
+    assert wrong == []
+    assert server.complete("tiny", "x =", 1).choices[0].text
+
+
+def test_some_wrong_bodies(server):
+    check_bodies(server, 40, SEED)
+
+
+@pytest.mark.slow
+def test_a_thousand_wrong_bodies(server):
+    check_bodies(server, 1000, SEED + 1)
 
 
 def check_load(server, folder, clients, seconds):
