@@ -328,3 +328,14 @@ def test_load_tokens_refuses(tokenizer, tmp_path):
         load_tokens([tmp_path / "a.txt"], tokenizer, BOS)
     np.arange(100, dtype="<u4").tofile(tmp_path / "a.bin")
     assert len(load_tokens([tmp_path / "a.bin"], tokenizer, 300, dtype="uint32")[0].tokens) == 100
+
+
+def test_documents_that_are_held_out_are_not_in_what_is_left():
+    store = TokenStore(np.arange(9, dtype=np.uint32), np.array([0, 2, 5, 9]), ["a", "b", "c"])
+    left = store.without(["b", "no such one"])
+    assert left.names == ["a", "c"]
+    assert [list(left[i]) for i in range(2)] == [[0, 1], [5, 6, 7, 8]]
+    assert store.without([]) is store
+    assert list(store.take([2, 0, 2]).tokens) == [5, 6, 7, 8, 0, 1, 5, 6, 7, 8]
+    with pytest.raises(DataError, match=r"all documents .* are held out"):
+        store.without("abc")

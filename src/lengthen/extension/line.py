@@ -1,5 +1,6 @@
 """One extension on its way: its folder, how far it is, and whom to tell."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,7 @@ class Line:
     @property
     def recipe(self) -> Recipe:
         """The run's, from its folder."""
-        return load_recipe(self.run.recipe, [f"out={self.folder}"])
+        return load_recipe(self.run.recipe, [f"out={json.dumps(str(self.folder))}"])  # which YAML reads as text
 
     @property
     def elapsed(self) -> float:

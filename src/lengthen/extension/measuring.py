@@ -8,7 +8,6 @@ from typing import Any
 
 from lengthen.context import base_context
 from lengthen.data.tokens import TokenStore
-from lengthen.errors import ModelError
 from lengthen.evaluation.compare import Asked, Comparison, Measured, Side, find_pair, judge, measure
 from lengthen.evaluation.compare.verdict import RETRIEVAL
 from lengthen.evaluation.retrieval.needle import DEPTHS
@@ -71,8 +70,7 @@ class Measuring:
     def compare(self) -> tuple[Comparison, dict[str, Any]]:
         """What all sides' answers say together, and the content of the results file.
 
-        Raises:
-            ModelError: a side's answers are gone.
+        A side whose answers are gone, or were to questions of another version, is measured again.
         """
         line, questions = self._line, self._line.planned.questions
         asked = self._questions(questions)
@@ -82,7 +80,12 @@ class Measuring:
         for side in sides:
             kept = load_measured(self._kept(side), of)
             if kept is None:
-                raise ModelError(f"{self._kept(side)} is missing or damaged; remove {line.folder} and begin again")
+                if side == "run":
+                    self.measure_run()
+                else:
+                    self.measure_base()
+                kept = load_measured(self._kept(side), of)
+            assert kept is not None
             measured[side] = kept
         pair = find_pair(str(line.folder))
         found = judge(asked, measured, pair.base_id)

@@ -206,7 +206,7 @@ def _report_phase(line: Line, measuring: Measuring) -> dict[str, Any]:
     write_report(line.folder)
     seconds = {**line.state.seconds, line.phase: line.elapsed}
     peak = max((record["peak_memory_bytes"] for record in line.run.read_metrics()), default=None)
-    return {"verdict": make_verdict(found, line.recipe, line.folder, seconds, peak)}
+    return {"verdict": make_verdict(found, line.recipe, line.request, line.folder, seconds, peak)}
 
 
 def _stated_context(request: Request) -> int | None:

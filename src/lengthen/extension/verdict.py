@@ -1,13 +1,15 @@
 """What came of an extension, in five lines; the commands that come next; and what to try where it is not good."""
 
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lengthen.evaluation.compare import Comparison
 from lengthen.evaluation.compare.verdict import RETRIEVAL
 from lengthen.extension.events import Phase
 from lengthen.extension.plan import as_time
+from lengthen.extension.request import Request
 from lengthen.recipe import Recipe
 
 __all__ = ["Verdict", "make_verdict"]
@@ -41,13 +43,19 @@ class Verdict:
 
 
 def make_verdict(
-    found: Comparison, recipe: Recipe, folder: Path, seconds: Mapping[Phase, float], peak_bytes: int | None
+    found: Comparison,
+    recipe: Recipe,
+    request: Request,
+    folder: Path,
+    seconds: Mapping[Phase, float],
+    peak_bytes: int | None,
 ) -> Verdict:
     """Say what a comparison means.
 
     Args:
         found: run and base side by side.
         recipe: of the run.
+        request: what was asked for.
         folder: of the run.
         seconds: of each phase.
         peak_bytes: of memory while it was trained; None where that is not known.
@@ -69,7 +77,7 @@ def make_verdict(
         is_good=is_good,
         lines=lines,
         next=_next(folder),
-        advice=() if is_good else tuple(_advice(found, recipe, folder)),
+        advice=() if is_good else tuple(_advice(found, recipe, request, folder)),
     )
 
 
@@ -112,13 +120,22 @@ def _next(folder: Path) -> tuple[str, ...]:
         f"lengthen export {folder} {folder}-merged",
         f"lengthen serve {folder}",
         f"lengthen export {folder} {folder}-vllm --for vllm",
+        f"lengthen export {folder} {folder}-ollama --for ollama",
     )
 
 
-def _advice(found: Comparison, recipe: Recipe, folder: Path) -> list[str]:
+def _command(request: Request, out: str) -> str:
+    """The command that asks for the same in another folder."""
+    data = [part for path in request.data for part in ("--data", path)]
+    data += [part for path in request.eval_data for part in ("--eval-data", path)]
+    words = ["lengthen", "extend", request.model, "--to", str(request.to), *data, "--hours", f"{request.hours:g}"]
+    return shlex.join([*words, "--out", out, *request.overrides])
+
+
+def _advice(found: Comparison, recipe: Recipe, request: Request, folder: Path) -> list[str]:
     """What to try, cheapest first: what costs nothing, then another run, then another base."""
     judged, target, training = found["verdict"], recipe.context.target, recipe.training
-    again = f"lengthen extend {recipe.model} --to {target} --data ..."
+    again = _command(request, f"{folder}-again")
     advice = []
     if judged["base_usable"] is None:
         advice.append(
@@ -135,7 +152,7 @@ def _advice(found: Comparison, recipe: Recipe, folder: Path) -> list[str]:
         advice.append(f"more steps: {again} training.steps={2 * (training.steps or 1)}")
         context = max((row["to"] for row in found["perplexity"] if not row["beyond_base"]), default=0)
         if target // 2 > context:
-            advice.append(f"less at once: --to {target // 2}")
+            advice.append(f"less at once: {_command(replace(request, to=target // 2), f'{folder}-shorter')}")
     ratio = found["perplexity"][0]["ratio"] if found["perplexity"] else None
     if ratio is not None and ratio > _WORSE:
         advice.append(f"more text beside the questions: {again} 'data.beside=[{{kind: retrieval, weight: 0.5}}]'")
