@@ -26,7 +26,7 @@ from lengthen.extension.verdict import make_verdict
 from lengthen.files import write_json
 from lengthen.models.load import load_tokenizer
 from lengthen.planning import Device, find_device, this_device
-from lengthen.recipe import Recipe
+from lengthen.recipe import Recipe, apply_overrides
 from lengthen.report import write_report
 from lengthen.training.run import train
 
@@ -99,7 +99,6 @@ def extend(
     """
     line = Line(_request(model, to, data, eval_data, hours, overrides), out, on_event, stop)
     measuring = Measuring(line)
-
     phases: dict[Phase, Callable[[], dict[str, Any] | None]] = {
         "plan": lambda: _plan_phase(line),
         "base": lambda: {"plan": replace(line.planned, questions=measuring.measure_base())},
@@ -210,5 +209,8 @@ def _report_phase(line: Line, measuring: Measuring) -> dict[str, Any]:
 
 
 def _stated_context(request: Request) -> int | None:
-    """The base's context where the overrides state it."""
-    return next((int(each.partition("=")[2]) for each in request.overrides if each.startswith("context.base=")), None)
+    """The base's context where the overrides state it; what is wrong with them is said by whoever checks the recipe."""
+    content: dict[str, Any] = {"context": {}}
+    apply_overrides(content, request.overrides)
+    stated = content["context"].get("base") if isinstance(content["context"], dict) else None
+    return stated if isinstance(stated, int) else None
