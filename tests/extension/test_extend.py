@@ -115,7 +115,7 @@ def test_numbers_are_those_of_a_comparison_of_the_finished_run(line):
     questions = state.plan.questions
     asked = make_asked(questions, store, haystack, pair.tokenizer, pair.base_context, TARGET)
     whole = compare(pair, asked.probes, asked.documents, scaled=questions.scaled, stride=asked.stride)
-    kept = json.loads((run.folder / "evals" / "compare-0-extend.json").read_text())
+    kept = run.comparison
     for key in ("scores", "perplexity"):
         assert json.loads(json.dumps(whole[key])) == kept[key]
 
@@ -128,8 +128,7 @@ def test_documents_that_are_measured_are_not_trained_on(line, books):
     sources = json.loads((run.folder / "run.json").read_text())["data"]["sources"]
     left = 8 - len(recipe.data.held_out)
     assert f"{left} documents" in next(each["about"] for each in sources if each["kind"] == "long")
-    content = json.loads((run.folder / "evals" / "compare-0-extend.json").read_text())
-    assert set(content["documents"]) <= set(recipe.data.held_out)
+    assert set(run.comparison["documents"]) <= set(recipe.data.held_out)
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -28,9 +28,15 @@ from lengthen.models.load import load_tokenizer
 from lengthen.planning import Device, find_device, this_device
 from lengthen.recipe import Recipe, apply_overrides
 from lengthen.report import write_report
+from lengthen.results import read_json
+from lengthen.run_folder import RunFolder
 from lengthen.training.run import train
 
 __all__ = ["Extension", "extend", "plan_extension"]
+
+
+# Its name sorts before those of later comparisons, of which the report takes the newest.
+_COMPARISON = "compare-0-extend.json"
 
 
 class Extension:
@@ -53,6 +59,11 @@ class Extension:
         if state is None or state.verdict is None:
             raise ModelError(f"{folder} holds no finished extension; run `lengthen extend` into it")
         self.verdict = state.verdict
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """Run and base side by side: the results file, a `lengthen.results.Comparison` with what was asked."""
+        return read_json(RunFolder(self.folder).evals / _COMPARISON)
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report anew, with everything that was measured since; see `lengthen.report.write_report`."""
@@ -198,8 +209,7 @@ def _train_phase(line: Line) -> None:
 
 def _report_phase(line: Line, measuring: Measuring) -> dict[str, Any]:
     found, content = measuring.compare()
-    # Its name sorts before those of later comparisons, of which the report takes the newest.
-    results = line.run.evals / "compare-0-extend.json"
+    results = line.run.evals / _COMPARISON
     write_json(results, content)
     draw_found(found, results.with_suffix(".png"), line.folder.name, content["base_context"])
     write_report(line.folder)
