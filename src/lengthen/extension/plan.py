@@ -147,7 +147,7 @@ def _memory_choices(request: Request, device: Device) -> Iterator[dict[str, Any]
     own = {override.partition("=")[0] for override in request.overrides}
     has_memory = any(key.startswith("memory.") for key in own)
     presets: list[dict[str, Any]] = (
-        [{}] if has_memory else [{"memory.preset": preset} for preset in ("fast", "balanced", "smallest")]
+        [{}] if has_memory else [{"memory.preset": preset} for preset in ("fast", "balanced", "low_memory")]
     )
     quantized: list[dict[str, Any]] = [{}]
     if "quantize" not in own and device.kind in ("cuda", "cpu") and importlib.util.find_spec("bitsandbytes"):
