@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 import lengthen
 from lengthen.adapters.targets import norm_modules
+from lengthen.context import extend
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
 from lengthen.models.load import load_base, load_config, load_tokenizer
@@ -101,7 +102,7 @@ def sft(folder: Path, length: int, scratch: Path) -> dict[str, float]:
             self.seconds = time.perf_counter() - self.seconds
 
     config = load_config(find(str(folder / "base")))
-    config = lengthen.extend(config, length)
+    config = extend(config, length)
     model = AutoModelForCausalLM.from_pretrained(folder / "base", config=config, dtype=torch.bfloat16)
     adapter = LoraConfig(
         task_type="CAUSAL_LM",

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 import transformers
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from lengthen.context import attention_layers, base_context, extend, scaled_layers, settle_context, stated_context
 from lengthen.doctor.model import s2_of, scaling_of
 from published_configs import PUBLISHED, SEEN
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "models.md"
-NAMES = [entry[0] for entry in PUBLISHED]
+# An older transformers lacks the newest architectures.
+KNOWN = [entry for entry in PUBLISHED if entry[1] in CONFIG_MAPPING]
+NAMES = [entry[0] for entry in KNOWN]
 
 HEAD = """# Models
 
@@ -57,7 +59,7 @@ def seen_of(name):
 
 
 def entry_of(name):
-    return PUBLISHED[NAMES.index(name)]
+    return KNOWN[NAMES.index(name)]
 
 
 @cache
@@ -104,7 +106,7 @@ def scaled_rope(config):
 
 
 WITH_A_FACTOR = [
-    entry[0] for entry in PUBLISHED if scaled_rope(config_of(entry)).get("rope_type") in ("linear", "yarn", "llama3")
+    entry[0] for entry in KNOWN if scaled_rope(config_of(entry)).get("rope_type") in ("linear", "yarn", "llama3")
 ]
 
 

@@ -11,6 +11,7 @@ import lengthen
 from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.adapters.export import merge
 from lengthen.adapters.save import save_adapter
+from lengthen.context import extend
 from lengthen.errors import ModelError, RecipeError
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config
@@ -212,7 +213,7 @@ def test_at_the_papers_learning_rate_norms_move_over_a_bfloat16_base(make_base, 
 def extended(base, **recipe):
     """A base with positions scaled and an adapter, a function that saves it, and its fingerprint."""
     source = find(str(base))
-    config = lengthen.extend(load_config(source), 64, "yarn")
+    config = extend(load_config(source), 64, "yarn")
     model = load_base(source, config, torch.float32, device=torch.device("cpu"))
     record = {"id": source.id, "model": str(base), **weight_hashes(model), "context": 32}
     torch.manual_seed(0)
