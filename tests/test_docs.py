@@ -129,5 +129,5 @@ def test_the_reference_has_every_command_option_and_key():
 
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    for page in (ROOT / "docs").rglob("*.md"):
+    for page in {*(ROOT / "docs").rglob("*.md")} - {*(ROOT / "docs").glob("results/*/adapter/README.md")}:
         assert f" {page.relative_to(ROOT / 'docs').as_posix()}\n" in navigation, page
