@@ -213,8 +213,11 @@ def _report_phase(line: Line, measuring: Measuring) -> dict[str, Any]:
     write_json(results, content)
     draw_found(found, results.with_suffix(".png"), line.folder.name, content["base_context"])
     write_report(line.folder)
+    metrics = line.run.read_metrics()
     seconds = {**line.state.seconds, line.phase: line.elapsed}
-    peak = max((record["peak_memory_bytes"] for record in line.run.read_metrics()), default=None)
+    # What was stopped and went on took longer than its last attempt.
+    seconds["train"] = max(seconds["train"], sum(record["seconds"] for record in metrics))
+    peak = max((record["peak_memory_bytes"] for record in metrics), default=None)
     return {"verdict": make_verdict(found, line.recipe, line.request, line.folder, seconds, peak)}
 
 
