@@ -101,6 +101,7 @@ def look(request: Request, recipe: Recipe) -> Look:
     beyond = int(np.maximum(lengths - context, 0).sum()) / max(1, int(lengths.sum()))
     stated = stated_context(config, recipe.context.base, stated_lengths(source, config))
     methods, reason = scaling_of(config)
+    methods = [each for each in methods if each != "none"]
     method = next((each for each in _METHODS if each in methods), None)
     if method is None:
         raise ContextError(f"the positions of {source.id} can't be scaled: {reason}")
