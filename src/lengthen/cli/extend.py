@@ -64,8 +64,8 @@ def extend(
     state = read_state(run.folder)
     assert state is not None
     output.write({"run": str(run.folder), **asdict(state)})
+    print(run.verdict)
     if not output.quiet:
-        print(run.verdict)
         print("\nnext:", *run.verdict.next, sep="\n  ")
         if run.verdict.advice:
             print("\nwhat to try, cheapest first:", *run.verdict.advice, sep="\n  ")
