@@ -211,6 +211,7 @@ def test_bad_input_is_refused_before_anything_is_written(small, books, tmp_path)
     assert "has a context of 512 tokens already" in said
     assert "no `data` was named" in refusal(small, TARGET, [], out=out)
     assert "does not exist" in refusal(small, TARGET, "/no/such/books", out=out, kind=DataError)
+    assert "choose needle or lookup" in refusal(small, TARGET, books, out=out, task="passkey")
     assert "give more than 0" in refusal(small, TARGET, books, out=out, hours=0)
     assert "did you mean 'training.steps'" in refusal(small, TARGET, books, out=out, overrides=["training.step=3"])
     assert "does not exist" in refusal("./no/such/model", TARGET, books, out=out, kind=ModelError)

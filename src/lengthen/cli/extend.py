@@ -24,6 +24,9 @@ def extend(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/MODEL-TO.")] = None,
     hours: Annotated[float, typer.Option(help="The most that it may take; less is taken where that suffices.")] = 2.0,
+    task: Annotated[
+        str | None, typer.Option(help="What is hidden to be found: needle or lookup; default what the base can do.")
+    ] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="Stop after the plan; without this, the same command goes on.")
     ] = False,
@@ -47,6 +50,7 @@ def extend(
         "out": out,
         "eval_data": eval_data or (),
         "hours": hours,
+        "task": task,
         "overrides": overrides or (),
         "on_event": show,
     }

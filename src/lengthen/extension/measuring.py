@@ -48,8 +48,10 @@ class Measuring:
         questions = line.planned.questions
         with pair.models() as models:
             with models.base() as model:
-                haystack = haystack_of(self._documents(), pair.tokenizer)
-                task = choose_task(model, pair.tokenizer, haystack, pair.base_context)
+                task = line.request.task
+                if task is None:
+                    haystack = haystack_of(self._documents(), pair.tokenizer)
+                    task = choose_task(model, pair.tokenizer, haystack, pair.base_context)
                 line.say(f"asking about {RETRIEVAL[task]}")
                 questions = replace(questions, task=task)
                 asked = self._questions(questions)

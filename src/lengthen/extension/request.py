@@ -15,6 +15,7 @@ class Request:
         data: documents, as a recipe's data.train.
         eval_data: documents that are measured on; where none are named, some of `data` are kept from training.
         hours: the most that all of it may take on this device.
+        task: what base and run are asked, "needle" or "lookup"; None for what the base can do.
         overrides: of the recipe, `section.key=value` each.
     """
 
@@ -23,4 +24,5 @@ class Request:
     data: tuple[str, ...]
     eval_data: tuple[str, ...] = ()
     hours: float = 2.0
+    task: str | None = None
     overrides: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from typing import Any
 from lengthen.adapters.export import export
 from lengthen.errors import LengthenError, ModelError
 from lengthen.evaluation.compare import draw_found
+from lengthen.evaluation.compare.verdict import RETRIEVAL
 from lengthen.extension.draft import draft
 from lengthen.extension.events import PHASES, OnEvent, Phase
 from lengthen.extension.line import Line
@@ -82,6 +83,7 @@ def extend(
     out: str | Path | None = None,
     eval_data: str | Sequence[str] = (),
     hours: float = 2.0,
+    task: str | None = None,
     overrides: Sequence[str] = (),
     on_event: OnEvent = lambda _event: None,
     stop: Callable[[], bool] = lambda: False,
@@ -97,6 +99,8 @@ def extend(
         out: the run folder, new, empty, or one in which the same was begun; default `runs/MODEL-TO`.
         eval_data: documents to measure on; by default some of `data` are kept from training.
         hours: the most that it may take on this device, about; fewer are taken where they suffice.
+        task: what is hidden to be found: "needle", facts in sentences; "lookup", values in statements of Python;
+            default needles, or what the base can do better where it finds few of them.
         overrides: of the recipe, `section.key=value` each.
         on_event: called, in this thread, with each `Event`.
         stop: asked every second or so, and after each training step; once it says so, `Interrupted` is raised.
@@ -108,7 +112,7 @@ def extend(
         LengthenError: something can't be used; nothing that was done is lost.
         Interrupted: Ctrl-C or SIGTERM while it trained, or `stop`; the same call goes on.
     """
-    line = Line(_request(model, to, data, eval_data, hours, overrides), out, on_event, stop)
+    line = Line(_request(model, to, data, eval_data, hours, task, overrides), out, on_event, stop)
     measuring = Measuring(line)
     phases: dict[Phase, Callable[[], dict[str, Any] | None]] = {
         "plan": lambda: _plan_phase(line),
@@ -133,6 +137,7 @@ def plan_extension(
     out: str | Path | None = None,
     eval_data: str | Sequence[str] = (),
     hours: float = 2.0,
+    task: str | None = None,
     overrides: Sequence[str] = (),
     device: str | None = None,
     on_event: OnEvent = lambda _event: None,
@@ -145,7 +150,7 @@ def plan_extension(
 
     The other arguments, and what is raised, are those of `extend`.
     """
-    line = Line(_request(model, to, data, eval_data, hours, overrides), out, on_event, stop)
+    line = Line(_request(model, to, data, eval_data, hours, task, overrides), out, on_event, stop)
     if device is not None:
         return _plan(line, find_device(device))[2]
     with locked(line.folder):
@@ -161,6 +166,7 @@ def _request(
     data: str | Sequence[str],
     eval_data: str | Sequence[str],
     hours: float,
+    task: str | None,
     overrides: Sequence[str],
 ) -> Request:
     def listed(paths: str | Sequence[str]) -> tuple[str, ...]:
@@ -170,7 +176,9 @@ def _request(
         raise LengthenError("no `data` was named; name files or folders of long documents")
     if hours <= 0:
         raise LengthenError(f"`hours` is {hours:g}; give more than 0")
-    return Request(str(model), to, listed(data), listed(eval_data), float(hours), tuple(overrides))
+    if task not in (None, *RETRIEVAL):
+        raise LengthenError(f"`task` is {task!r}; choose {' or '.join(RETRIEVAL)}, or leave it out")
+    return Request(str(model), to, listed(data), listed(eval_data), float(hours), task, tuple(overrides))
 
 
 def _plan(line: Line, device: Device | None = None) -> tuple[Look, Recipe, Planned]:

@@ -129,7 +129,8 @@ def _command(request: Request, out: str) -> str:
     data = [part for path in request.data for part in ("--data", path)]
     data += [part for path in request.eval_data for part in ("--eval-data", path)]
     words = ["lengthen", "extend", request.model, "--to", str(request.to), *data, "--hours", f"{request.hours:g}"]
-    return shlex.join([*words, "--out", out, *request.overrides])
+    asked = ["--task", request.task] if request.task else []
+    return shlex.join([*words, *asked, "--out", out, *request.overrides])
 
 
 def _advice(found: Comparison, recipe: Recipe, request: Request, folder: Path) -> list[str]:
