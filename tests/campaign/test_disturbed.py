@@ -14,7 +14,7 @@ from mutations import generator_of
 
 SEED = 22
 MOMENTS = int(os.environ.get("LENGTHEN_MOMENTS", 20))  # of each kind and command
-SHORT = {"train": 2, "export": 1, "data tokenize": 1, "data qa": 1, "eval perplexity": 1}
+SHORT = {"train": 1, "export": 1, "data tokenize": 1, "data qa": 1, "eval perplexity": 1}
 KINDS = ("no space", "full file", "read-only file system", "read-only folder", "removed folder", "clock")
 
 

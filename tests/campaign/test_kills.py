@@ -10,7 +10,7 @@ from mutations import generator_of
 
 SEED = 22
 KILLS = int(os.environ.get("LENGTHEN_KILLS", 100))  # of each command
-SHORT = {"train": 3, "export": 2, "data tokenize": 2, "data qa": 1, "eval perplexity": 1}
+SHORT = {"train": 2, "export": 1, "data tokenize": 1, "data qa": 1, "eval perplexity": 1}
 
 
 def a_fault(generator, command):
