@@ -185,7 +185,7 @@ def import_all():
     import lengthen
 
     names = [module.name for module in pkgutil.walk_packages(lengthen.__path__, "lengthen.")]
-    names = [name for name in names if name != "lengthen.chat.web" and "serving" not in name and "__main__" not in name]
+    names = [name for name in names if ".ui." not in name and "serving" not in name and "__main__" not in name]
     for name in (*names, *_LATE):
         with suppress(ImportError):  # of an extra
             importlib.import_module(name)

@@ -13,7 +13,7 @@ pytest.importorskip("gradio", reason="gradio is not installed (extra: ui)")
 
 from lengthen.chat import page_guard
 from lengthen.chat.shared_model import SharedModel
-from lengthen.chat.web import serve_page
+from lengthen.ui.page import serve_page
 
 
 @pytest.fixture(scope="module")

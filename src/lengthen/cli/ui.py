@@ -19,13 +19,14 @@ def ui(
     template: Template = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others reach it.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one from 7860 on.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs that the page makes and goes on with.")] = Path("runs"),
     quantize: Quantize = None,
     dtype: Dtype = "auto",
     base_context: BaseContext = None,
     *,
     output: Output,
 ) -> None:
-    """Open a web page to talk to a model about documents."""
+    """Open a web page to talk to a model about documents, and to extend the context of models."""
     import threading
     from contextlib import suppress
 
@@ -35,11 +36,11 @@ def ui(
     require("the web page", "ui", "gradio")
     from lengthen.adapters.multi import load_several
     from lengthen.chat.shared_model import SharedModel
-    from lengthen.chat.web import serve_page
+    from lengthen.ui.page import serve_page
 
     loaded, tokenizer, names = load_several(model, adapters, dtype, quantize, base_context)
     shared = SharedModel(loaded, tokenizer, template, names)
-    with serve_page(shared, model, host, port) as url:
+    with serve_page(shared, model, host, port, runs) as url:
         output.write({"model": model, "url": url, "context": shared.context, "adapters": list(adapters)})
         if not output.quiet:
             print(f"{model} at {url} (Ctrl-C ends)", flush=True)

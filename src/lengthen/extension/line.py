@@ -14,7 +14,7 @@ from lengthen.files import write_text
 from lengthen.recipe import Recipe, load_recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 
-__all__ = ["Line"]
+__all__ = ["Line", "default_folder"]
 
 _SAID: dict[Phase, str] = {
     "plan": "looking at base and data",
@@ -48,7 +48,7 @@ class Line:
 
     def __init__(self, request: Request, out: str | Path | None, on_event: OnEvent, stop: Callable[[], bool]):
         self.request, self.on_event, self.stop = request, on_event, stop
-        self.run = RunFolder(Path(out) if out is not None else _default_folder(request))
+        self.run = RunFolder(Path(out) if out is not None else default_folder(request))
         self.state = State(request)
         self.phase: Phase = "plan"
         self._began = time.monotonic()
@@ -124,7 +124,7 @@ class Line:
         write_text(self.run.recipe, parse_recipe(self.state.recipe, "of the extension").to_yaml())
 
 
-def _default_folder(request: Request) -> Path:
+def default_folder(request: Request) -> Path:
     """`runs/MODEL-TO`, such as runs/tiny-2k."""
     name = Path(request.model).name.removesuffix(".gguf")
     size = f"{request.to // 1024}k" if request.to % 1024 == 0 else str(request.to)

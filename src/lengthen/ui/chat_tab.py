@@ -1,25 +1,20 @@
-"""A page to talk to a model about documents, in Gradio. What it does is in `lengthen.chat.shared_model`."""
+"""The tab to talk to a model about documents. What it does is in `lengthen.chat.shared_model`."""
 
 import html
-import os
-import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
-from lengthen.chat.page_guard import MOST_FILE_BYTES, MOST_FILES, PageGuard
+from lengthen.chat.page_guard import MOST_FILES
 from lengthen.chat.session import Answer, DoesNotFitError, Loaded
 from lengthen.chat.shared_model import Progress, SharedModel, UserSession
 from lengthen.data.documents import SUPPORTED
 from lengthen.errors import DataError, LengthenError
 
-__all__ = ["EXAMPLES", "serve_page"]
+__all__ = ["EXAMPLES", "ChatTab"]
 
 EXAMPLES = (
     "Summarize the document in one paragraph.",
@@ -28,27 +23,6 @@ EXAMPLES = (
     "Describe the author's style, with examples.",
 )
 
-# Whatever a model writes, such as an image from elsewhere, the page loads nothing from other hosts.
-_HEAD = (
-    '<meta http-equiv="Content-Security-Policy" content="default-src \'self\' data: blob:; '
-    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'\">"
-)
-_SYSTEM = ["system-ui", "sans-serif"]
-_CSS = """
-.gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
-#meter, #status, #documents { padding: 0 4px; min-height: 0; }
-#meter .html-container, #status .html-container, #documents .html-container { padding: 0; }
-#meter .bar { height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; }
-#meter .bar div { height: 100%; background: var(--color-accent); }
-#meter .tight .bar div { background: #d97706; }
-#meter .over .bar div { background: #dc2626; }
-#meter .over p { color: #dc2626; }
-.dark #meter .over p { color: #f87171; }
-#meter p, #status p, #documents p, #documents li { margin: 4px 0; font-size: var(--text-sm); }
-#documents ul { margin: 0; padding-left: 1.2em; }
-#documents li { overflow-wrap: anywhere; }
-#status p { min-height: 1.4em; }
-"""
 _MOST_USERS = 500
 _ENDS = {
     "finished": "",
@@ -84,19 +58,8 @@ class _Users:
             user.stop()
 
 
-def _build(shared: SharedModel, name: str) -> gr.Blocks:
-    blocks = gr.Blocks(title=f"{name} - lengthen", analytics_enabled=False, fill_height=True)
-    with blocks:
-        gr.Markdown(f"## {html.escape(name)}, {shared.context:,} tokens of context")
-        page = _Page(shared)
-        page.connect(blocks)
-    # Each user's events are independent; who has to wait for the model is decided at the shared.
-    blocks.queue(default_concurrency_limit=None, api_open=False)
-    return blocks
-
-
-class _Page:
-    """The parts of the page, and what they do. Must be made inside Blocks."""
+class ChatTab:
+    """The parts of the tab, and what they do. Must be made inside Blocks."""
 
     def __init__(self, shared: SharedModel):
         self._users = _Users(shared)
@@ -132,7 +95,9 @@ class _Page:
         with gr.Row():
             self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
             self.send = gr.Button("Send", variant="primary", elem_id="send")
-        gr.Examples([[example] for example in EXAMPLES], [self.question], label="Examples")
+        # Not gr.Examples, whose click asks for a route that the page's guard keeps shut.
+        samples = [[example] for example in EXAMPLES]
+        self.examples = gr.Dataset(components=[self.question], samples=samples, label="Examples")
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Say what happens on which event."""
@@ -145,6 +110,7 @@ class _Page:
         answered = [*shown, self.question, self.send, self.stop]
         gr.on([self.send.click, self.question.submit],
               self._ask, [*asked, self.temperature], answered, **quietly)  # fmt: skip
+        self.examples.click(lambda sample: sample[0], [self.examples], [self.question], **quietly)
         self.stop.click(self._stop, None, None, **quietly)
         gr.on([self.anew.click, self.chat.clear], self._begin_anew, asked, shown, **quietly)
         self.remove.click(self._remove_documents, asked, shown, **quietly)
@@ -244,46 +210,6 @@ class _Page:
             self.documents: _documents(user.session.documents),
             self.meter: _measured(user, question, length),
         }
-
-
-@contextmanager
-def serve_page(shared: SharedModel, name: str, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
-    """Serve the page until the block ends, and yield its URL. An upload is deleted as soon as it is read.
-
-    Args:
-        shared: the model.
-        name: the MODEL argument, shown at the top.
-        host: address to listen on; 127.0.0.1 is reached from this machine only.
-        port: None takes a free one from 7860 on.
-
-    Raises:
-        LengthenError: the port is taken, or the address is not this machine's.
-    """
-    _check_address(host, port)
-    with tempfile.TemporaryDirectory(prefix="lengthen-ui-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads  # read when the page is built
-        page = _build(shared, name)
-        page.launch(
-            server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
-            ssr_mode=False, mcp_server=False, run_history=False, footer_links=[], head=_HEAD, css=_CSS,
-            max_file_size=MOST_FILE_BYTES, app_kwargs={"middleware": [Middleware(PageGuard, uploads=Path(uploads))]},
-            theme=gr.themes.Default(font=_SYSTEM, font_mono=["ui-monospace", "monospace"]),
-        )  # fmt: skip
-        try:
-            assert page.local_url is not None
-            yield page.local_url
-        finally:
-            page.close(verbose=False)
-            del os.environ["GRADIO_TEMP_DIR"]
-
-
-def _check_address(host: str, port: int | None) -> None:
-    """Gradio itself would try a hundred ports, five seconds each, at an address that is not this machine's."""
-    try:
-        socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as error:
-        where = f"{host}, port {port}" if port else host
-        raise LengthenError(f"can't listen on {where}: {error.strerror or error}; choose another") from error
 
 
 def _load(user: UserSession, path: Path, room: int | None) -> list[Loaded]:

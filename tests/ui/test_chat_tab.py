@@ -1,7 +1,6 @@
 """The web page in headless Chromium, with the shipped model: documents in, question, streamed answer, stop."""
 
 import os
-import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -11,16 +10,13 @@ import pytest
 import lengthen
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra: ui)")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: test)")
 reportlab = pytest.importorskip("reportlab.pdfgen.canvas", reason="reportlab is not installed (extra: test)")
 
 from lengthen.chat.session import ChatSession  # noqa: E402
 from lengthen.chat.shared_model import SharedModel, UserSession  # noqa: E402
-from lengthen.chat.web import EXAMPLES, serve_page  # noqa: E402
 from lengthen.data.documents import read_documents  # noqa: E402
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+from lengthen.ui.chat_tab import EXAMPLES  # noqa: E402
+from lengthen.ui.page import serve_page  # noqa: E402
 
 QUESTION = "def first(self):"
 # Every text that the answer had while it grew.
@@ -45,16 +41,6 @@ def tiny():
 def url(tiny):
     with serve_page(SharedModel(*tiny, template="llama2"), "tiny") as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
