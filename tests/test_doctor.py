@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from lengthen.doctor import examine_model
 from lengthen.doctor.model import s2_of, scaling_of
 from lengthen.errors import ModelError
-from lengthen.models.resolve import find
+from lengthen.models import find
 
 
 def said(findings, subject):
