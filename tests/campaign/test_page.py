@@ -74,7 +74,6 @@ def test_no_other_route_is_open(page):
         assert answer.status_code in (400, 404), route
         assert b"Mary had" not in answer.content
     for route in (
-        "run/predict",
         "api/predict",
         "call/load",
         "component_server",

@@ -26,8 +26,8 @@ _API = "/gradio_api"
 _ASKED = (f"{_API}/queue/data", f"{_API}/heartbeat/", f"{_API}/upload_progress", f"{_API}/startup-events",
           f"{_API}/theme.css", f"{_API}/info", f"{_API}/app_id")  # fmt: skip
 _UPLOAD = f"{_API}/upload"
-_JOIN = f"{_API}/queue/join"
-_SENT = {_UPLOAD, _JOIN, f"{_API}/cancel", f"{_API}/reset", f"{_API}/reset/"}
+_EVENTS = {f"{_API}/queue/join", f"{_API}/run/predict"}  # the latter for examples
+_SENT = {_UPLOAD, *_EVENTS, f"{_API}/cancel", f"{_API}/reset", f"{_API}/reset/"}
 
 
 @dataclass
@@ -50,7 +50,7 @@ class PageGuard:
         if scope["type"] != "http":
             return
         refusal = self._refusal(scope)
-        if refusal is None and scope["path"] == _JOIN:
+        if refusal is None and scope["path"] in _EVENTS:
             body = await _read(receive)
             refusal = (400, "files are uploaded, not fetched") if _names_url(body) else None
             receive = _replay(body, receive)
