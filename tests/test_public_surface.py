@@ -1,0 +1,70 @@
+"""The names that other code builds on, and that what a module says it offers is there."""
+
+import ast
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from lengthen.cli import app
+
+SOURCE = Path(__file__).parent.parent / "src" / "lengthen"
+# Function, and the parameters that callers name or count on, in order.
+FUNCTIONS = {
+    "lengthen.load": ["model", "dtype", "adapter", "quantize"],
+    "lengthen.train": ["recipe"],
+    "lengthen.load_recipe": ["name", "overrides"],
+    "lengthen.context.extend": ["config", "context", "method"],
+    "lengthen.attention.set_group_size": ["model", "tokens"],
+    "lengthen.attention.s2_first_shifted_head": ["num_heads", "num_kv_heads"],
+    "lengthen.attention.s2_segments": ["length", "group_size", "shifted"],
+    "lengthen.attention.s2_mask": ["segment_lengths", "group_size", "shifted"],
+    "lengthen.evaluation.perplexity": ["model", "tokens", "context", "stride", "protocol"],
+}
+COMMANDS = {
+    "quickstart", "doctor", "train", "eval", "plan", "export", "import", "generate", "chat", "ui", "serve", "data",
+    "recipes", "report",
+}  # fmt: skip
+EVALUATIONS = {"compare", "perplexity", "passkey", "needle", "ruler", "tasks"}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_the_contract_take_what_they_took(name):
+    module, _, function = name.rpartition(".")
+    parameters = list(inspect.signature(getattr(import_module(module), function)).parameters)
+    wanted = FUNCTIONS[name]
+    assert [parameter for parameter in parameters if parameter in wanted] == wanted
+    assert parameters[0] == wanted[0]
+
+
+def test_commands_of_the_contract_are_there():
+    command = typer.main.get_command(app)
+    assert set(command.commands) >= COMMANDS
+    assert set(command.commands["eval"].commands) >= EVALUATIONS
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_defines_what_it_offers(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    offered, defined = [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            offered = ast.literal_eval(node.value)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            defined |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+    # The package's own names are loaded when they are first used.
+    if path != SOURCE / "__init__.py":
+        assert set(offered) <= defined
+    assert len(set(offered)) == len(offered)
+    if offered or path.name in ("__init__.py", "__main__.py"):
+        return
+    public = [
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
+    ]
+    assert not public, f"no __all__, and {', '.join(public)} without an underscore"
