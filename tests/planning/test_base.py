@@ -1,6 +1,5 @@
 """What a plan knows of its base: found out once, then without torch, and anew when what it follows from changes."""
 
-import ast
 import json
 import subprocess
 import sys
@@ -101,22 +100,3 @@ def test_this_machine_is_what_torch_says():
     assert lengthen.planning.find_device("cpu").bf16 == (
         cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
     )
-
-
-def test_planning_imports_downwards():
-    below = {
-        "adapters",
-        "attention_pattern",
-        "context",
-        "errors",
-        "files",
-        "head",
-        "models",
-        "planning",
-        "quantization",
-    }
-    below |= {"_compat", "recipe", "upstream"}
-    for path in Path(lengthen.planning.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lengthen."):
-                assert node.module.split(".")[1] in below, f"{path.name} imports {node.module}"

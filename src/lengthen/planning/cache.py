@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-import lengthen
 from lengthen.errors import OutputError
 from lengthen.files import cache_folder, write_json
 
@@ -42,6 +41,6 @@ def remembered(kind: type[T], inputs: list[str], compute: Callable[[], T]) -> T:
 @lru_cache(maxsize=1)
 def _code() -> str:
     digest = hashlib.sha256("".join(version(package) for package in ("torch", "transformers", "peft")).encode())
-    for path in sorted(Path(lengthen.__file__).parent.glob("**/*.py")):
+    for path in sorted(Path(__file__).parents[1].glob("**/*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
