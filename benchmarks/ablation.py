@@ -149,7 +149,7 @@ def untrained(study: Study, method: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path("ablation.json"))
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps of each run")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of each run")
     parser.add_argument("--table", action="store_true", help="print the tables of the file and run nothing")
     arguments = parser.parse_args()
     study = Study(arguments.json, arguments.steps)

@@ -8,7 +8,7 @@
 |---|---|---|
 | backends | S2 by each attention backend, forward and backward; training steps by each memory preset | full attention under S2's mask in float64; the preset that keeps everything |
 | layer | one layer of 32 heads of 128 at 32,768 and 102,400 tokens | full attention |
-| step | optimiser steps of LLaMA2-7B's shape at 32,768 tokens with LongLoRA's settings, by `lengthen.train` | full attention, and the plan |
+| step | optimizer steps of LLaMA2-7B's shape at 32,768 tokens with LongLoRA's settings, by `lengthen.train` | full attention, and the plan |
 | trainer | the same by transformers' Trainer and peft, with full attention and checkpointing | ours |
 | engine | 32 requests with 0, 1 and 32 adapters | the base alone, transformers' `generate` |
 | perplexity | a window of 32,768 tokens, whole and in chunks | each other |

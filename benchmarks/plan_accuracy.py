@@ -1,6 +1,6 @@
 """How far is `lengthen plan` from the truth? Its bytes beside the measured peak of real training steps on CPU.
 
-Each case trains two steps in a process of its own: the second has the optimiser's states beside its activations. The
+Each case trains two steps in a process of its own: the second has the optimizer's states beside its activations. The
 peak is that of the process's resident memory while it trains, above what it held after its imports. Two bases: the
 shipped one, and SmolLM2-135M-Instruct, whose maximum is written down to 1,024 tokens so that every context is an
 extension. Linux only; about 40 minutes on two cores, `--only NAME` for single cases.

@@ -106,7 +106,7 @@ class Lookups:
         start = rng.randrange(0, len(stream) - room + 1)
         around = stream[start : start + room]
         places = np.nonzero(self._breaks[around])[0].tolist() or [room]
-        # Now and then right before the questions: near copies are learnt first.
+        # Now and then right before the questions: near copies are learned first.
         places = sorted(rng.choice(places) if rng.random() < 0.8 else room for _ in stated)
         ids: list[int] = []
         weights: list[float] = []

@@ -67,7 +67,7 @@ def write_gguf(path: Path, base: Path, keys=None, tensors=None, context=None) ->
         for ours, theirs in NAMES.items():
             weight = weights[f"model.layers.{index}.{ours}.weight"]
             heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(theirs)
-            if heads:  # llama.cpp rotates neighbouring dimensions
+            if heads:  # llama.cpp rotates neighboring dimensions
                 halves = weight.reshape(heads, 2, -1, weight.shape[1])
                 weight = np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
             writer.add_tensor(f"blk.{index}.{theirs}.weight", weight)

@@ -1,4 +1,4 @@
-"""What other packages raise becomes one line of ours, whatever its kind; templates, quantised bases, program code."""
+"""What other packages raise becomes one line of ours, whatever its kind; templates, quantized bases, program code."""
 
 import json
 import shutil
@@ -125,11 +125,11 @@ def test_program_code_of_a_base_is_not_asked_about(part, base, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "mxfp4"])
-def test_a_base_published_in_quantised_weights_is_refused_before_training_and_export(method, base, tmp_path, documents):
+def test_a_base_published_in_quantized_weights_is_refused_before_training_and_export(method, base, tmp_path, documents):
     folder = shutil.copytree(base, tmp_path / "packed")
     content = json.loads((folder / "config.json").read_text())
-    quantised = {"quant_method": method, "bits": 4, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-    (folder / "config.json").write_text(json.dumps({**content, "quantization_config": quantised}))
+    quantized = {"quant_method": method, "bits": 4, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    (folder / "config.json").write_text(json.dumps({**content, "quantization_config": quantized}))
     assert load_config(find(str(folder))).max_position_embeddings == 32
     for wanted in (None, "nf4"):
         recipe = {

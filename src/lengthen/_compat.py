@@ -84,9 +84,9 @@ def float32_product(a: "torch.Tensor", b: "torch.Tensor") -> "torch.Tensor":
 
 
 def gguf_dequantized() -> Any:
-    """The quantisation config under which a GGUF file becomes an ordinary, trainable model.
+    """The quantization config under which a GGUF file becomes an ordinary, trainable model.
 
-    Goes when dequantising is again what `from_pretrained(gguf_file=...)` does by default.
+    Goes when dequantizing is again what `from_pretrained(gguf_file=...)` does by default.
     """
     from transformers import GgufConfig
 

@@ -18,7 +18,7 @@ def pair(prompt, number):
     return f"What follows after {first!r} in version {number}?", f"The passage goes on after {first!r} ({number})."
 
 
-def reply(behaviour, prompt, number):
+def reply(behavior, prompt, number):
     question, answer = pair(prompt, number)
     texts = {
         "good": f"Question: {question}\nAnswer: {answer}\n\nIt has a second paragraph.",
@@ -30,29 +30,29 @@ def reply(behaviour, prompt, number):
         "echo": f"Question: (the question)\nAnswer: {answer}",
         "tool": None,
     }
-    return texts[behaviour]
+    return texts[behavior]
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         number = next(_numbers)
-        behaviours = body["model"].split(":")[-1].split(",")
-        behaviour = behaviours[number % len(behaviours)]
+        behaviors = body["model"].split(":")[-1].split(",")
+        behavior = behaviors[number % len(behaviors)]
         if self.path != "/v1/chat/completions" or body["model"].startswith("unknown"):
             return self.send(404, {"error": {"message": f"there is no {body['model']} at {self.path}"}})
         if body["model"].startswith("closed") and self.headers["Authorization"] != "Bearer open sesame":
             return self.send(401, {"error": {"message": "no key, no reply"}})
-        if behaviour == "die":
+        if behavior == "die":
             os._exit(1)
-        if behaviour == "busy":
+        if behavior == "busy":
             return self.send(503, {"error": {"message": "come again"}})
-        if behaviour == "html":
+        if behavior == "html":
             return self.send(200, "<html>It works!</html>")
-        text = reply(behaviour, body["messages"][0]["content"], number)
+        text = reply(behavior, body["messages"][0]["content"], number)
         choice = {
             "message": {"role": "assistant", "content": text},
-            "finish_reason": "length" if behaviour == "cut" else "stop",
+            "finish_reason": "length" if behavior == "cut" else "stop",
         }
         return self.send(200, {"object": "chat.completion", "choices": [choice]})
 

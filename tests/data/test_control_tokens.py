@@ -35,7 +35,7 @@ def tokenizer(request):
 
 
 def harmless(tokenizer, text):
-    """The same text with words in place of control tokens, which any tokenizer keeps apart from their neighbours."""
+    """The same text with words in place of control tokens, which any tokenizer keeps apart from their neighbors."""
     return re.sub("|".join(map(re.escape, tokenizer.all_special_tokens)), "\u00e9", text)
 
 
@@ -69,7 +69,7 @@ def test_only_what_the_template_writes_is_a_control_token(tokenizer, question, a
 
 
 def test_a_mark_is_encoded_as_its_neighbors_would_be_without_it(tokenizer):
-    """What stands before and after a spelled control token keeps its ids: nothing is tokenised in parts."""
+    """What stands before and after a spelled control token keeps its ids: nothing is tokenized in parts."""
     control = ControlTokens(tokenizer)
     apart = copy.deepcopy(tokenizer.backend_tokenizer)
     apart.encode_special_tokens = True

@@ -121,9 +121,9 @@ def test_nf4_takes_four_bits_and_its_constants():
     four = plan(shipped("llama2-7b-8k", "quantize=nf4"), A100).memory.breakdown
     linear = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
     assert sixteen["weights"] == 2 * 6_738_415_616
-    assert sixteen["quantisation_constants"] == 0
+    assert sixteen["quantization_constants"] == 0
     assert four["weights"] == sixteen["weights"] - linear * 3 // 2
-    assert four["quantisation_constants"] == linear // 64 + linear // 64 // 256 * 4
+    assert four["quantization_constants"] == linear // 64 + linear // 64 // 256 * 4
 
 
 def test_trained_tensors_are_float32_masters_with_two_moments():
@@ -425,10 +425,10 @@ def test_what_a_run_refuses_is_not_planned(overrides, part):
         plan(shipped("llama2-7b-8k", *overrides), A100, 8)
 
 
-def test_a_quantised_base_is_not_planned_in_four_bits():
-    quantised = LlamaConfig(**SIZES, quantization_config={"quant_method": "gptq", "bits": 4}).to_dict()
+def test_a_quantized_base_is_not_planned_in_four_bits():
+    quantized = LlamaConfig(**SIZES, quantization_config={"quant_method": "gptq", "bits": 4}).to_dict()
     with pytest.raises(ModelError, match="published in quantized weights"):
-        plan(least(base_config=quantised, quantize="nf4"), A100)
+        plan(least(base_config=quantized, quantize="nf4"), A100)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "zero2", "zero3", "fsdp2"])

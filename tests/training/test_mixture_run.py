@@ -1,4 +1,4 @@
-"""Runs on mixtures: learnt from, resumed on their trajectory, reported, and not resumed with another mixture."""
+"""Runs on mixtures: learned from, resumed on their trajectory, reported, and not resumed with another mixture."""
 
 import json
 

@@ -17,7 +17,7 @@ from lengthen.recipe import BackendName
 
 __all__ = ["register", "s2_attention", "set_group_size"]
 
-_NOT_EXACT = {"softcap": "capped attention scores", "s_aux": "learnt attention sinks"}
+_NOT_EXACT = {"softcap": "capped attention scores", "s_aux": "learned attention sinks"}
 
 
 def set_group_size(

@@ -88,7 +88,7 @@ def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
         config = add_positions(
             from_pretrained(AutoConfig, source, **source.arguments), Path(source.location, source.gguf)
         )
-        # A GGUF config says how its tensors were packed; what we load is dequantised.
+        # A GGUF config says how its tensors were packed; what we load is dequantized.
         if hasattr(config, "quantization_config"):
             del config.quantization_config
     else:
@@ -172,7 +172,7 @@ def load_base(
         nf4: hold the linear layers in 4 bits.
 
     Raises:
-        ModelError: the weights are missing, or don't fit the config, or can't be quantised.
+        ModelError: the weights are missing, or don't fit the config, or can't be quantized.
     """
     from transformers import AutoModelForCausalLM  # seconds, which a plan has no use for
 
@@ -213,7 +213,7 @@ def load_base(
         )
     if nf4:
         if source.gguf:
-            with reading(source.id, f"can't quantise {{name}} on {device}: {{error}}"):
+            with reading(source.id, f"can't quantize {{name}} on {device}: {{error}}"):
                 quantize(model, dtype, device)
         if not is_quantized(model):
             raise ModelError(

@@ -30,7 +30,7 @@ _DRIVERS = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd", "dri", "accel*", "vfio"
 _GIB = 1 << 30
 _TERA = 1e12
 
-# Share of the peak: long-context training on data-centre GPUs with flash kernels reaches 40 to 50%; Volta and Turing
+# Share of the peak: long-context training on data-center GPUs with flash kernels reaches 40 to 50%; Volta and Turing
 # lack these kernels, and consumer cards are held back by memory bandwidth.
 _DATA_CENTRE, _CONSUMER, _BEFORE_AMPERE, _CPU = 0.40, 0.40, 0.30, 0.60
 

@@ -23,7 +23,7 @@ _ATTENTION_BACKWARD = 2.5
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of one optimiser step on one device.
+    """Operations of one optimizer step on one device.
 
     Attributes:
         linear: of products with weights, the head's included.
@@ -44,7 +44,7 @@ class Flops:
 
 
 def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
-    """Operations of one optimiser step: all of its sequences on one device, and its windows for restoration.
+    """Operations of one optimizer step: all of its sequences on one device, and its windows for restoration.
 
     Every sequence is taken for one document, but for those of a mixture's sources that say how long theirs are; shorter
     packed ones need less attention.

@@ -5,7 +5,7 @@ A step has four moments that can be its peak, and the largest is taken:
 - *loss*: the forward pass is over, everything saved for the backward pass is there, and the loss works on logits;
 - *last layer*: its backward pass has all layers' saved inputs beside it;
 - *first layer*: its backward pass has all gradients beside it;
-- *update*: all gradients, the masters and the optimiser's states.
+- *update*: all gradients, the masters and the optimizer's states.
 
 What autograd saves in one decoder layer is counted tensor by tensor (`_layer`), in bytes per token. Trained tensors are
 float32 masters under autocast (adapters/build.py): where what a trained product takes is cast, it keeps a copy.
@@ -23,7 +23,7 @@ __all__ = ["KINDS", "Memory", "memory_of"]
 
 KINDS = (
     "weights",
-    "quantisation_constants",
+    "quantization_constants",
     "adapter",
     "gradients",
     "optimizer",
@@ -111,7 +111,7 @@ def memory_of(
 
     Args:
         shape: of the model with what is trained in it.
-        recipe: the run; its sequence length, batch, memory settings, optimiser and way of sharing count.
+        recipe: the run; its sequence length, batch, memory settings, optimizer and way of sharing count.
         device: what it runs on.
         devices: how many share the work.
         dtype: of the base's 16-bit (or 32-bit) weights and of the arithmetic.
@@ -174,7 +174,7 @@ def memory_of(
 
     always = {
         "weights": state.weights,
-        "quantisation_constants": state.constants,
+        "quantization_constants": state.constants,
         "adapter": state.adapter,
         "optimizer": state.moments,
         "communication": state.communication,
@@ -241,7 +241,7 @@ def _state(shape: ModelShape, recipe: Recipe, devices: int, width: int, on_gpu: 
     constants = linear * _NF4_CONSTANT
     masters = shape.trained * _FLOAT32
     moments = shape.trained * _MOMENTS[recipe.training.optimizer] / ways
-    # Under ZeRO the model computes with 16-bit copies, whose gradients have 16 bits too, and the optimiser has the
+    # Under ZeRO the model computes with 16-bit copies, whose gradients have 16 bits too, and the optimizer has the
     # masters; elsewhere the model holds these.
     held, gradients = (shape.trained * width,) * 2 if is_zero else (masters,) * 2
     adapter = held / ways_weights

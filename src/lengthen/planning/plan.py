@@ -50,7 +50,7 @@ class Plan:
         memory: bytes on each device.
         max_context: the longest context target that fits, in whole 1,024 tokens; 0 for none; None where memory does not
             depend on it, as with skip-wise sequences.
-        flops: of one optimiser step on one device.
+        flops: of one optimizer step on one device.
         efficiency: share of the device's peak that the times assume, over all operations.
         is_measured: whether that is what was measured on this device.
         seconds_per_step: None where the device's speed is not known.
@@ -265,7 +265,7 @@ class _Planner:
 
 
 def _unsharded_if_packed(overrides: dict[str, Any]) -> dict[str, Any]:
-    """4-bit weights can't be sharded: what would share them out shares gradients and optimiser only."""
+    """4-bit weights can't be sharded: what would share them out shares gradients and optimizer only."""
     kind = overrides.get("parallel", "")
     if "quantize" in overrides and kind.startswith(("zero3", "fsdp2")):
         return overrides | {"parallel": kind.replace("zero3", "zero2").replace("fsdp2", "zero2")}
@@ -316,7 +316,7 @@ def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dic
     shares = ["zero2", "zero3"] if can_share and recipe.parallel in ("ddp", "zero2") else []
     for kind in shares:
         if kind != recipe.parallel and (kind == "zero2" or recipe.quantize is None):
-            what = "gradients and optimiser" if kind == "zero2" else "weights too"
+            what = "gradients and optimizer" if kind == "zero2" else "weights too"
             yield {"parallel": kind}, f"the devices share {what}; more traffic between them"
     if not memory.activation_checkpointing and not memory.sequence_chunk:
         yield {"memory.activation_checkpointing": "keep_attention"}, "layers but their attention computed twice"
@@ -330,12 +330,12 @@ def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dic
         changed = {f"memory.{key}": value for key, value in smallest.items() if getattr(memory, key) != value}
         yield changed, "layers' inputs wait in CPU memory"
     if device.kind == "cuda" and plain and recipe.parallel == "ddp" and not can_share:
-        yield {"training.optimizer": "paged_adamw_32bit"}, "the optimiser's states move to CPU memory when needed"
+        yield {"training.optimizer": "paged_adamw_32bit"}, "the optimizer's states move to CPU memory when needed"
     if can_share and not recipe.parallel.endswith("_offload"):
         if recipe.quantize:
-            yield {"parallel": "zero2_offload"}, "the optimiser on the CPU: slow steps"
+            yield {"parallel": "zero2_offload"}, "the optimizer on the CPU: slow steps"
         else:
-            yield {"parallel": "zero3_offload"}, "weights and optimiser in CPU memory: slow steps"
+            yield {"parallel": "zero3_offload"}, "weights and optimizer in CPU memory: slow steps"
     if recipe.quantize is None and recipe.adapter.kind == "lora" and recipe.adapter.variant != "pissa":
         fitting = "ddp" if memory.sequence_chunk else "zero2"  # 4-bit weights can't be sharded
         unsharded = {} if recipe.parallel in ("ddp", "zero2", "zero2_offload") else {"parallel": fitting}
