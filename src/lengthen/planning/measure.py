@@ -5,7 +5,6 @@ adapter is counted as it is and not as a formula would have it. Layers that are 
 """
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -42,65 +41,72 @@ def model_shape(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
 
 
 def _measure(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
+    """Two measurements, of the base and of the same model with the adapter over it, put together layer by layer."""
+    text = config.get_text_config()
     model = _build(config)
     layers = _decoder_layers(model)
     # Names in adapter.targets could mean one layer and not another.
     counts = [1] * len(layers) if isinstance(adapter.targets, list) else _keep_one_of_each(layers)
-    fixed = sum(p.numel() for p in model.parameters()) - sum(p.numel() for layer in layers for p in layer.parameters())
-    base_layers = [sum(p.numel() for p in layer.parameters()) for layer in layers]
-    taken = set(quantizable(model)[0])
-    linear = [
-        sum(m.weight.numel() for name, m in model.named_modules() if name in taken and _is_in(m, layer))
-        for layer in layers
-    ]
-    in_layers = {id(m) for layer in layers for m in layer.modules()}
-    other_linear = sum(
-        m.weight.numel() for name, m in model.named_modules() if name in taken and id(m) not in in_layers
-    )
-    embeddings = model.get_input_embeddings().weight.numel()
-    head_module = model.get_output_embeddings()
-    if head_module is None:
-        raise ModelError(f"{config.model_type} has no output head; a plan is for causal language models")
-    head, tied = head_module.weight.numel(), has_tied_embeddings(model)
+    base = _base_sizes(model, layers, counts, config)
     block_norms = {id(model.get_submodule(name)) for name in norm_modules(model)}
-    plain = [_plain_layer(layer, config.get_text_config(), block_norms) for layer in layers]
+    widths = [_layer_widths(layer, text, block_norms) for layer in layers]
 
-    # PiSSA has LoRA's sizes, but would need the weights.
-    wanted = adapter.model_copy(update={"variant": "lora"}) if adapter.variant == "pissa" else adapter
-    try:
-        model = add_adapter(model, wanted)
-    except ValueError as error:  # peft's own
-        raise ModelError(f"{type(model).__name__} can't have this adapter: {one_line(error)}") from error
-    trained_all = count_trainable(model).trainable
-    ends = embedding_parameters(model)
-    trained_ends = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) in ends)
-    layers = _decoder_layers(model)
-    trained_layers = [sum(p.numel() for p in layer.parameters() if p.requires_grad) for layer in layers]
-    hidden = config.get_text_config().hidden_size
+    model = _with_adapter(model, adapter)
     shapes = tuple(
-        LayerShape(count=count, parameters=base, trained=trained, **sizes, **_trained_in(layer, sizes, adapter, hidden))
-        for layer, count, base, trained, sizes in zip(layers, counts, base_layers, trained_layers, plain, strict=True)
+        LayerShape(count=count, **sizes, **_trained_in(layer, sizes, adapter, text.hidden_size))
+        for layer, count, sizes in zip(_decoder_layers(model), counts, widths, strict=True)
     )
-    outside = trained_all - sum(trained_layers)
-    trained = outside + sum(shape.count * shape.trained for shape in shapes)
-    parameters = fixed + sum(shape.count * shape.parameters for shape in shapes)
-    base = causal_lm(model)
+    in_layers = sum(shape.trained for shape in shapes)
+    outside = count_trainable(model).trainable - in_layers
     return ModelShape(
-        hidden=hidden,
-        vocabulary=config.get_text_config().vocab_size,
+        hidden=text.hidden_size,
+        vocabulary=text.vocab_size,
         layers=shapes,
-        parameters=parameters,
-        linear=other_linear + sum(count * size for count, size in zip(counts, linear, strict=True)),
-        embeddings=embeddings,
-        head=head,
-        tied=tied,
-        trained=trained,
-        trained_embeddings=trained_ends,
-        trains_embeddings=any(p.requires_grad for p in base.get_input_embeddings().parameters()),
-        trains_head=any(p.requires_grad for p in base.get_output_embeddings().parameters()),
-        replaced=parameters if adapter.kind == "full" else 0,
+        **base,
+        trained=outside + sum(shape.count * shape.trained for shape in shapes),
+        **_trained_ends(model),
+        replaced=base["parameters"] if adapter.kind == "full" else 0,
         largest=max((p.numel() for p in model.parameters() if p.requires_grad), default=0),
     )
+
+
+def _base_sizes(model: Any, layers: nn.ModuleList, counts: list[int], config: PreTrainedConfig) -> dict[str, Any]:
+    """Of the whole base, before anything is trained in it; `layers` has one of each kind, `counts` how many."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{config.model_type} has no output head; a plan is for causal language models")
+    by_layer = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    taken = set(quantizable(model)[0])
+    linear = {id(m): m.weight.numel() for name, m in model.named_modules() if name in taken}
+    linear_by_layer = [sum(linear.get(id(m), 0) for m in layer.modules()) for layer in layers]
+    outside = sum(p.numel() for p in model.parameters()) - sum(by_layer)
+    linear_outside = sum(linear.values()) - sum(linear_by_layer)
+    return {
+        "parameters": outside + sum(count * size for count, size in zip(counts, by_layer, strict=True)),
+        "linear": linear_outside + sum(count * size for count, size in zip(counts, linear_by_layer, strict=True)),
+        "embeddings": model.get_input_embeddings().weight.numel(),
+        "head": head.weight.numel(),
+        "tied": has_tied_embeddings(model),
+    }
+
+
+def _with_adapter(model: Any, adapter: AdapterRecipe) -> Any:
+    # PiSSA has LoRA's sizes, but would need the weights.
+    measured = adapter.model_copy(update={"variant": "lora"}) if adapter.variant == "pissa" else adapter
+    try:
+        return add_adapter(model, measured)
+    except ValueError as error:  # peft's own
+        raise ModelError(f"{type(model).__name__} can't have this adapter: {one_line(error)}") from error
+
+
+def _trained_ends(model: Any) -> dict[str, Any]:
+    """Of embeddings and head, what is trained."""
+    base, ends = causal_lm(model), embedding_parameters(model)
+    return {
+        "trained_embeddings": sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) in ends),
+        "trains_embeddings": any(p.requires_grad for p in base.get_input_embeddings().parameters()),
+        "trains_head": any(p.requires_grad for p in base.get_output_embeddings().parameters()),
+    }
 
 
 def _build(config: PreTrainedConfig) -> Any:
@@ -133,76 +139,85 @@ def _keep_one_of_each(layers: nn.ModuleList) -> list[int]:
     return [len(same) for same in kept.values()]
 
 
-def _is_in(module: nn.Module, layer: nn.Module) -> bool:
-    return any(module is each for each in layer.modules())
-
-
-def _experts(layer: nn.Module) -> Iterator[nn.Parameter]:
-    """The weights of experts that transformers keeps as one tensor: (experts, in, out) or (experts, out, in)."""
-    for parameter in layer.parameters():
-        if parameter.ndim == 3:
-            yield parameter
-
-
-def _plain_layer(layer: nn.Module, config: Any, block_norms: set[int]) -> dict[str, Any]:
-    """What a layer has before anything is trained in it."""
-    hidden = config.hidden_size
+def _attentions(layer: nn.Module) -> tuple[list[nn.Module], set[int]]:
+    """A layer's attention modules, and the ids of all modules in them."""
     attentions = [m for m in layer.modules() if hasattr(m, "is_causal")]
-    inside = {id(m) for attention in attentions for m in attention.modules()}
-    linear = [m for m in layer.modules() if isinstance(m, nn.Linear)]
-    mlp = [m for m in linear if id(m) not in inside]
-    up = float(sum(m.out_features for m in mlp if m.in_features == hidden and m.out_features != hidden))
-    inner = float(sum(m.in_features for m in mlp if m.out_features == hidden and m.in_features != hidden))
-    active = float(sum(m.weight.numel() for m in linear))
-    chosen = getattr(config, "num_experts_per_tok", None) or getattr(config, "moe_top_k", None) or 1
-    for weight in _experts(layer):
-        count, wide = weight.shape[0], weight.numel() / weight.shape[0] / hidden
-        share = min(1.0, chosen / count)
-        active += weight.numel() * share
-        # The first product's weight is the wider one where it holds gate and up; where equal, names tell.
-        is_down = any(weight is p and "down" in name for name, p in layer.named_parameters())
-        if is_down:
-            inner += wide * share * count
-        else:
-            up += wide * share * count
-    if inner == 0:
-        inner = up / 2
-    sizes: dict[str, Any] = {"heads": 0, "kv_heads": 0, "query": 0, "key": 0, "value": 0, "window": None}
-    if attentions:
-        attention: Any = attentions[0]
-        heads = config.num_attention_heads
-        kv_heads = getattr(config, "num_key_value_heads", None) or heads
-        size = getattr(attention, "head_dim", None) or getattr(config, "head_dim", None) or hidden // heads
-        # Multi-head latent attention has a key for every query head, and values of another size.
-        key_size = getattr(attention, "qk_head_dim", None) or size
-        value_size = getattr(attention, "v_head_dim", None) or size
-        kv_heads = heads if key_size != size else kv_heads
-        sizes = {
-            "heads": heads,
-            "kv_heads": kv_heads,
-            "query": heads * key_size,
-            "key": kv_heads * key_size,
-            "value": kv_heads * value_size,
-            "window": getattr(attention, "sliding_window", None),
-        }
+    return attentions, {id(m) for attention in attentions for m in attention.modules()}
+
+
+def _layer_widths(layer: nn.Module, config: Any, block_norms: set[int]) -> dict[str, Any]:
+    """What a layer has before anything is trained in it."""
+    attentions, inside = _attentions(layer)
+    attention = _attention_widths(attentions[0] if attentions else None, config)
     norms = [m for m in layer.modules() if is_norm(m)]
     blocks = sum(id(m) in block_norms for m in norms)
-    has_qk = len(norms) > blocks and attentions
+    has_qk = bool(attentions) and len(norms) > blocks
     return {
-        **sizes,
-        "up": up,
-        "inner": inner,
-        "norms": blocks * hidden,
-        "qk_norms": sizes["query"] + sizes["key"] if has_qk else 0,
-        "active": active,
+        **attention,
+        **_mlp_widths(layer, inside, config),
+        "norms": blocks * config.hidden_size,
+        "qk_norms": attention["query"] + attention["key"] if has_qk else 0,
+        "parameters": sum(p.numel() for p in layer.parameters()),
+    }
+
+
+def _attention_widths(attention: Any, config: Any) -> dict[str, Any]:
+    """Of queries, keys and values, by the first attention of a layer; None where it has none."""
+    if attention is None:
+        return {"heads": 0, "kv_heads": 0, "query": 0, "key": 0, "value": 0, "window": None}
+    heads = config.num_attention_heads
+    size = getattr(attention, "head_dim", None) or getattr(config, "head_dim", None) or config.hidden_size // heads
+    # Multi-head latent attention has a key for every query head, and values of another size.
+    key_size = getattr(attention, "qk_head_dim", None) or size
+    value_size = getattr(attention, "v_head_dim", None) or size
+    kv_heads = heads if key_size != size else getattr(config, "num_key_value_heads", None) or heads
+    return {
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "query": heads * key_size,
+        "key": kv_heads * key_size,
+        "value": kv_heads * value_size,
+        "window": getattr(attention, "sliding_window", None),
+    }
+
+
+def _mlp_widths(layer: nn.Module, inside: set[int], config: Any) -> dict[str, Any]:
+    """Of the linear layers outside of attention, and all that one token is multiplied with."""
+    hidden = config.hidden_size
+    linear = [m for m in layer.modules() if isinstance(m, nn.Linear)]
+    mlp = [m for m in linear if id(m) not in inside]
+    up = sum(m.out_features for m in mlp if m.in_features == hidden and m.out_features != hidden)
+    inner = sum(m.in_features for m in mlp if m.out_features == hidden and m.in_features != hidden)
+    experts = _expert_widths(layer, config)
+    up_all, inner_all = up + experts["up"], inner + experts["inner"]
+    return {
+        "up": up_all,
+        "inner": inner_all or up_all / 2,
+        "active": sum(m.weight.numel() for m in linear) + experts["active"],
         "largest": max((m.weight.numel() for m in linear), default=0),
     }
 
 
+def _expert_widths(layer: nn.Module, config: Any) -> dict[str, float]:
+    """Of the experts that a token is sent to, which transformers keeps in tensors of three dimensions.
+
+    They are (experts, in, out) or (experts, out, in). The last product's are told by their name.
+    """
+    widths = {"up": 0.0, "inner": 0.0, "active": 0.0}
+    chosen = getattr(config, "num_experts_per_tok", None) or getattr(config, "moe_top_k", None) or 1
+    for name, weight in layer.named_parameters():
+        if weight.ndim == 3:
+            count = weight.shape[0]
+            share = min(1.0, chosen / count)
+            widths["active"] += weight.numel() * share
+            widths["inner" if "down" in name else "up"] += weight.numel() / config.hidden_size * share
+    return widths
+
+
 def _trained_in(layer: nn.Module, sizes: dict[str, Any], adapter: AdapterRecipe, hidden: int) -> dict[str, Any]:
     """What is trained in a layer, as widths."""
-    attentions = [m for m in layer.modules() if hasattr(m, "is_causal")]
-    inside = {id(m) for attention in attentions for m in attention.modules()}
+    attentions, inside = _attentions(layer)
+    trained = sum(p.numel() for p in layer.parameters() if p.requires_grad)
     trained_norms = 0
     if any(is_norm(m) and id(m) not in inside and _is_trained(m) for m in layer.modules()):
         trained_norms += sizes["norms"]
@@ -210,6 +225,7 @@ def _trained_in(layer: nn.Module, sizes: dict[str, Any], adapter: AdapterRecipe,
         trained_norms += sizes["qk_norms"]
     if adapter.kind == "full":
         return {  # queries, keys and values share one input, gate and up another
+            "trained": trained,
             "trained_norms": trained_norms,
             "attention_inputs": hidden + sizes["query"] if attentions else 0,
             "mlp_inputs": hidden + sizes["inner"],
@@ -226,6 +242,7 @@ def _trained_in(layer: nn.Module, sizes: dict[str, Any], adapter: AdapterRecipe,
             ranks[id(module) in inside] += adapter.rank
     matrices = sum(p.numel() for p in layer.parameters() if p.requires_grad and p.ndim >= 2)
     return {
+        "trained": trained,
         "trained_norms": trained_norms,
         "attention_inputs": sum(inputs[True]) + ranks[True],
         "mlp_inputs": sum(inputs[False]) + ranks[False],
