@@ -1,10 +1,10 @@
 """Pictures of measurements.
 
 A `*_figure` draws one; `plot_*` draw and save. The report takes the same figures as SVG (`lengthen.report.figures`),
-where each colour of `COLOURS` becomes a variable of the page, so that one picture serves a light and a dark page.
+where each color of `COLORS` becomes a variable of the page, so that one picture serves a light and a dark page.
 
 Figures are about as wide as a phone's screen, in points: text stays readable where a page shrinks them to that.
-Series differ by marker as well as by colour, and the colours are told apart by the colour-blind. The last of several
+Series differ by marker as well as by color, and the colors are told apart by the color-blind. The last of several
 is blue: it is what was made of the others.
 """
 
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from lengthen.files import write_bytes
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "bars_figure",
     "context_figure",
     "found_figure",
@@ -34,7 +34,7 @@ __all__ = [
     "training_figure",
 ]
 
-COLOURS = {
+COLORS = {
     "ink": "#22272e",
     "muted": "#6a727c",
     "line": "#e3e6ea",
@@ -46,8 +46,8 @@ COLOURS = {
 }
 """What the pictures are drawn with, by what it is for; on a light ground."""
 
-_SERIES = [(COLOURS[f"series-{number}"], marker) for number, marker in ((1, "s"), (2, "o"), (3, "^"), (4, "v"))]
-_LAST = (COLOURS["last"], "D")
+_SERIES = [(COLORS[f"series-{number}"], marker) for number, marker in ((1, "s"), (2, "o"), (3, "^"), (4, "v"))]
+_LAST = (COLORS["last"], "D")
 
 _WIDTH, _HEIGHT = 5.2, 3.5  # inches
 
@@ -57,10 +57,10 @@ _SCORES = LinearSegmentedColormap.from_list("scores", ["#c4560f", "#f0b884", "#f
 _style = matplotlib.rc_context(
     {
         "axes.axisbelow": True,
-        "axes.edgecolor": COLOURS["muted"],
+        "axes.edgecolor": COLORS["muted"],
         "axes.grid": True,
         "axes.grid.axis": "y",
-        "axes.labelcolor": COLOURS["muted"],
+        "axes.labelcolor": COLORS["muted"],
         "axes.labelsize": 9,
         "axes.linewidth": 0.8,
         "axes.spines.right": False,
@@ -68,15 +68,15 @@ _style = matplotlib.rc_context(
         "figure.constrained_layout.use": True,
         "figure.dpi": 200,
         "font.size": 9,
-        "grid.color": COLOURS["line"],
+        "grid.color": COLORS["line"],
         "grid.linewidth": 0.8,
         "legend.frameon": False,
         "lines.linewidth": 2,
         "lines.markersize": 5,
-        "text.color": COLOURS["ink"],
+        "text.color": COLORS["ink"],
         "text.parse_math": False,  # a label is what a user called a file
-        "xtick.color": COLOURS["muted"],
-        "ytick.color": COLOURS["muted"],
+        "xtick.color": COLORS["muted"],
+        "ytick.color": COLORS["muted"],
     }
 )
 
@@ -94,9 +94,9 @@ def context_figure(
     """
     figure, axes = _figure(title)
     contexts = sorted({context for curve in curves.values() for context in curve})
-    for (label, curve), (colour, marker) in _with_style(curves):
+    for (label, curve), (color, marker) in _with_style(curves):
         xs = sorted(curve)
-        axes.plot(xs, [curve[x] for x in xs], color=colour, marker=marker, label=label)
+        axes.plot(xs, [curve[x] for x in xs], color=color, marker=marker, label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
     axes.minorticks_off()
@@ -123,10 +123,10 @@ def position_figure(
         base_context: where the base's own context ends; what is beyond it is shaded.
     """
     figure, axes = _figure(title)
-    for (label, buckets), (colour, marker) in _with_style(curves):
+    for (label, buckets), (color, marker) in _with_style(curves):
         drawn = [bucket for bucket in buckets if bucket["perplexity"] is not None]
         middles = [(bucket["from"] + bucket["to"]) / 2 for bucket in drawn]
-        axes.plot(middles, [bucket["perplexity"] for bucket in drawn], color=colour, marker=marker, label=label)
+        axes.plot(middles, [bucket["perplexity"] for bucket in drawn], color=color, marker=marker, label=label)
     edges = sorted({bucket[end] for buckets in curves.values() for bucket in buckets for end in ("from", "to")})
     step = -(-(len(edges) - 1) // 4) or 1
     axes.set_xticks(edges[::step], [f"{edge:,}" for edge in edges[::step]])
@@ -157,10 +157,10 @@ def found_figure(
     figure, axes = _figure(title)
     lengths = sorted({length for curve in curves.values() for length in curve})
     if bar is not None:
-        axes.axhline(bar, color=COLOURS["muted"], linestyle=":", linewidth=1.2, zorder=0)
-    for (label, curve), (colour, marker) in _with_style(curves):
+        axes.axhline(bar, color=COLORS["muted"], linestyle=":", linewidth=1.2, zorder=0)
+    for (label, curve), (color, marker) in _with_style(curves):
         xs = sorted(curve)
-        axes.plot(xs, [curve[x] for x in xs], color=colour, marker=marker, label=label, clip_on=False)
+        axes.plot(xs, [curve[x] for x in xs], color=color, marker=marker, label=label, clip_on=False)
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()
@@ -224,12 +224,12 @@ def bars_figure(
     figure, axes = _figure(title)
     lengths = sorted({length for scores in series.values() for length in scores})
     width = 0.76 / len(series)
-    for index, ((label, scores), (colour, _)) in enumerate(_with_style(series)):
+    for index, ((label, scores), (color, _)) in enumerate(_with_style(series)):
         places = [lengths.index(length) + (index - (len(series) - 1) / 2) * width for length in scores]
-        bars = axes.bar(places, list(scores.values()), width * 0.92, color=colour, label=label)
-        axes.bar_label(bars, [f"{value:.0f}" for value in scores.values()], padding=2, color=colour, fontsize=8)
+        bars = axes.bar(places, list(scores.values()), width * 0.92, color=color, label=label)
+        axes.bar_label(bars, [f"{value:.0f}" for value in scores.values()], padding=2, color=color, fontsize=8)
     if threshold is not None:
-        axes.axhline(threshold, color=COLOURS["ink"], linestyle="--", linewidth=1)
+        axes.axhline(threshold, color=COLORS["ink"], linestyle="--", linewidth=1)
         axes.annotate(
             f"threshold {threshold:.1f}", (1, threshold), xycoords=("axes fraction", "data"), ha="right",
             textcoords="offset points", xytext=(0, 3), fontsize=8,
@@ -258,12 +258,12 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], title: str | None = No
     steps = [record["step"] for record in metrics]
     losses = [record["loss"] for record in metrics]
     smooth = _smoothed(losses)
-    above.plot(steps, losses, color=COLOURS["series-2"], marker=".", linewidth=1, label="each logged step")
-    above.plot(steps, smooth, color=COLOURS["last"], label="mean of the nearest 9")
+    above.plot(steps, losses, color=COLORS["series-2"], marker=".", linewidth=1, label="each logged step")
+    above.plot(steps, smooth, color=COLORS["last"], label="mean of the nearest 9")
     above.annotate(
-        f"{smooth[-1]:.2f}", (steps[-1], smooth[-1]), textcoords="offset points", xytext=(6, -3), color=COLOURS["last"]
+        f"{smooth[-1]:.2f}", (steps[-1], smooth[-1]), textcoords="offset points", xytext=(6, -3), color=COLORS["last"]
     )
-    below.plot(steps, [record["learning_rate"] for record in metrics], color=COLOURS["series-3"], linewidth=1.5)
+    below.plot(steps, [record["learning_rate"] for record in metrics], color=COLORS["series-3"], linewidth=1.5)
     below.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=False)
     below.yaxis.get_offset_text().set_fontsize(8)
     below.set_ylim(bottom=0)
@@ -371,37 +371,37 @@ def _set_title(figure: Figure, title: str | None) -> None:
 
 
 def _with_style(curves: Mapping[str, Any]) -> list[tuple[tuple[str, Any], tuple[str, str]]]:
-    """Each label and curve with a colour and a marker."""
+    """Each label and curve with a color and a marker."""
     others = [_SERIES[index % len(_SERIES)] for index in range(len(curves) - 1)]
     # A legend leaves labels out that begin with an underscore.
-    labelled = [(f" {label}" if label.startswith("_") else label, curve) for label, curve in curves.items()]
-    return list(zip(labelled, [*others, _LAST], strict=True))
+    labeled = [(f" {label}" if label.startswith("_") else label, curve) for label, curve in curves.items()]
+    return list(zip(labeled, [*others, _LAST], strict=True))
 
 
 def _label_ends(figure: Figure, axes: Any, curves: Mapping[str, Mapping[int, float]]) -> None:
     """Write each curve's last value beside it, moved up where it would cover the one below."""
     figure.draw_without_rendering()  # places are known once the axes have their final size
     below = float("-inf")
-    ends = [(curve[max(curve)], max(curve), colour) for (_, curve), (colour, _) in _with_style(curves)]
-    for value, context, colour in sorted(ends):
+    ends = [(curve[max(curve)], max(curve), color) for (_, curve), (color, _) in _with_style(curves)]
+    for value, context, color in sorted(ends):
         place = axes.transData.transform((context, value))[1] * 72 / figure.dpi
         below = max(place, below + 10)
         offset = (6, below - place - 3)
         text = f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
-        axes.annotate(text, (context, value), textcoords="offset points", xytext=offset, color=colour)
+        axes.annotate(text, (context, value), textcoords="offset points", xytext=offset, color=color)
 
 
 def _label_extremes(axes: Any, curves: Mapping[str, Mapping[int, float]], lengths: Sequence[int]) -> None:
     """Write the highest share at each length above its point, and the lowest below."""
     for length in lengths:
-        points = [(curve[length], colour) for (_, curve), (colour, _) in _with_style(curves) if length in curve]
+        points = [(curve[length], color) for (_, curve), (color, _) in _with_style(curves) if length in curve]
         highest, lowest = max(points, key=lambda point: point[0]), min(points, key=lambda point: point[0])
         left = -10 if length == lengths[0] else 0  # of a curve that falls from there
         labels = [(highest, (0, 7)), (lowest, (left, -13))] if highest[0] > lowest[0] else [(points[-1], (0, 7))]
-        for (share, colour), offset in labels:
+        for (share, color), offset in labels:
             axes.annotate(
                 f"{share:.0%}", (length, share), textcoords="offset points", xytext=offset, ha="center",
-                color=colour, fontsize=8,
+                color=color, fontsize=8,
             )  # fmt: skip
 
 
@@ -422,7 +422,7 @@ def _mark_base_context(axes: Any, base_context: int | None) -> None:
     left, right = axes.get_xlim()
     if base_context is None or not left <= base_context <= right:
         return
-    axes.axvspan(base_context, right, color=COLOURS["line"], alpha=0.45, linewidth=0, zorder=0)
+    axes.axvspan(base_context, right, color=COLORS["line"], alpha=0.45, linewidth=0, zorder=0)
     axes.set_xlim(left, right)
     axes.set_xlabel(f"{axes.get_xlabel()}; shaded: beyond the base's {base_context:,}")
 
@@ -441,7 +441,7 @@ def _smoothed(values: Sequence[float], reach: int = 4) -> list[float]:
 
 
 def _readable_on(ground: tuple[float, ...]) -> str:
-    """White or nearly black, whichever contrasts more with a colour (luminance as WCAG 2 defines it)."""
+    """White or nearly black, whichever contrasts more with a color (luminance as WCAG 2 defines it)."""
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in ground[:3]]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.06 else "#1b1b1b"

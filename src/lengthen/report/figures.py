@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import matplotlib
 from matplotlib.figure import Figure
 
-from lengthen.evaluation.plot import COLOURS
+from lengthen.evaluation.plot import COLORS
 
 __all__ = ["Picture", "Section", "Table", "inline_svg", "picture"]
 
@@ -79,7 +79,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     """The figure as an SVG element that takes its colors and its font from the page.
 
     Args:
-        figure: drawn with `COLOURS`, each of which becomes the page's variable of the same name, `--ink` and so on.
+        figure: drawn with `COLORS`, each of which becomes the page's variable of the same name, `--ink` and so on.
         name: unlike that of any other picture of the page; ids begin with it.
         label: what is seen, for screen readers.
     """
@@ -112,6 +112,6 @@ def _adapt(node: ET.Element, name: str) -> None:
         node.set("clip-path", node.attrib["clip-path"].replace("url(#", f"url(#{name}-"))
     style = node.get("style")
     if style is not None:
-        for variable, color in COLOURS.items():
+        for variable, color in COLORS.items():
             style = style.replace(color, f"var(--{variable})")
         node.set("style", style)
