@@ -97,12 +97,22 @@ class LogitTransform:
 
 
 def hidden_states(model: Any, input_ids_BT: torch.Tensor) -> torch.Tensor:
-    """The decoder's last hidden states, (B, T, H)."""
+    """The decoder's last hidden states, (B, T, H).
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one.
+        input_ids_BT: token ids.
+    """
     return decoder_of(model)(input_ids=input_ids_BT.to(causal_lm(model).device), use_cache=False)[0]
 
 
 def logits_from(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """The head and what the architecture does after it, (..., H) -> (..., V), in float32."""
+    """The head and what the architecture does after it, (..., H) -> (..., V), in float32.
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one.
+        hidden: (..., H), from `hidden_states`.
+    """
     base = causal_lm(model)
     return LogitTransform(base.config)(base.get_output_embeddings()(hidden).float())
 

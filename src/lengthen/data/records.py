@@ -202,6 +202,10 @@ def _parse(content: str) -> Any:
 def text_of(record: Any, key: str = "text") -> str:
     """The text of a record, which is a string or an object that has it under `key`; a list is taken for paragraphs.
 
+    Args:
+        record: one of a file.
+        key: the column that holds its text.
+
     Raises:
         BrokenRecordError: there is no text, or none that a tokenizer could take.
     """

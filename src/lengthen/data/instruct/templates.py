@@ -93,6 +93,10 @@ class Layout:
 def use_template(tokenizer: Any, name: str) -> None:
     """Give a tokenizer the chat template of this name; "tokenizer" leaves it its own.
 
+    Args:
+        tokenizer: of the model; changed in place.
+        name: "tokenizer", or one of `TEMPLATES`.
+
     Raises:
         DataError: the name is unknown, or the tokenizer lacks what the template needs.
     """

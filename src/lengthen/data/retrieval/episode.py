@@ -64,7 +64,12 @@ class Episode:
 
 
 def question(template: str, answer: str, **fields: str) -> Question:
-    """A question from its template, in which `{v}` is the answer's place and other names are replaced by `fields`."""
+    """A question from its template, in which `{v}` is the answer's place and other names are replaced by `fields`.
+
+    Args:
+        template: the question, and where its answer begins.
+        answer: the right one.
+    """
     prompt, end = (part.format(**fields) for part in template.split("{v}"))
     bare = prompt.rstrip(" ")
     return Question(bare, prompt[len(bare) :], answer, end + "\n")
