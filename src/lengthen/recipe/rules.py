@@ -184,13 +184,7 @@ def _mixture_problems(recipe: "Recipe") -> Iterator[str]:
             f"adapter.kind={recipe.adapter.kind} does not train on mixtures; name plain paths in data.train, and set "
             "data.beside=[]"
         )
-    trained = data.sources_of_train
-    given = [source.weight for source in trained if source.weight is not None]
-    if given and (len(given) < len(trained) or sum(given) == 0):
-        yield (
-            f"of {len(trained)} sources in data.train {len(given)} have a weight, {sum(given):g} in all; give each a "
-            "weight, and one at least more than 0, or none for equal shares"
-        )
+    yield from _weight_problems(data)
     jumping = [data.is_skip_wise(source) for source in data.sources]
     if recipe.training.batch_size > 1 and any(jumping) and not all(jumping):
         yield (
@@ -198,11 +192,27 @@ def _mixture_problems(recipe: "Recipe") -> Iterator[str]:
             "training.accumulation"
         )
     for source, jumps in zip(data.sources, jumping, strict=True):
-        longest = max(source.length) if isinstance(source.length, tuple) else source.length
-        if longest is not None and longest > recipe.sequence_length:
-            yield f"a {source.kind} source has length {longest}, beyond the run's {recipe.sequence_length} tokens"
-        if longest is not None and jumps:
-            yield "a skip-wise retrieval source has one jump over the whole sequence; leave out its length"
+        yield from _source_length_problems(source, jumps, recipe.sequence_length)
+
+
+def _weight_problems(data: "DataRecipe") -> Iterator[str]:
+    trained = data.sources_of_train
+    given = [source.weight for source in trained if source.weight is not None]
+    if given and (len(given) < len(trained) or sum(given) == 0):
+        yield (
+            f"of {len(trained)} sources in data.train {len(given)} have a weight, {sum(given):g} in all; give each a "
+            "weight, and one at least more than 0, or none for equal shares"
+        )
+
+
+def _source_length_problems(source: "SourceRecipe", jumps: bool, sequence_length: int) -> Iterator[str]:
+    longest = max(source.length) if isinstance(source.length, tuple) else source.length
+    if longest is None:
+        return
+    if longest > sequence_length:
+        yield f"a {source.kind} source has length {longest}, beyond the run's {sequence_length} tokens"
+    if jumps:
+        yield "a skip-wise retrieval source has one jump over the whole sequence; leave out its length"
 
 
 def _skip_wise_problems(recipe: "Recipe") -> Iterator[str]:
