@@ -18,8 +18,8 @@ import torch
 from lengthen._compat import without_cudnn_attention
 from lengthen.decoding.prefill import default_chunk
 from lengthen.errors import LengthenError, ModelError
+from lengthen.evaluation.loss_accumulator import LossAccumulator, gain_over
 from lengthen.evaluation.losses import token_losses
-from lengthen.evaluation.tally import LossAccumulator, gain_over
 from lengthen.evaluation.windows import (
     PROTOCOLS,
     Window,
