@@ -12,8 +12,9 @@ SOURCE = ROOT / "src" / "lengthen"
 PAGE = ROOT / "docs" / "architecture.md"
 # Everything may use these, so no arrow is drawn to them.
 GROUND = {"errors", "_compat", "files", "progress", "provenance"}
-# Packages that import a name's module when it is first used; and a plan from the cache starts without torch.
-LATE = {"lengthen", "lengthen.data", "lengthen.evaluation", "lengthen.planning.base"}
+# Packages that import a name's module when it is first used; and what starts without torch where it can: a plan from
+# the cache, a report of a run that has no adapter yet.
+LATE = {"lengthen", "lengthen.data", "lengthen.evaluation", "lengthen.planning.base", "lengthen.report.page"}
 # They use the package as its users do.
 USERS = {"cli", "quickstart"}
 

@@ -76,8 +76,8 @@ def _folder(path: Path, model: str) -> Source:
     if not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
             raise ModelError(
-                f"{model} holds an adapter, and no model of its own; give its base as the model, and this folder as the "
-                "adapter"
+                f"{model} holds an adapter, and no model of its own; give its base as the model, and this folder as "
+                "the adapter"
             )
         raise ModelError(f"{model} is a folder without config.json, so it holds no model; give a model or run folder")
     name, run = path.resolve().name, RunFolder(path)
