@@ -18,7 +18,7 @@ from lengthen.errors import ModelError
 from lengthen.head import causal_lm
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.load import load_base, load_config, load_tokenizer, quiet_transformers
-from lengthen.models.resolve import find
+from lengthen.models.resolve import Source, find
 from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["Pair", "Sides", "find_pair", "positions_of"]
@@ -112,19 +112,13 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
     run = RunFolder(Path(name))
     adapter = options.get("adapter") or (run.adapter if source.run is not None else None)
     record = read_base_record(Path(adapter)) if adapter is not None else run.base_record()
-    # What the model says that it was made over.
-    own = record["model"] if record is not None and run.is_finished else None
-    config = (adapter_config(Path(adapter)) if adapter is not None else None) or load_config(source, stated)
-    if options.get("method"):
-        config = extend(config, options["target"], options["method"])
-    if own is None and (adapter is not None or options.get("method")):
-        own = name
-    if base is None and own is None:
+    own = _made_over(name, run, record, adapter, options)
+    config = _config_of(source, adapter, options)
+    base = base or own
+    if base is None:
         raise ModelError(
             f"{name} is a model by itself, so nothing says what its base was; name it with base, or give a run folder"
         )
-    base = base or own
-    assert base is not None
     found = find(base)
     if found.run is not None:
         raise ModelError(f"the base {base} is a run folder itself; give the model that it was made over")
@@ -147,6 +141,22 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
         options=options,
         is_one=is_one,
     )
+
+
+def _made_over(
+    name: str, run: RunFolder, record: dict[str, str] | None, adapter: str | Path | None, options: dict[str, Any]
+) -> str | None:
+    """What the model says that its base was; a base with an adapter, or with scaled positions, is its own."""
+    if record is not None and run.is_finished:
+        return record["model"]
+    return name if adapter is not None or options.get("method") else None
+
+
+def _config_of(source: Source, adapter: str | Path | None, options: dict[str, Any]) -> PreTrainedConfig:
+    """The config of the model as it is compared: an adapter's own, with positions scaled as asked."""
+    brought = adapter_config(Path(adapter)) if adapter is not None else None
+    config = brought or load_config(source, options.get("base_context"))
+    return extend(config, options["target"], options["method"]) if options.get("method") else config
 
 
 def _check_together(
