@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lengthen.evaluation.compare.verdict import SHARE
+from lengthen.evaluation.compare.verdict import RETRIEVAL, SHARE
 from lengthen.evaluation.plot import found_figure, position_figure
 from lengthen.report.figures import Picture, Section, Table, picture
 from lengthen.report.numbers import as_perplexity
@@ -81,14 +81,14 @@ class Found:
 
 def found_by_length(evaluation: Evaluation) -> Found | None:
     """Of a comparison; None where nothing was hidden."""
-    task = evaluation.content["verdict"].get("task", "needle")
+    task = evaluation.content["verdict"]["task"]
     rows = [row for row in evaluation.content["scores"] if row["task"] == task and row["depth"] is None]
     if not rows:
         return None
     curves = {
         label: {row["tokens"]: row[side]["score"] for row in rows if side in row} for side, label in _SIDES.items()
     }
-    hidden = {"needle": "Needles", "lookup": "Look-ups"}[task]
+    hidden = RETRIEVAL[task].capitalize()
     curves = {label: curve for label, curve in curves.items() if curve}
     return Found(hidden, sorted(row["tokens"] for row in rows), curves)
 
