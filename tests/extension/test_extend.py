@@ -18,7 +18,7 @@ from lengthen.evaluation.compare import compare, find_pair
 from lengthen.extension import PHASES, Extension, extend, plan_extension, read_state
 from lengthen.extension.draft import learning_rate, wanted_steps
 from lengthen.extension.look import choose_held_out
-from lengthen.extension.questions import documents_to_measure, haystack_of, make_asked
+from lengthen.extension.questions import choose_questions, documents_to_measure, haystack_of, make_asked
 from lengthen.files import write_text
 from lengthen.planning import DEVICES, Device
 from lengthen.recipe import load_recipe
@@ -253,6 +253,16 @@ def test_held_out_documents_are_long_few_and_spread():
     chosen = choose_held_out(store, 50)
     assert [int(name) for name in chosen] == [3, 10, 16, 23, 30, 36]
     assert choose_held_out(store.take([0]), 50) == ()
+
+
+def test_more_hours_buy_more_questions():
+    few, many = (choose_questions(256, 2048, hours, 16, lambda lengths: sum(lengths) / 1000) for hours in (0.05, 1))
+    assert few.lengths == many.lengths == (256, 512, 1024, 2048)
+    assert all(1 <= less < more for less, more in zip(few.trials, many.trials, strict=True))
+    assert 1 <= few.documents < many.documents
+    assert many.scaled
+    assert few.sides * few.seconds <= 0.3 * 180
+    assert many.sides * many.seconds <= 0.3 * 3600
 
 
 def test_wider_models_get_smaller_rates_and_more_steps():

@@ -32,7 +32,7 @@ __all__ = ["SEED", "Questions", "choose_questions", "choose_task", "documents_to
 _LEVELS = ((16, 16), (8, 8), (4, 4), (2, 2), (1, 1))
 _MOST_TRIALS, _SHORT_TRIALS = 20, 20
 _SHARE = 0.3  # of the hours that all measuring may take
-_SCALED_SHARE = 0.03  # of the hours that the base with scaled positions may take: it is there to be seen, not to decide
+_SCALED_SHARE = 0.2  # of the hours that it may take with the base with scaled positions, which decides nothing
 _KNOWS = 0.5  # score from which on a base can do a task
 _TRY_TOKENS, _TRY_TRIALS = 1024, 4
 _HAYSTACK_TOKENS = 1 << 17
@@ -87,7 +87,7 @@ def choose_questions(
         prompts = [length for length, times in zip(lengths, trials, strict=True) for _ in range(times)]
         windows = 1 + _STRIDES * (target - context) // context  # in which the base reads a document
         seconds = max(seconds_of([*prompts, *texts]) for texts in ([target] * count, [context] * windows * count))
-        scaled = seconds <= _SCALED_SHARE * hours * 3600
+        scaled = 3 * seconds <= _SCALED_SHARE * hours * 3600
         if (3 if scaled else 2) * seconds <= _SHARE * hours * 3600:
             break
     return Questions(lengths, trials, count, scaled, seconds)
