@@ -24,8 +24,8 @@ FUNCTIONS = {
     "lengthen.evaluation.perplexity": ["model", "tokens", "context", "stride", "protocol"],
 }
 COMMANDS = {
-    "quickstart", "doctor", "train", "eval", "plan", "export", "import", "generate", "chat", "ui", "serve", "data",
-    "recipes", "report",
+    "quickstart", "extend", "doctor", "train", "eval", "plan", "export", "import", "generate", "chat", "ui", "serve",
+    "data", "recipes", "report",
 }  # fmt: skip
 EVALUATIONS = {"compare", "perplexity", "passkey", "needle", "ruler", "tasks"}
 

@@ -21,8 +21,9 @@ from lengthen import cli
 from lengthen.files import write_json
 
 COMMANDS = [
-    "", "quickstart", "train", "plan", "doctor", "export", "import", "report", "generate", "chat", "ui", "serve",
-    "recipes", "eval", "eval compare", "eval perplexity", "eval passkey", "eval needle", "eval ruler", "eval tasks",
+    "", "quickstart", "extend", "train", "plan", "doctor", "export", "import", "report", "generate", "chat", "ui",
+    "serve", "recipes", "eval", "eval compare", "eval perplexity", "eval passkey", "eval needle", "eval ruler",
+    "eval tasks",
     "data", "data tokenize", "data inspect", "data qa"
 ]  # fmt: skip
 
