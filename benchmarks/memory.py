@@ -13,6 +13,7 @@ does not suffice for is left out.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,14 @@ OURS: dict[str, dict[str, Any]] = {
     "s2, smallest": {"memory": {"preset": "low_memory"}},
     "s2, chunks": {"memory": {"sequence_chunk": 2 * GROUP}},
     "s2, chunks, released": {"memory": {"sequence_chunk": 2 * GROUP, "trim_malloc": True}},
+    "s2, chunks, every second kept, released": {
+        "memory": {"sequence_chunk": 2 * GROUP, "checkpoint_every": 2, "trim_malloc": True}
+    },
+    "s2, chunks, in a file, released": {
+        "memory": {"sequence_chunk": 2 * GROUP, "offload_activations": "disk", "trim_malloc": True}
+    },
+    "s2, 2 shards": {"parallel": {"sequence": 2}, "memory": {"activation_checkpointing": True, "trim_malloc": True}},
+    "s2, 4 shards": {"parallel": {"sequence": 4}, "memory": {"activation_checkpointing": True, "trim_malloc": True}},
     "s2, nf4": {"quantize": "nf4"},
     "s2, nf4, smallest": {"quantize": "nf4", "memory": {"preset": "low_memory"}},
 }
@@ -137,14 +146,32 @@ def sft(folder: Path, length: int, scratch: Path) -> dict[str, float]:
 
 
 def case(way: str, length: int, folder: Path) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as scratch:
-        if way not in OURS:
-            import trl.trainer.sft_trainer  # noqa: F401 - its imports are not its memory
-        if way == "SFTTrainer, released":
-            trim_malloc()
-        peak = PeakMemory()
-        result = ours(way, folder, length, Path(scratch)) if way in OURS else sft(folder, length, Path(scratch))
-        return result | {"peak_bytes": peak.bytes}
+    scratch = folder / "scratch"  # of all processes that share the sequence
+    if way not in OURS:
+        import trl.trainer.sft_trainer  # noqa: F401 - its imports are not its memory
+    if way == "SFTTrainer, released":
+        trim_malloc()
+    peak = PeakMemory()
+    result = ours(way, folder, length, scratch) if way in OURS else sft(folder, length, scratch)
+    return result | {"peak_bytes": peak.bytes}
+
+
+def run_case(way: str, length: int, folder: Path) -> dict[str, float]:
+    """In processes of its own; the largest peak of them.
+
+    Raises:
+        CalledProcessError: the case failed.
+    """
+    processes = OURS.get(way, {}).get("parallel", {}).get("sequence", 1)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    command = [sys.executable, *launcher, __file__, "--case", way, str(length), str(folder)]
+    (folder / "scratch").mkdir()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    finally:
+        shutil.rmtree(folder / "scratch")
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return max(found, key=lambda each: each["peak_bytes"])
 
 
 def main() -> None:
@@ -168,12 +195,11 @@ def main() -> None:
             for way in arguments.ways:
                 if any((row["way"], row["length"]) == (way, length) for row in rows):
                     continue
-                command = [sys.executable, __file__, "--case", way, str(length), name]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    print(f"T {length:>6}  {way:<28} failed ({done.returncode}): {done.stderr[-300:]}", flush=True)
+                try:
+                    row: dict[str, Any] = {"way": way, "length": length, **run_case(way, length, folder)}
+                except subprocess.CalledProcessError as error:
+                    print(f"T {length:>6}  {way:<28} failed ({error.returncode}): {error.stderr[-300:]}", flush=True)
                     continue
-                row = {"way": way, "length": length, **json.loads(done.stdout.splitlines()[-1])}
                 weights = (folder / "base" / "model.safetensors").stat().st_size
                 row["peak_above_weights_bytes"] = above = row["peak_bytes"] - weights
                 rows.append(row)

@@ -193,6 +193,11 @@ class Groups:
     def __post_init__(self) -> None:
         check_group_size(self.size, self.sinks)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether every token sees all tokens before it."""
+        return self.pattern is _full
+
     def cuts(self, length: int, half: int) -> list[int]:
         """Cut points of a document of `length` tokens, for the first (0) or the second (1) half of the heads.
 

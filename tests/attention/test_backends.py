@@ -111,19 +111,20 @@ def gpu(monkeypatch):
     return pretend
 
 
-def picked(documents=(((0, 256),),), dropout=0.0, size=64, dtype=HALF):
+LONG, PACKED = (((0, 32_768),),), (((0, 100), (100, 32_668)),)
+
+
+def picked(documents=LONG, dropout=0.0, size=64, dtype=HALF, group=8192, pattern="s2"):
     """The backend that `auto` takes for a batch."""
-    q = torch.zeros(1, 1, sum(length for _, length in documents[0]), size)
-    return pick_backend("auto", CUDA, dtype)(q, q, q, documents, Groups(64), None, dropout)
-
-
-PACKED = (((0, 100), (100, 156)),)
+    q = torch.zeros(1, 1, 1, 1).expand(1, 32, sum(length for _, length in documents[0]), size)
+    groups = Groups(group, pattern=layer_patterns(pattern)[0])
+    return pick_backend("auto", CUDA, dtype)(q, q, q, documents, groups, None, dropout)
 
 
 def test_auto_decides_by_device_and_layout(gpu):
     assert pick_backend("auto", CPU, HALF) is s2_sdpa
     gpu((9, 0), "torch_varlen", "flash_attention_2")
-    assert (picked(), picked(PACKED), picked((((0, 250),),))) == ("sdpa", "torch_varlen", "torch_varlen")
+    assert (picked(), picked(PACKED), picked((((0, 32_700),),))) == ("sdpa", "torch_varlen", "torch_varlen")
     assert (picked(dropout=0.1), picked(PACKED, size=512)) == ("flash_attention_2", "sdpa")
     assert picked(PACKED, dtype=torch.float32) == "sdpa"
     gpu((9, 0), "torch_varlen", "flash_attention_3")
@@ -136,6 +137,15 @@ def test_auto_decides_by_device_and_layout(gpu):
     assert picked(PACKED) == "sdpa"
     gpu((7, 5), "torch_varlen", "flash_attention_2")
     assert picked(PACKED) == "sdpa"
+
+
+def test_auto_takes_fewer_calls_where_there_is_little_to_compute(gpu):
+    """The faster one of each row that was measured on an H100 (docs/results/gpu.md)."""
+    gpu((9, 0), "torch_varlen")
+    short = (((0, 8192),),)
+    assert picked(short, size=128, group=2048) == "torch_varlen"
+    assert picked(short, size=128, pattern="full") == "sdpa"
+    assert [picked(size=128, group=group) for group in (2048, 8192)] == ["sdpa"] * 2
 
 
 def test_a_namespace_is_no_flash_attention(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for, r
 from lengthen._compat import torch_varlen
 from lengthen.attention.flash import s2_flash
 from lengthen.attention.flex import s2_flex
-from lengthen.attention.halo import slices
+from lengthen.attention.halo import add_sinks, slices
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.attention_pattern import Groups, layer_patterns
 
@@ -67,7 +67,7 @@ def test_flex_attention_takes_slices(monkeypatch):
 @settings(max_examples=60, deadline=None)
 @given(layouts(), groups_strategy(), st.integers(1, 30))
 def test_slices_give_back_each_gradient_once(layout, groups, chunk):
-    """`add` is the transpose of `take`, and chunks are all tokens in order."""
+    """`add` and `add_sinks` are the transpose of `take`, and chunks are all tokens in order."""
     length, documents = layout
     parts = slices(documents, groups, length, chunk)
     assert [token for part in parts for token in range(part.start, part.stop)] == list(range(length))
@@ -75,7 +75,9 @@ def test_slices_give_back_each_gradient_once(layout, groups, chunk):
     for part in parts:
         taken = part.take(x)
         gradient, ours = torch.randn_like(taken), torch.zeros_like(x)
-        part.add(gradient, ours)
+        sinks = {}
+        part.add(gradient, ours, sinks)
+        add_sinks(sinks, ours)
         torch.testing.assert_close(ours, torch.autograd.grad(taken, x, gradient)[0])
 
 

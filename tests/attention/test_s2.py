@@ -1,5 +1,8 @@
 """S2: the definition, the backend against the reference, and the invariants seen through a real model."""
 
+from unittest.mock import patch
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,11 +14,13 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from lengthen._compat import enable_activation_checkpointing
 from lengthen.attention import s2_first_shifted_head, s2_mask, s2_segments, set_group_size, use_full_by_layout
-from lengthen.attention.layout import Layout
+from lengthen.attention.layout import Layout, _spans
 from lengthen.attention.reference import groups_mask
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.attention_pattern import Groups, layer_patterns, register_pattern
+from lengthen.data.packing import Block, collate
 from lengthen.errors import LengthenError, ModelError
+from lengthen.training.objective import CausalLMObjective
 
 pytestmark = pytest.mark.invariants
 
@@ -220,6 +225,20 @@ def test_no_dense_mask_is_built_in_training(monkeypatch):
     monkeypatch.setattr(Layout, "dense", property(dense))
     positions = torch.cat([torch.arange(9), torch.arange(11)])[None]
     hidden(llama().train(), input_ids=torch.randint(0, 50, (1, 20)), position_ids=positions)
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), min_size=1, max_size=3))
+def test_a_batch_says_where_its_documents_are(rows):
+    """What the mask would tell, which is then not read: a GPU would be waited for."""
+    batch = collate([Block(np.arange(sum(lengths)), tuple(lengths)) for lengths in rows], 0)
+    objective = CausalLMObjective(llama().train())
+    with patch("lengthen.attention.layout._spans", wraps=_spans) as read:
+        told = objective(**batch)
+        assert read.call_count == 0
+        found = objective(**{key: value for key, value in batch.items() if key != "documents"})
+        assert read.call_count == 1
+        assert _spans(*read.call_args.args) == batch["documents"]
+    assert torch.equal(told, found)
 
 
 def test_full_attention_finds_packed_documents_without_a_mask(monkeypatch):

@@ -149,8 +149,8 @@ def test_collate(data, pad_id):
     blocks = [Block(1000 + np.arange(sum(segments)), tuple(segments)) for segments in data]
     batch = collate(blocks, pad_id)
     width = max(map(len, blocks))
-    assert set(batch) == {"input_ids", "labels", "position_ids"}
-    for tensor in batch.values():
+    assert set(batch) == {"documents", "input_ids", "labels", "position_ids"}
+    for tensor in (batch["input_ids"], batch["labels"], batch["position_ids"]):
         assert tensor.dtype == torch.int64
         assert tensor.shape == (len(blocks), width)
     for row, block in enumerate(blocks):
@@ -164,6 +164,8 @@ def test_collate(data, pad_id):
         # transformers finds the same segments, the padding included, from the positions alone.
         found = find_packed_sequence_indices(batch["position_ids"][row : row + 1])
         lengths = [*block.segments, *([padding] if padding else [])]
+        assert [length for _, length in batch["documents"][row]] == lengths
+        assert [start for start, _ in batch["documents"][row]] == np.cumsum([0, *lengths[:-1]]).tolist()
         if len(lengths) == 1:
             assert found is None
         else:

@@ -77,6 +77,7 @@ def test_a_model_sees_across_the_jump_as_far_as_the_positions_say():
     (block,) = skip_wise([window(12)], 12, 100, seed=3)
     jump = int(np.flatnonzero(np.diff(block.positions) > 1)[0]) + 1
     batch = collate([block], 0)
+    assert batch.pop("documents") == (((0, 12),),)
     logits = model(**batch, use_cache=False).logits
 
     # The same distances in one long sequence, whose tokens in between nobody may see.

@@ -26,15 +26,16 @@ from lengthen.training.memory import tile_mlps
 from lengthen.training.objective import CausalLMObjective
 
 SIZES = {
-    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 2, "head_dim": 8,
+    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 3, "head_dim": 8,
     "attn_implementation": "s2", "initializer_range": 0.2,  # so that attention is not the mean
 }  # fmt: skip
 HEADS = [(4, 2), (4, 1), (6, 3)]
 
 
 def objective_of(
-    chunk, group, sinks=0, pattern="s2", heads=(4, 2), adapter=None, nf4=False, tile=0, kind=LlamaForCausalLM, **sizes
-):
+    chunk, group, sinks=0, pattern="s2", heads=(4, 2), adapter=None, nf4=False, tile=0, every=1, kind=LlamaForCausalLM,
+    **sizes,
+):  # fmt: skip
     torch.manual_seed(0)
     config = {LlamaForCausalLM: LlamaConfig, MixtralForCausalLM: MixtralConfig}[kind]
     counts = {"num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
@@ -46,7 +47,7 @@ def objective_of(
     if tile:
         tile_mlps(model, tile)
     if chunk:
-        chunk_layers(model, chunk)
+        chunk_layers(model, chunk, every)
     if adapter is not None:
         model = add_adapter(model, adapter)
         for name, parameter in model.named_parameters():
@@ -94,9 +95,11 @@ def assert_same(chunked, whole):
     st.sampled_from(HEADS),
     st.lists(st.integers(1, 30), min_size=1, max_size=4).filter(lambda documents: sum(documents) > 1),
     st.booleans(),
+    st.integers(1, 3),
 )
-def test_all_gradients_of_full_fine_tuning(group_and_sinks, chunk, pattern, heads, documents, doubled):
+def test_all_gradients_of_full_fine_tuning(group_and_sinks, chunk, pattern, heads, documents, doubled, every):
     options = {"group": group_and_sinks[0], "sinks": group_and_sinks[1], "pattern": pattern, "heads": heads}
+    options["every"] = every
     ours, whole = (
         loss_and_gradients(objective_of(each, **options), documents, rows=1 + doubled) for each in (chunk, 0)
     )
@@ -110,7 +113,7 @@ LORA = AdapterRecipe(rank=4, targets="all")
     "options",
     [
         {"adapter": LORA},
-        {"adapter": LORA, "sinks": 4},
+        {"adapter": LORA, "sinks": 4, "every": 2},
         {"adapter": LORA, "nf4": True, "hidden_size": 64, "intermediate_size": 128},
         {"adapter": LORA, "tile": 5},
         {"adapter": AdapterRecipe(rank=4, variant="dora", norms=True)},
@@ -125,10 +128,11 @@ def test_adapters_and_savers_beside_it(options, layout):
     assert_same(ours, whole)
 
 
-@pytest.mark.parametrize("tile", [0, 5])
-def test_dropout_is_the_same_in_both_passes(tile):
+@pytest.mark.parametrize(("tile", "every"), [(0, 1), (5, 1), (0, 2)])
+def test_dropout_is_the_same_in_both_passes(tile, every):
     """The loss, with the same random numbers, changes along the gradient as the gradient says."""
-    objective = objective_of(16, 8, adapter=AdapterRecipe(rank=4, targets="all", dropout=0.3), tile=tile)
+    dropped = AdapterRecipe(rank=4, targets="all", dropout=0.3)
+    objective = objective_of(16, 8, adapter=dropped, tile=tile, every=every)
     found = loss_and_gradients(objective, [50])
     trained = dict(objective.named_parameters())
     expected = sum(gradient.square().sum() for gradient in list(found.values())[1:])
@@ -154,10 +158,27 @@ def test_autocast_reaches_both_passes():
         torch.testing.assert_close(found[0][name], tensor, rtol=0, atol=0.03 * tensor.abs().max().item(), msg=name)
 
 
+def test_of_several_layers_one_keeps_its_input():
+    counts, computed = [], []
+    for every in (1, 2, 3):
+        objective = objective_of(16, 8, every=every)
+        saved, seen = [], []
+        objective.model.model.layers[0].mlp.gate_proj.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.shape) or x, lambda x: x):
+            loss = objective(input_ids=torch.arange(64)[None], labels=torch.arange(64)[None])
+        loss.backward()
+        counts.append(saved.count((1, 64, 48)))
+        computed.append(len(seen) // 4)
+    assert [counts[0] - count for count in counts] == [0, 1, 2], "of 3 layers: 3, 2, 1"
+    assert computed == [2, 3, 4]
+
+
 def test_a_layer_sees_one_slice_at_a_time_and_keeps_its_input_only():
     objective = objective_of(16, 8)
-    seen, saved = [], []
-    objective.model.model.layers[1].mlp.register_forward_hook(lambda _mlp, given, _out: seen.append(given[0].shape[1]))
+    seen, projected, saved = [], [], []
+    layer = objective.model.model.layers[1]
+    layer.self_attn.k_proj.register_forward_hook(lambda _module, given, _out: seen.append(given[0].shape[1]))
+    layer.mlp.gate_proj.register_forward_hook(lambda _module, given, _out: projected.append(given[0].shape[1]))
     ids = torch.randint(0, 97, (1, 64))
 
     def save(tensor):
@@ -171,6 +192,7 @@ def test_a_layer_sees_one_slice_at_a_time_and_keeps_its_input_only():
     assert not [shape for shape in saved if shape[1:2] in ((16,), (20,)) or shape[-1:] == (56,)], "nothing inside"
     loss.backward()
     assert seen == [16, 20, 20, 20] * 2
+    assert projected == [16] * 8, "MLPs leave out what stands before a chunk"
     with torch.no_grad():
         objective.eval()(input_ids=ids, labels=ids)
     assert seen[8:] == [64], "evaluation is whole"
@@ -205,6 +227,8 @@ CONTENT = {"model": "m", "context": {"target": 64}, "data": {"train": ["d"]}, "t
         ({"memory": {"sequence_chunk": 32}, "attention": {"full_last": 0.5}}, "attention.full_last=0.5"),
         ({"memory": {"sequence_chunk": 32, "activation_checkpointing": True}}, "recomputes layers by itself"),
         ({"memory": {"sequence_chunk": 32}, "parallel": "zero2"}, "ddp and fsdp2"),
+        ({"memory": {"checkpoint_every": 2}}, "set memory.sequence_chunk"),
+        ({"memory": {"sequence_chunk": 32, "checkpoint_every": 2}, "parallel": "fsdp2"}, "put its weights away"),
     ],
 )
 def test_recipes_that_cannot_be_had(changes, what):

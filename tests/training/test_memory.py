@@ -14,9 +14,10 @@ from lengthen.adapters.build import add_adapter
 from lengthen.attention import set_group_size
 from lengthen.errors import ModelError
 from lengthen.recipe import AdapterRecipe, MemoryRecipe
-from lengthen.training import memory
-from lengthen.training.memory import enable_checkpointing, offload_saved, tile_mlps
+from lengthen.training import offload
+from lengthen.training.memory import enable_checkpointing, tile_mlps
 from lengthen.training.objective import CausalLMObjective
+from lengthen.training.offload import offload_saved
 
 SIZES = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -32,7 +33,7 @@ SAVERS = [
 ]
 
 
-def loss_and_gradients(savers, nf4=False, kind=LlamaForCausalLM, config=LlamaConfig):
+def loss_and_gradients(savers, nf4=False, kind=LlamaForCausalLM, config=LlamaConfig, folder=None):
     torch.manual_seed(0)
     model = kind(config(**SIZES)).train()
     if nf4:
@@ -50,7 +51,7 @@ def loss_and_gradients(savers, nf4=False, kind=LlamaForCausalLM, config=LlamaCon
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start, which would hide lora_A's gradients
             torch.nn.init.normal_(parameter, std=0.02)
-    objective = CausalLMObjective(model, wanted.offload_activations).train()
+    objective = CausalLMObjective(model, folder or wanted.offload_activations).train()
     ids = torch.randint(0, 97, (2, 33), generator=torch.Generator().manual_seed(1))
     positions = torch.cat([torch.arange(13), torch.arange(20)]).repeat(2, 1)
     loss = objective(input_ids=ids, labels=ids, position_ids=positions)
@@ -162,9 +163,9 @@ def test_presets_fill_what_is_not_given():
 
 def test_saved_tensors_come_back_one_ahead(monkeypatch):
     """On CPU, whose streams do nothing: which tensors are held when, and that they are the same."""
-    monkeypatch.setattr(memory, "_stays", lambda tensor: tensor.ndim != 3)
-    monkeypatch.setattr(memory, "_copy_stream", lambda device: torch.cpu.Stream())
-    events, fetch, take = [], memory._Offloaded.fetch, memory._Offloaded.take
+    monkeypatch.setattr(offload, "_stays", lambda tensor: tensor.ndim != 3)
+    monkeypatch.setattr(offload, "_copy_stream", lambda device: torch.cpu.Stream())
+    events, fetch, take = [], offload._Offloaded.fetch, offload._Offloaded.take
     order = {}
 
     def number(saved):
@@ -178,8 +179,8 @@ def test_saved_tensors_come_back_one_ahead(monkeypatch):
         events.append(("take", number(self)))
         return take(self)
 
-    monkeypatch.setattr(memory._Offloaded, "fetch", fetching)
-    monkeypatch.setattr(memory._Offloaded, "take", taking)
+    monkeypatch.setattr(offload._Offloaded, "fetch", fetching)
+    monkeypatch.setattr(offload._Offloaded, "take", taking)
     smallest = {"preset": "balanced", "offload_activations": True}
     torch.testing.assert_close(loss_and_gradients(smallest), loss_and_gradients({"preset": "fast"}))
     takes = [which for what, which in events if what == "take"]
@@ -187,6 +188,19 @@ def test_saved_tensors_come_back_one_ahead(monkeypatch):
     assert sorted(takes) == sorted(which for what, which in events if what == "fetch"), "each comes back once"
     # But for the first two, which come in another order, each is on its way before it is wanted.
     assert all(events.index(("fetch", which)) < events.index(("take", which)) for which in takes[2:])
+
+
+@pytest.mark.parametrize("savers", [{"preset": "fast"}, {"preset": "low_memory"}])
+def test_saved_tensors_wait_in_a_file(monkeypatch, tmp_path, savers):
+    monkeypatch.setattr(offload, "_LEAST_OFFLOADED", 100)
+    written = []
+    pack = offload._OffloadToFile._pack
+    monkeypatch.setattr(offload._OffloadToFile, "_pack", lambda *given: written.append(pack(*given)) or written[-1])
+    ours = loss_and_gradients({**savers, "offload_activations": "disk"}, folder=tmp_path)
+    torch.testing.assert_close(ours, loss_and_gradients({"preset": "fast"}))
+    saved = [each for each in written if isinstance(each, offload._InFile)]
+    assert len(saved) >= SIZES["num_hidden_layers"]
+    assert list(tmp_path.iterdir()) == [], "nobody else sees the file"
 
 
 @pytest.mark.gpu

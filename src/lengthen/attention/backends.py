@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 
@@ -29,6 +30,8 @@ _PACKAGES = {
 _WITH_DROPOUT = ("flash_attention_2",)
 _LARGEST_HEAD = 256
 """Head size that variable-length kernels take at most."""
+_FEW_SCORES = 2**30
+"""Scores of a call, all heads and half of them masked, up to which launches take longer than kernels on an H100."""
 
 
 def pick_backend(name: BackendName, device: torch.device, dtype: torch.dtype) -> Backend:
@@ -67,7 +70,7 @@ class _ByLayout:
     """Which backend computes a batch.
 
     Attributes:
-        regular: for batches whose layout is likely to come back (`is_regular`).
+        regular: for batches whose layout is likely to come back (`is_regular`), with enough work for several calls.
         irregular: for all others, such as packed documents.
         with_dropout: for both, where attention weights are dropped.
     """
@@ -86,12 +89,20 @@ class _ByLayout:
         scaling: float | None = None,
         dropout: float = 0.0,
     ) -> torch.Tensor:
-        backend = self.regular if is_regular(documents, q.shape[2]) else self.irregular
+        backend = self.irregular
+        if is_regular(documents, q.shape[2]) and _scores(q, groups) > _FEW_SCORES:
+            backend = self.regular
         if dropout:
             backend = self.with_dropout
         if q.shape[-1] > _LARGEST_HEAD:
             backend = s2_sdpa
         return backend(q, k, v, documents, groups, scaling, dropout)
+
+
+def _scores(q_BHTD: torch.Tensor, groups: Groups) -> int:
+    """How many scores attention has in sequences of one document each."""
+    batch, heads, length, _ = q_BHTD.shape
+    return batch * heads * length * max(end - begin for begin, end in pairwise(groups.cuts(length, 0)))
 
 
 def _auto(device: torch.device, dtype: torch.dtype) -> Backend:
@@ -100,7 +111,10 @@ def _auto(device: torch.device, dtype: torch.dtype) -> Backend:
     On an H100, layers of 32 heads of 128, forward and backward (docs/results/gpu): for one document of 32,768 tokens in
     groups of 8,192, cuDNN through `sdpa` takes 15.7 ms, torch's variable-length kernel 25.8, flash through `sdpa` 26.9;
     for ten packed documents 15.4 ms by the variable-length kernel, 21.9 by flash, and 14.2 by cuDNN, which needs 1.5 s
-    once for each new layout. Before Hopper and on consumer Blackwell cuDNN's kernels are slower than flash.
+    once for each new layout. For 8,192 tokens in groups of 2,048 (2^29 scores), cuDNN's three calls take 4.0 ms, the
+    variable-length kernel's two 2.9; from 2^31 scores on cuDNN was the faster in each case.
+
+    Before Hopper and on consumer Blackwell cuDNN's kernels are slower than flash.
     """
     if device.type != "cuda" or dtype not in _HALF:
         return s2_sdpa

@@ -17,7 +17,11 @@ import torch
 from lengthen.attention.layout import Documents, Spans
 from lengthen.attention_pattern import Groups, Piece
 
-__all__ = ["Slice", "slices"]
+__all__ = ["SinkSums", "Slice", "add_sinks", "slice_of", "slices"]
+
+
+SinkSums = dict[tuple[int, int], torch.Tensor]
+"""Sums over slices for the sinks at a token of a row, in float32."""
 
 
 class Slice(NamedTuple):
@@ -45,12 +49,24 @@ class Slice(NamedTuple):
         sinks = [row[at : at + self.sinks] for row, at in zip(x_BT.expand(rows, *rest), self.sinks_at, strict=True)]
         return torch.cat([torch.stack(sinks), own_BS.expand(rows, *own_BS.shape[1:])], dim=1)
 
-    def add(self, part_BS: torch.Tensor, to_BT: torch.Tensor) -> None:
-        """Add what belongs to the slices' tokens to the whole: the reverse of `take`, for gradients."""
+    def add(self, part_BS: torch.Tensor, to_BT: torch.Tensor, sinks: SinkSums) -> None:
+        """Add what belongs to the slices' tokens to the whole, for gradients; with `add_sinks`, the reverse of `take`.
+
+        Args:
+            part_BS: of the slices.
+            to_BT: of the whole sequences; a token is in two slices at most.
+            sinks: of the tokens in front, which are in all slices: in 16 bits, their sums would be rounded each time.
+        """
         to_BT[:, self.begin : self.stop] += part_BS[:, self.sinks :]
-        if self.sinks:
-            for row, part, at in zip(to_BT, part_BS, self.sinks_at, strict=True):
-                row[at : at + self.sinks] += part[: self.sinks]
+        for row, at in enumerate(self.sinks_at):
+            own = part_BS[row, : self.sinks].to(torch.promote_types(part_BS.dtype, torch.float32))
+            sinks[row, at] = sinks[row, at] + own if (row, at) in sinks else own
+
+
+def add_sinks(sinks: SinkSums, to_BT: torch.Tensor) -> None:
+    """Add what `Slice.add` has collected to the whole."""
+    for (row, at), sums in sinks.items():
+        to_BT[row, at : at + len(sums)] += sums.to(to_BT.dtype)
 
 
 @lru_cache(maxsize=8)  # asked by every layer
@@ -63,10 +79,11 @@ def slices(documents: Documents, groups: Groups, length: int, chunk: int) -> lis
         length: T, tokens of a sequence.
         chunk: tokens of a chunk; the last one may have fewer.
     """
-    return [_slice(documents, groups, start, min(start + chunk, length)) for start in range(0, length, chunk)]
+    return [slice_of(documents, groups, start, min(start + chunk, length)) for start in range(0, length, chunk)]
 
 
-def _slice(documents: Documents, groups: Groups, start: int, stop: int) -> Slice:
+def slice_of(documents: Documents, groups: Groups, start: int, stop: int) -> Slice:
+    """The slice whose chunk is [start, stop) of a batch's sequences."""
     cut = [_cut_document(spans, start) for spans in documents]
     begins = [start if at is None else at[0] + _first_needed(groups, at[1], start - at[0]) for at in cut]
     begin = min(begins)

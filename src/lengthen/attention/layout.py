@@ -2,10 +2,14 @@
 
 transformers asks the attention's mask function for a mask once per forward pass and hands the answer to every layer.
 For "s2" that answer is a `Layout`: training reads the documents from it, evaluation the ordinary mask. Neither is
-computed unless a layer asks, so training never holds a (T, T) mask.
+computed unless a layer asks, so training never holds a (T, T) mask. Who knows the documents says so
+(`known_documents`); on a GPU, reading them from the mask waits for all that was asked of it before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,13 +19,76 @@ from transformers.masking_utils import sdpa_mask
 from lengthen.attention_pattern import Piece
 from lengthen.errors import LengthenError, ModelError
 
-__all__ = ["Documents", "Layout", "SliceLayout", "Spans", "documents_of_mask", "is_regular", "layout_mask"]
+__all__ = [
+    "Documents",
+    "Layout",
+    "Messages",
+    "Shard",
+    "ShardLayout",
+    "SliceLayout",
+    "Spans",
+    "Transport",
+    "documents_of_mask",
+    "is_regular",
+    "known_documents",
+    "layout_mask",
+]
 
 Spans = tuple[tuple[int, int] | Piece, ...]
 """(start, length) of each document of a sequence, or a piece of one, in order; tokens in none are padding."""
 
 Documents = tuple[Spans, ...]
 """The spans of each sequence of a batch."""
+
+Messages = dict[int, torch.Tensor]
+"""Flat tensors by the other process's number."""
+
+Transport = Callable[[Messages, Messages], Callable[[], None]]
+"""Begins to send messages and to receive others; what it returns waits until all are through."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """The part of a batch's sequences that this process has, where several share each sequence.
+
+    Attributes:
+        rank: of this process among them.
+        bounds: first token of each process's shard, and behind them the number of all tokens.
+        transport: to the others.
+    """
+
+    rank: int
+    bounds: tuple[int, ...]
+    transport: Transport
+
+    @property
+    def start(self) -> int:
+        """First token."""
+        return self.bounds[self.rank]
+
+    @property
+    def stop(self) -> int:
+        """Behind the last token."""
+        return self.bounds[self.rank + 1]
+
+
+_KNOWN: ContextVar[tuple[Documents, Shard | None] | None] = ContextVar("known_documents", default=None)
+
+
+@contextmanager
+def known_documents(documents: Documents | None, shard: Shard | None = None) -> Iterator[None]:
+    """Say where the documents of all forward passes in this block lie; None for not known.
+
+    Args:
+        documents: of a batch without gaps: the last span of a sequence ends with it. A forward pass of another shape,
+            as with virtual tokens in front of the text, reads its own.
+        shard: of the sequences, which is all that this process computes; None for all of it.
+    """
+    before = _KNOWN.set(None if documents is None else (documents, shard))
+    try:
+        yield
+    finally:
+        _KNOWN.reset(before)
 
 
 class Layout:
@@ -34,6 +101,7 @@ class Layout:
         padding: (B, T) bool, True at real tokens; None when nothing is padded.
         device: of the batch.
         dense_arguments: what `sdpa_mask` takes, for `dense`.
+        documents: where they lie; None to read it from mask and padding.
 
     Attributes:
         window: tokens of the window or chunk that the mask function cuts; None for the whole context.
@@ -49,7 +117,9 @@ class Layout:
         padding: torch.Tensor | None,
         device: torch.device,
         dense_arguments: dict[str, Any],
+        documents: Documents | None = None,
     ):
+        self._known = documents
         self._batch_size = batch_size
         self._length = length
         self._mask_function = mask_function
@@ -70,6 +140,8 @@ class Layout:
         Raises:
             LengthenError: a document has padding inside it.
         """
+        if self._known is not None:
+            return self._known
         token = torch.arange(1, self._length, device=self._device)[None, :]
         row = torch.arange(self._batch_size, device=self._device)[:, None]
         head = torch.zeros_like(row)
@@ -90,6 +162,8 @@ class SliceLayout(Layout):
         window: as of the whole batch's layout.
     """
 
+    _of_whole_sequences = "memory.sequence_chunk=0"
+
     def __init__(self, documents: Documents, window: int | None):
         self._documents = documents
         self.window = window
@@ -107,8 +181,25 @@ class SliceLayout(Layout):
             ModelError: always.
         """
         raise ModelError(
-            "an attention layer that has a window of its own can't be computed by chunks; set memory.sequence_chunk=0"
+            "an attention layer that has a window of its own can't be computed by parts of a sequence; set "
+            f"{self._of_whole_sequences}"
         )
+
+
+class ShardLayout(SliceLayout):
+    """The layout of whole sequences of which this process has a shard.
+
+    Args:
+        documents: of the whole sequences.
+        shard: of this process.
+        window: of the layout.
+    """
+
+    _of_whole_sequences = "parallel.sequence=1"
+
+    def __init__(self, documents: Documents, shard: Shard, window: int | None = None):
+        super().__init__(documents, window)
+        self.shard = shard
 
 
 _REGULAR_STEP = 128
@@ -211,4 +302,11 @@ def layout_mask(
     if q_length != kv_length:
         return sdpa_mask(**dense_arguments)
     assert mask_function is not None
-    return Layout(batch_size, q_length, mask_function, attention_mask, torch.device(device), dense_arguments)
+    documents, shard = _KNOWN.get() or (None, None)
+    if documents is not None:
+        length = q_length if shard is None else shard.bounds[-1]
+        if (len(documents), *{sum(spans[-1][:2]) for spans in documents}) != (batch_size, length):
+            documents = None
+        elif shard is not None:
+            return ShardLayout(documents, shard, dense_arguments.get("local_size"))
+    return Layout(batch_size, q_length, mask_function, attention_mask, torch.device(device), dense_arguments, documents)

@@ -8,7 +8,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lengthen.attention.backends import pick_backend
-from lengthen.attention.layout import Layout, documents_of_mask, layout_mask
+from lengthen.attention.layout import Layout, ShardLayout, documents_of_mask, layout_mask
+from lengthen.attention.shards import sharded_attention
 from lengthen.attention_pattern import Groups, layer_patterns
 from lengthen.context import has_open_windows
 from lengthen.errors import ModelError
@@ -87,7 +88,8 @@ def s2_attention(
     for name, what in _NOT_EXACT.items():
         if kwargs.get(name) is not None:  # torch's attention, which S2 and evaluation stand on, would leave it out
             raise ModelError(f"{type(module).__name__} has {what}, which S2 can't do exactly; set attention.kind=full")
-    if module.training and query.shape[2] == key.shape[2] and not _has_window(module, layout, kwargs, query.shape[2]):
+    length = layout.shard.bounds[-1] if isinstance(layout, ShardLayout) else query.shape[2]
+    if module.training and query.shape[2] == key.shape[2] and not _has_window(module, layout, kwargs, length):
         if attention_mask is None:
             raise ModelError(
                 f"{type(module).__name__} does not ask transformers' mask registry for its mask, so S2 can't tell "
@@ -97,7 +99,10 @@ def s2_attention(
             raise ModelError("no S2 group size; call lengthen.attention.set_group_size(model, tokens) before training")
         layer: Any = module
         documents = layout.documents if layout else documents_of_mask(attention_mask)  # type: ignore[arg-type]
-        out = layer.s2_backend(query, key, value, documents, layer.s2_groups, scaling, dropout)
+        if isinstance(layout, ShardLayout):
+            out = sharded_attention(layer.s2_backend, query, key, value, layout, layer.s2_groups, scaling, dropout)
+        else:
+            out = layer.s2_backend(query, key, value, documents, layer.s2_groups, scaling, dropout)
         return out.contiguous(), None  # some architectures take a view of it
     dense = layout.dense if layout else attention_mask
     assert not isinstance(dense, Layout)

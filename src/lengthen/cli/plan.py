@@ -92,6 +92,8 @@ def _report(plan: "Plan") -> str:
         run = f", {plan.seconds / 3600:.1f} h for {plan.steps:,} steps" if plan.seconds and plan.steps else ""
         share = f"{plan.efficiency:.0%} of the peak speed, {'as measured' if plan.is_measured else 'not measured'}"
         lines.append(f"time: {plan.seconds_per_step:.1f} s a step{run}, at {share}")
+    if plan.traffic:
+        lines.append(f"sent: {plan.traffic / _GB:.3g} GB a step to the devices that share a sequence, not in that time")
     if not plan.fits:
         lines += ["", "it would fit with" if plan.advice else "nothing that plan knows makes it fit"]
         for advice in plan.advice:

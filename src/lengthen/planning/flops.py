@@ -58,8 +58,8 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
     """
     sequences = recipe.training.batch_size * recipe.training.accumulation
     per_token = _linear_per_token(shape, recipe)
-    passes = 1 + _ATTENTION_BACKWARD + (_recomputes(recipe) and not recipe.keeps_attention)
-    tokens = recipe.sequence_length * sequences
+    passes = 1 + _ATTENTION_BACKWARD + _recomputes(recipe) * (not recipe.keeps_attention)
+    tokens = recipe.sequence_length * sequences / recipe.parallel.sequence
     groups = _groups(recipe)
     attention = full_attention = 0.0
     for share, length in _documents(recipe):
@@ -85,14 +85,19 @@ def _linear_per_token(shape: ModelShape, recipe: Recipe) -> float:
     per_token = 0.0
     for layer in shape.layers:
         forward = _multiplied(layer, recipe.adapter.kind == "full")
+        mlp = _mlp_weights(layer, shape.hidden)
         # The tiles of an MLP are computed once more, whether or not the layer is.
-        tiles = _mlp_weights(layer, shape.hidden) if recipe.memory.mlp_tile else 0
+        tiles = mlp if recipe.memory.mlp_tile else 0
         per_token += layer.count * ((2 + recomputed) * forward + layer.active_trained + tiles)
-    return per_token * (1 + _again(recipe)) + shape.head * (3 if shape.trains_head else 2)
+        # What stands before a chunk has no MLP.
+        per_token += _again(recipe) * layer.count * (2 + recomputed) * max(0, forward - mlp)
+    return per_token + shape.head * (3 if shape.trains_head else 2)
 
 
-def _recomputes(recipe: Recipe) -> bool:
-    return bool(recipe.memory.activation_checkpointing or recipe.memory.sequence_chunk)
+def _recomputes(recipe: Recipe) -> float:
+    """How often layers' forward passes are repeated; of `every` layers, the ones that keep nothing are once more."""
+    every = recipe.memory.checkpoint_every
+    return bool(recipe.memory.activation_checkpointing or recipe.memory.sequence_chunk) + (every - 1) / 2
 
 
 def _again(recipe: Recipe) -> float:

@@ -118,9 +118,9 @@ def memory_of(
         unfused_loss: plan for a loss that computes all logits at once, as the papers' code did.
     """
     width = WIDTHS[dtype]
-    length = recipe.sequence_length
+    length = math.ceil(recipe.sequence_length / recipe.parallel.sequence)
     restoration = recipe.training.restoration
-    if restoration.share:  # a step's passes come one after another, so that the longest decides
+    if restoration.share:  # a step's passes come one after another, and windows are not shared: the longest decides
         length = max(length, restoration.length)
     tokens = length * recipe.training.batch_size
     settings = recipe.memory
@@ -134,22 +134,25 @@ def memory_of(
     inputs = shape.hidden * width * tokens
     recomputes = bool(settings.activation_checkpointing or settings.sequence_chunk)
     if recomputes:
-        movable, staying = float(shape.layer_count * inputs), 0.0
+        movable, staying = float(math.ceil(shape.layer_count / settings.checkpoint_every) * inputs), 0.0
         if recipe.keeps_attention:
             staying = sum(layer.count * each.kept for layer, each in layers) * tokens
     else:
         movable, staying = sum(layer.count * each.saved for layer, each in layers) * tokens, 0.0
     # Two layers' inputs are on the device at any time: one in use, one on its way.
-    moved = max(0.0, movable - 2 * inputs) if settings.offload_activations and on_gpu else 0.0
-    host += moved
+    to_disk = settings.offload_activations == "disk"
+    moved = max(0.0, movable - 2 * inputs) if to_disk or (settings.offload_activations and on_gpu) else 0.0
+    host += 0.0 if to_disk else moved
     saved = movable - moved + staying
     at_once = length
     if settings.sequence_chunk:  # a chunk, the half group before it and the sinks
         at_once = min(length, settings.sequence_chunk + recipe.group_size // 2 + recipe.attention.sinks)
     tile = min(settings.mlp_tile, at_once) * recipe.training.batch_size
     working = max(_working(each, at_once * recipe.training.batch_size, tile, recomputes) for _, each in layers)
-    if settings.sequence_chunk:  # the gradients of a layer's input and output are whole
-        working += 2 * inputs
+    if settings.sequence_chunk:  # the gradients of a layer's input and output are whole, and an input computed again
+        working += (2 + (settings.checkpoint_every > 1)) * inputs
+    if recipe.parallel.sequence > 1:
+        working += max(_exchanged(layer, recipe, length, width) for layer in shape.layers)
     if recipe.quantize == "nf4":  # a product takes its weight out of 4 bits, one at a time
         working += max(layer.largest for layer in shape.layers) * width
     cast = (shape.trained - shape.trained_embeddings) * width if autocast else 0
@@ -168,7 +171,7 @@ def memory_of(
     embedding = shape.embeddings * _FLOAT32 if shape.trains_embeddings else 0
     after_loss = tokens * shape.hidden * width + head  # the loss keeps its gradients until the backward pass is over
     update = 0.0
-    if recipe.training.optimizer == "adamw" and not recipe.parallel.endswith("_offload"):
+    if recipe.training.optimizer == "adamw" and not recipe.parallel.data.endswith("_offload"):
         # torch takes all tensors at once on GPUs, and one after another on CPU.
         update = state.moments / 2 if on_gpu else 2.0 * shape.largest * _FLOAT32
 
@@ -232,7 +235,7 @@ class _State:
 
 def _state(shape: ModelShape, recipe: Recipe, devices: int, width: int, on_gpu: bool) -> _State:
     """Weights, what is trained with its gradients and moments, and buckets, shared as the recipe says."""
-    kind = recipe.parallel
+    kind = recipe.parallel.data
     is_zero, offload = kind.startswith("zero"), kind.endswith("_offload")
     ways = 1 if kind == "ddp" else devices
     ways_weights = devices if kind in ("zero3", "zero3_offload", "fsdp2") else 1
@@ -275,6 +278,15 @@ def _working(layer: _Layer, tokens: int, tile: int, checkpointing: bool) -> floa
     if checkpointing:
         return max(mlp + layer.saved * tokens, attention + layer.attention_only * tokens)
     return max(mlp, attention - (layer.saved - layer.attention_only) * tokens)
+
+
+def _exchanged(layer: LayerShape, recipe: Recipe, length: int, width: int) -> float:
+    """Bytes of what an attention layer has of other shards, with its gradient."""
+    if recipe.shares_heads:  # all tokens for some heads: as much again as its own tokens for all heads
+        return 2 * (layer.query + layer.key + 2 * layer.value) * length * width
+    tokens = recipe.group_size // 2 + recipe.attention.sinks
+    # Half of the heads, whose own keys and values are copied behind them; queries are padded.
+    return (layer.query + layer.key + layer.value) / 2 * (2 * tokens + length) * width
 
 
 def _norm(width: int, is_trained: bool, is_fused: bool) -> int:

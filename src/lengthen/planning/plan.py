@@ -7,10 +7,11 @@ from typing import Any
 
 from lengthen.errors import LengthenError, RecipeError
 from lengthen.planning.base import base_of
-from lengthen.planning.devices import Device, find_device
+from lengthen.planning.devices import WIDTHS, Device, find_device
 from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
 from lengthen.planning.shape import ModelShape
+from lengthen.planning.traffic import sequence_traffic
 from lengthen.recipe import Recipe, parse_recipe
 
 __all__ = ["Advice", "Plan", "plan"]
@@ -53,7 +54,8 @@ class Plan:
         flops: of one optimizer step on one device.
         efficiency: share of the device's peak that the times assume, over all operations.
         is_measured: whether that is what was measured on this device.
-        seconds_per_step: None where the device's speed is not known.
+        seconds_per_step: None where the device's speed is not known; what is sent is not counted.
+        traffic: bytes that each device sends in a step to those that share its sequences.
         steps: of the run; None where the recipe counts epochs.
         advice: for a recipe that does not fit, cheapest first.
     """
@@ -72,6 +74,7 @@ class Plan:
     efficiency: float
     is_measured: bool
     seconds_per_step: float | None
+    traffic: int
     steps: int | None
     advice: tuple[Advice, ...] = ()
 
@@ -106,6 +109,7 @@ class Plan:
             "efficiency": self.efficiency,
             "efficiency_is_measured": self.is_measured,
             "seconds_per_step": self.seconds_per_step,
+            "sequence_traffic_bytes": self.traffic,
             "steps": self.steps,
             "seconds": self.seconds,
             "advice": [asdict(each) for each in self.advice],
@@ -149,6 +153,9 @@ def plan(
         raise RecipeError(
             f"training.optimizer={recipe.training.optimizer} needs CUDA, which {device.name} has not; choose adamw"
         )
+    share = recipe.parallel.sequence
+    if devices % share:
+        raise RecipeError(f"parallel.sequence={share} wants a multiple of {share} devices, and --devices is {devices}")
     base = base_of(recipe)
     for text in base.warnings:
         warnings.warn(text, stacklevel=2)
@@ -193,6 +200,7 @@ class _Planner:
             efficiency=flops.total / work,
             is_measured=self._device.attention_efficiency is not None,
             seconds_per_step=None if peak is None else work / peak,
+            traffic=sequence_traffic(shape, recipe, WIDTHS[dtype]),
             steps=recipe.training.steps,
         )
 
@@ -213,7 +221,7 @@ class _Planner:
     def advice(self, recipe: Recipe, found: Plan, context: int) -> Iterator[Advice]:
         """Single changes that make it fit; where none does, the fewest together, cheapest first."""
         start: dict[str, Any] = {}
-        if self._devices == 1 and recipe.parallel in ("zero2", "zero3", "fsdp2"):
+        if self._devices == 1 and recipe.parallel.data in ("zero2", "zero3", "fsdp2"):
             start = {"parallel": "ddp"}  # there is nobody to share with, and a run would say so
         changes = [
             ({**start, **overrides}, why)
@@ -312,10 +320,11 @@ def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dic
         yield less, "one sequence at a time, as many per step"
     plain = training.optimizer == "adamw"
     can_share = devices > 1 and device.kind == "cuda" and plain and recipe.adapter.kind in ("lora", "full")
-    can_share = can_share and not memory.sequence_chunk  # ZeRO gathers weights by hooks that chunks don't call
-    shares = ["zero2", "zero3"] if can_share and recipe.parallel in ("ddp", "zero2") else []
+    # ZeRO gathers weights by hooks that chunks don't call, and does not know shards of sequences.
+    can_share = can_share and not memory.sequence_chunk and recipe.parallel.sequence == 1
+    shares = ["zero2", "zero3"] if can_share and recipe.parallel.data in ("ddp", "zero2") else []
     for kind in shares:
-        if kind != recipe.parallel and (kind == "zero2" or recipe.quantize is None):
+        if kind != recipe.parallel.data and (kind == "zero2" or recipe.quantize is None):
             what = "gradients and optimizer" if kind == "zero2" else "weights too"
             yield {"parallel": kind}, f"the devices share {what}; more traffic between them"
     if not memory.activation_checkpointing and not memory.sequence_chunk:
@@ -329,16 +338,18 @@ def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dic
         smallest = {**recomputing, "mlp_tile": memory.mlp_tile or 2048, "offload_activations": True}
         changed = {f"memory.{key}": value for key, value in smallest.items() if getattr(memory, key) != value}
         yield changed, "layers' inputs wait in CPU memory"
-    if device.kind == "cuda" and plain and recipe.parallel == "ddp" and not can_share:
+    if device.kind == "cuda" and plain and recipe.parallel.data == "ddp" and not can_share:
         yield {"training.optimizer": "paged_adamw_32bit"}, "the optimizer's states move to CPU memory when needed"
-    if can_share and not recipe.parallel.endswith("_offload"):
+    if can_share and not recipe.parallel.data.endswith("_offload"):
         if recipe.quantize:
             yield {"parallel": "zero2_offload"}, "the optimizer on the CPU: slow steps"
         else:
             yield {"parallel": "zero3_offload"}, "weights and optimizer in CPU memory: slow steps"
     if recipe.quantize is None and recipe.adapter.kind == "lora" and recipe.adapter.variant != "pissa":
-        fitting = "ddp" if memory.sequence_chunk else "zero2"  # 4-bit weights can't be sharded
-        unsharded = {} if recipe.parallel in ("ddp", "zero2", "zero2_offload") else {"parallel": fitting}
+        fitting = {"parallel": "ddp" if memory.sequence_chunk else "zero2"}  # 4-bit weights can't be sharded
+        if recipe.parallel.sequence > 1:
+            fitting = {"parallel.data": "ddp"}
+        unsharded = {} if recipe.parallel.data in ("ddp", "zero2", "zero2_offload") else fitting
         yield {"quantize": "nf4", **unsharded}, "the base in 4 bits: slower products, a little less exact"
     if recipe.adapter.kind == "full":
         yield {"adapter.kind": "lora"}, "LoRA, embeddings and norms instead of all weights"

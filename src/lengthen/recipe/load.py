@@ -106,6 +106,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise RecipeError(f"the value in override {override!r} is not YAML; quote it") from error
     *sections, last = key.split(".")
     for section in sections:
+        if section == "parallel" and isinstance(content.get(section), str):  # its short form
+            content[section] = {"data": content[section]}
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise RecipeError(f"override {override!r}: {section} is not a section of the recipe")

@@ -66,8 +66,10 @@ def problems(recipe: "Recipe") -> Iterator[str]:
         yield from _chunk_problems(recipe)
     if recipe.training.restoration.share:
         yield from _restoration_problems(recipe)
-    if recipe.parallel != "ddp":
+    if recipe.parallel.data != "ddp":
         yield from _sharding_problems(recipe)
+    if recipe.parallel.sequence > 1:
+        yield from _sequence_problems(recipe)
 
 
 def source_problems(source: "SourceRecipe") -> Iterator[str]:
@@ -102,6 +104,8 @@ def memory_problems(memory: "MemoryRecipe") -> Iterator[str]:
             f"memory.sequence_chunk={memory.sequence_chunk} recomputes layers by itself; set "
             "memory.activation_checkpointing=false"
         )
+    if memory.checkpoint_every > 1 and not memory.sequence_chunk:
+        yield f"memory.checkpoint_every={memory.checkpoint_every} is for layers by chunks; set memory.sequence_chunk"
 
 
 def _length_problems(recipe: "Recipe") -> Iterator[str]:
@@ -237,8 +241,13 @@ def _chunk_problems(recipe: "Recipe") -> Iterator[str]:
         )
     if chunk % recipe.group_size:
         yield f"memory.sequence_chunk is {chunk}, which is no multiple of the group size of {recipe.group_size} tokens"
-    if recipe.parallel.startswith("zero"):
-        yield f"memory.sequence_chunk is for parallel ddp and fsdp2, not {recipe.parallel}"
+    if recipe.parallel.data.startswith("zero"):
+        yield f"memory.sequence_chunk is for parallel ddp and fsdp2, not {recipe.parallel.data}"
+    if recipe.memory.checkpoint_every > 1 and recipe.parallel.data == "fsdp2":
+        yield (
+            "memory.checkpoint_every computes a layer again when fsdp2 has put its weights away; set it to 1, or "
+            "parallel=ddp"
+        )
 
 
 def _restoration_problems(recipe: "Recipe") -> Iterator[str]:
@@ -253,16 +262,37 @@ def _restoration_problems(recipe: "Recipe") -> Iterator[str]:
             f"training.restoration needs the base beside the run, which adapter.{_what(recipe)} does not leave as it "
             "is; take another, or set training.restoration.share=0"
         )
-    if recipe.parallel.startswith("zero"):
-        yield f"training.restoration is for parallel ddp and fsdp2, not {recipe.parallel}"
+    if recipe.parallel.data.startswith("zero"):
+        yield f"training.restoration is for parallel ddp and fsdp2, not {recipe.parallel.data}"
     if restoration.length > recipe.context.target:
         yield f"training.restoration.length {restoration.length} is above context.target {recipe.context.target}"
     if not recipe.restoration_paths:
         yield "training.restoration has no documents here; name some in training.restoration.data"
 
 
+def _sequence_problems(recipe: "Recipe") -> Iterator[str]:
+    count, length, step = recipe.parallel.sequence, recipe.sequence_length, recipe.shard_step
+    if recipe.parallel.data.startswith("zero"):
+        yield f"parallel.sequence is for parallel.data ddp and fsdp2, not {recipe.parallel.data}"
+    if recipe.memory.sequence_chunk:
+        yield (
+            "memory.sequence_chunk exchanges no keys and values with other shards; set it to 0, or parallel.sequence=1"
+        )
+    if recipe.adapter.kind in PROMPT_KINDS:
+        yield (
+            f"adapter.kind={recipe.adapter.kind} puts virtual tokens before the text, which no shard but the first "
+            "would see; set parallel.sequence=1"
+        )
+    if length < count * step:
+        what = f"groups of {step}" if step > 1 else "tokens"
+        yield (
+            f"parallel.sequence is {count}, and a sequence of {length} tokens has {length // step} whole {what}; each "
+            "process needs one: lower parallel.sequence or attention.group_size"
+        )
+
+
 def _sharding_problems(recipe: "Recipe") -> Iterator[str]:
-    kind = recipe.parallel
+    kind = recipe.parallel.data
     if recipe.quantize and kind not in ("zero2", "zero2_offload"):
         yield (
             f"parallel={kind} shards the base's weights, and packed 4-bit weights can't be sharded; set parallel=zero2 "

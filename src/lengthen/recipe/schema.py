@@ -23,6 +23,7 @@ __all__ = [
     "ContextRecipe",
     "DataRecipe",
     "MemoryRecipe",
+    "ParallelRecipe",
     "Recipe",
     "RestorationRecipe",
     "SourceRecipe",
@@ -346,7 +347,14 @@ class MemoryRecipe(_Section):
         "activation checkpointing; 0: all at once",
     )
     mlp_tile: int = Field(0, ge=0, description="tokens that an MLP computes at a time; 0: all at once")
-    offload_activations: bool = Field(False, description="keep what checkpointing saves in CPU memory (accelerators)")
+    checkpoint_every: int = Field(
+        1,
+        ge=1,
+        description="with sequence_chunk: of so many layers one keeps its input; others' are computed again",
+    )
+    offload_activations: bool | Literal["disk"] = Field(
+        False, description="keep what checkpointing saves in CPU memory (accelerators), or in a file of the run folder"
+    )
     fused_kernels: bool = Field(
         False, description="norms and gated activations by liger-kernel's kernels (CUDA, extra liger), in every preset"
     )
@@ -368,6 +376,20 @@ class MemoryRecipe(_Section):
         return _checked(self, memory_problems(self))
 
 
+class ParallelRecipe(_Section):
+    """How the processes of torchrun or accelerate share the work. A name alone is that of `data`."""
+
+    data: Literal["ddp", "fsdp2", "zero2", "zero3", "zero2_offload", "zero3_offload"] = Field(
+        "ddp", description="how they share weights, gradients and optimizer; offload: optimizer on the CPU"
+    )
+    sequence: int = Field(1, ge=1, description="processes that share each sequence, a shard each")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        return {"data": given} if isinstance(given, str) else given
+
+
 class Recipe(_Section):
     """One run, whole. Field descriptions carry the units."""
 
@@ -384,9 +406,7 @@ class Recipe(_Section):
     data: DataRecipe = DataRecipe()  # type: ignore[call-arg]
     training: TrainingRecipe = TrainingRecipe()  # type: ignore[call-arg]
     memory: MemoryRecipe = MemoryRecipe()  # type: ignore[call-arg]
-    parallel: Literal["ddp", "fsdp2", "zero2", "zero3", "zero2_offload", "zero3_offload"] = Field(
-        "ddp", description="how the processes of torchrun or accelerate share the work; offload: optimizer on the CPU"
-    )
+    parallel: ParallelRecipe = ParallelRecipe()  # type: ignore[call-arg]
 
     @model_validator(mode="before")
     @classmethod
@@ -426,6 +446,16 @@ class Recipe(_Section):
         return self.attention.group_size or max(2, self.context.target // 4)
 
     @property
+    def shares_heads(self) -> bool:
+        """Whether all steps are at full attention, for which processes that share sequences share out heads."""
+        return self.attention.kind == "full" or self.attention.pattern == "full"
+
+    @property
+    def shard_step(self) -> int:
+        """Tokens of which shards of a sequence are multiples: those of a group, or one at full attention."""
+        return 1 if self.shares_heads else self.group_size
+
+    @property
     def keeps_attention(self) -> bool:
         """Whether layers are recomputed, but not their attention; flex_attention's compiled kernels always are."""
         keeps = self.memory.activation_checkpointing == "keep_attention"
@@ -437,7 +467,7 @@ class Recipe(_Section):
         Args:
             itemsize: bytes of a number in the run's dtype.
         """
-        return itemsize < 4 and not self.parallel.startswith("zero")
+        return itemsize < 4 and not self.parallel.data.startswith("zero")
 
     def to_yaml(self) -> str:
         """The recipe as a file that `load_recipe` reads back to an equal recipe."""

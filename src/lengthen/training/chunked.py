@@ -1,63 +1,88 @@
 """Decoder layers that are computed chunk by chunk along the sequence, in the forward and in the backward pass.
 
 What S2 lets a token see is near, so a layer's working set need not be that of the whole sequence: norms, projections,
-attention and MLP run over one slice (attention/halo.py) at a time. For the backward pass a layer keeps its input and
-nothing else, as with activation checkpointing; each slice is computed again, and its gradients are added up. Loss and
-gradients stay what they are.
+attention and MLP run over one slice (attention/halo.py) at a time; MLPs only over its chunk. For the backward pass a
+layer keeps its input and nothing else, as with activation checkpointing; each slice is computed again, and its
+gradients are added up. With `every` = 2, every second layer keeps its input, and the other's is computed from that once
+more. Loss and gradients stay what they are.
 
 Shape suffixes: B sequences, T tokens, S tokens of a slice, E hidden size.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from lengthen.attention.halo import Slice, slices
+from lengthen.attention.halo import SinkSums, Slice, add_sinks, slices
 from lengthen.attention.layout import Layout, SliceLayout
 from lengthen.errors import ModelError
 from lengthen.head import decoder_modules, hidden_states
+from lengthen.training.memory import mlps_of
 
-__all__ = ["chunk_layers"]
+__all__ = ["check_layers", "chunk_layers"]
 
 _PROBE_GROUP, _PROBE_CHUNK, _PROBE_TOKENS = 8, 16, 44
 
 
-def chunk_layers(model: Any, tokens: int) -> None:
+def chunk_layers(model: Any, tokens: int, every: int = 1) -> None:
     """Let every decoder layer compute `tokens` tokens at a time while training.
-
-    A few tokens are run with and without, so that an architecture with layers that can't be cut is refused here.
 
     Args:
         model: a transformers model with attention "s2", its groups set, without adapters.
         tokens: of a chunk, best a multiple of the group size: the least has to be computed twice then.
+        every: of so many layers one keeps its input.
+
+    Raises:
+        ModelError: layers that can't be cut (`check_layers`).
+    """
+    check_layers(model, "memory.sequence_chunk=0")
+    _wrap(_decoder_layers(model, ""), tokens, every)
+    for mlp in mlps_of(model):
+        mlp.forward = _behind_halo(mlp.forward)
+
+
+def check_layers(model: Any, otherwise: str) -> None:
+    """Refuse architectures whose layers can't be computed by parts of a sequence, after running a few tokens so.
+
+    Args:
+        model: a transformers model with attention "s2", its groups set, without adapters.
+        otherwise: the setting to take then.
 
     Raises:
         ModelError: layers that are not made of S2 and of what looks at each token alone.
     """
-    layers = _decoder_layers(model)
-    forwards = [layer.forward for layer, _ in layers]
+    layers = _decoder_layers(model, otherwise)
+    changed = [layer for layer, _ in layers] + mlps_of(model)
+    forwards = [module.forward for module in changed]
     with _probing(model, [attention for _, attention in layers]):
-        ids = torch.arange(_PROBE_TOKENS)[None] % 7 + 1
+        ids = torch.arange(_PROBE_TOKENS, device=model.device)[None] % 7 + 1
         whole, again = hidden_states(model, ids), hidden_states(model, ids)
-        with torch.enable_grad():
-            _wrap(layers, forwards, _PROBE_CHUNK)
-            chunked = hidden_states(model, ids)
+        try:
+            with torch.enable_grad():
+                _wrap(layers, _PROBE_CHUNK)
+                for mlp in mlps_of(model):
+                    mlp.forward = _behind_halo(mlp.forward)
+                chunked = hidden_states(model, ids)
+        finally:
+            for module, forward in zip(changed, forwards, strict=True):
+                module.forward = forward
     # Not exactly equal: experts compute in groups whose sizes depend on all tokens. With dropout, nothing is.
     tolerance = (1e-4 if whole.dtype == torch.float32 else 2e-2) * whole.abs().max()
     if (whole - again).abs().max() <= tolerance < (whole - chunked).abs().max():
         raise ModelError(
-            f"{type(model).__name__} has layers that see more than S2's groups and can't be computed by chunks; set "
-            "memory.sequence_chunk=0"
+            f"{type(model).__name__} has layers that see more than S2's groups and can't be computed by parts of a "
+            f"sequence; set {otherwise}"
         )
-    _wrap(layers, forwards, tokens)
 
 
-def _decoder_layers(model: Any) -> list[tuple[Any, Any]]:
+def _decoder_layers(model: Any, otherwise: str) -> list[tuple[Any, Any]]:
     """Each layer and its attention."""
     modules = [module for _, module in decoder_modules(model)]
     layers = [(layer, child) for layer in modules for child in layer.children() if hasattr(child, "s2_groups")]
@@ -66,8 +91,8 @@ def _decoder_layers(model: Any) -> list[tuple[Any, Any]]:
         inside = [id(layer) in found for layer in stack] if isinstance(stack, nn.ModuleList) else []
         if any(inside) and not all(inside):
             raise ModelError(
-                f"{type(model).__name__} has layers without attention, which can't be computed by chunks; set "
-                "memory.sequence_chunk=0"
+                f"{type(model).__name__} has layers without attention, which can't be computed by parts of a sequence; "
+                f"set {otherwise}"
             )
     return layers
 
@@ -89,12 +114,31 @@ def _probing(model: Any, attentions: list[Any]) -> Iterator[None]:
             attention.s2_groups = own
 
 
-def _wrap(layers: list[tuple[Any, Any]], forwards: list[Callable[..., Any]], tokens: int) -> None:
-    for (layer, attention), forward in zip(layers, forwards, strict=True):
-        layer.forward = _chunked(forward, layer, attention, tokens)
+def _wrap(layers: list[tuple[Any, Any]], tokens: int, every: int = 1) -> None:
+    for layer, attention in layers:
+        layer.forward = _chunked(layer.forward, layer, attention, tokens, every)
 
 
-def _chunked(forward: Callable[..., Any], layer: Any, attention: Any, tokens: int) -> Callable[..., Any]:
+_HALO: ContextVar[int] = ContextVar("halo", default=0)
+"""Tokens before the chunk in the slice that is being computed."""
+
+
+def _behind_halo(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """An MLP that leaves out what stands before a chunk, of which only keys and values are wanted."""
+
+    def behind(*given: Any, **options: Any) -> Any:
+        before = _HALO.get()
+        if not before or not given or given[0].ndim != 3:
+            return forward(*given, **options)
+        out_BSE = forward(given[0][:, before:].contiguous(), *given[1:], **options)  # some take a view of it
+        if not isinstance(out_BSE, torch.Tensor):
+            raise ModelError("an MLP returns more than hidden states; set memory.sequence_chunk=0")
+        return pad(out_BSE, (0, 0, before, 0))
+
+    return behind
+
+
+def _chunked(forward: Callable[..., Any], layer: Any, attention: Any, tokens: int, every: int) -> Callable[..., Any]:
     def chunked(hidden_states: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
         if not (torch.is_grad_enabled() and layer.training):
             return forward(hidden_states, *more, **options)
@@ -105,7 +149,10 @@ def _chunked(forward: Callable[..., Any], layer: Any, attention: Any, tokens: in
                 "memory.sequence_chunk=0"
             )
         parts = slices(layout.documents, attention.s2_groups, hidden_states.shape[1], tokens)
-        work = _Work(forward, layer, parts, more, options, hidden_states)
+        before = hidden_states.grad_fn
+        # Where this is not the layer before, or that one's turn is over, the input is kept.
+        can_recompute = isinstance(before, _ByChunks._backward_cls) and before.work.since + 1 < every
+        work = _Work(forward, layer, parts, more, options, hidden_states, before if can_recompute else None)
         return _ByChunks.apply(work, hidden_states, *work.parameters())
 
     return chunked
@@ -122,8 +169,12 @@ class _Work:
         more: tuple[Any, ...],
         options: dict[str, Any],
         hidden_BTE: torch.Tensor,
+        before: Any = None,
     ):
         self.parts = parts
+        # The call of the layer before, from whose input this one's is computed again; None where it is kept.
+        self._before = before
+        self.since: int = before.work.since + 1 if before is not None else 0
         self._forward, self._layer, self._arguments = forward, layer, (more, options)
         self._batch, self._length = hidden_BTE.shape[:2]
         self._device = hidden_BTE.device.type
@@ -138,12 +189,41 @@ class _Work:
     def run(self, part: Slice, slice_BSE: torch.Tensor) -> torch.Tensor:
         """The layer's outputs for the chunk of a slice."""
         more, options = self._sliced("", self._arguments, part)
-        out_BSE = self._forward(slice_BSE, *more, **options)
+        halo = _HALO.set(slice_BSE.shape[1] - (part.stop - part.start))
+        try:
+            out_BSE = self._forward(slice_BSE, *more, **options)
+        finally:
+            _HALO.reset(halo)
         if not isinstance(out_BSE, torch.Tensor):
             raise ModelError(
                 f"{type(self._layer).__name__} returns more than hidden states; set memory.sequence_chunk=0"
             )
         return out_BSE[:, part.start - part.stop :]
+
+    def run_all(self, hidden_BTE: torch.Tensor) -> torch.Tensor:
+        """The layer's outputs, without gradients."""
+        out_BTE: torch.Tensor | None = None
+        with torch.no_grad(), self.autocast(cache=False):
+            for part in self.parts:
+                chunk_BSE = self.run(part, part.take(hidden_BTE))
+                if out_BTE is None:
+                    out_BTE = torch.empty_like(hidden_BTE, dtype=chunk_BSE.dtype)
+                out_BTE[:, part.start : part.stop] = chunk_BSE
+        assert out_BTE is not None
+        return out_BTE
+
+    def kept(self, hidden_BTE: torch.Tensor) -> list[torch.Tensor]:
+        """What the backward pass needs of the layer's input."""
+        return [] if self._before is not None else [hidden_BTE]
+
+    def input_again(self, kept: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The layer's input, of what was kept of it."""
+        if self._before is None:
+            return kept[0]
+        before = self._before.work
+        hidden_BTE = before.input_again(self._before.saved_tensors)
+        with before.same_randomness():
+            return before.run_all(hidden_BTE)
 
     def _sliced(self, name: str, value: Any, part: Slice) -> Any:
         if isinstance(value, Layout):
@@ -181,22 +261,16 @@ class _ByChunks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, work: _Work, hidden_BTE: torch.Tensor, *_parameters: nn.Parameter) -> torch.Tensor:
         ctx.work = work
-        ctx.save_for_backward(hidden_BTE)
-        out_BTE: torch.Tensor | None = None
-        with work.autocast(cache=False):
-            for part in work.parts:
-                chunk_BSE = work.run(part, part.take(hidden_BTE))
-                if out_BTE is None:
-                    out_BTE = torch.empty_like(hidden_BTE, dtype=chunk_BSE.dtype)
-                out_BTE[:, part.start : part.stop] = chunk_BSE
-        assert out_BTE is not None
-        return out_BTE
+        ctx.save_for_backward(*work.kept(hidden_BTE))
+        return work.run_all(hidden_BTE)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        (grad_BTE,), (hidden_BTE,), work = grads, ctx.saved_tensors, ctx.work
+        (grad_BTE,), work = grads, ctx.work
+        hidden_BTE = work.input_again(ctx.saved_tensors)
         parameters = work.parameters()
         grad_hidden_BTE = torch.zeros_like(hidden_BTE) if ctx.needs_input_grad[1] else None
+        sinks: SinkSums = {}
         sums: list[torch.Tensor | None] = [None] * len(parameters)
         with work.same_randomness(), torch.enable_grad():
             for part in work.parts:
@@ -207,10 +281,12 @@ class _ByChunks(torch.autograd.Function):
                 found = torch.autograd.grad(chunk_BSE, wanted, grad_BTE[:, part.start : part.stop], allow_unused=True)
                 with torch.no_grad():
                     if grad_hidden_BTE is not None:
-                        part.add(found[0], grad_hidden_BTE)
+                        part.add(found[0], grad_hidden_BTE, sinks)
                     for index, grad in enumerate(found[len(found) - len(parameters) :]):
                         own = sums[index]
                         if grad is not None:
                             sums[index] = grad if own is None else own + grad
                 del chunk_BSE, found
+        if grad_hidden_BTE is not None:
+            add_sinks(sinks, grad_hidden_BTE)
         return None, grad_hidden_BTE, *sums

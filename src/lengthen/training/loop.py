@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DeepSpeedPlugin, set_seed
+from accelerate.utils import DeepSpeedPlugin, send_to_device, set_seed
 
 from lengthen._compat import forget_accelerator
 from lengthen.attention import set_group_size
@@ -47,6 +47,7 @@ from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import build_optimizer, lr_multiplier
 from lengthen.training.parallel import is_sharded, share_head_weight, zero_config
 from lengthen.training.restoration import Windows
+from lengthen.training.sequence import SequenceShards
 from lengthen.training.signals import StopOnSignal
 from lengthen.training.token_weights import PrefixWeights
 
@@ -87,8 +88,12 @@ class Loop:
         self.recipe, self.training, self.folder, self.pad_id = recipe, recipe.training, run, pad_id
         self.objective, self.blocks, self.utilization = objective, blocks, utilization
         self.accelerator = _accelerator(recipe, dtype)
-        self.is_zero, self.dtype = recipe.parallel.startswith("zero"), dtype
+        self.is_zero, self.dtype = recipe.parallel.data.startswith("zero"), dtype
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.shards = None
+        if recipe.parallel.sequence > 1:
+            self.shards = SequenceShards(self.accelerator.device, recipe.parallel.sequence, recipe.shard_step)
+            process, processes = self.shards.data_rank, self.shards.data_count
         self.batches = Batches(blocks, self.training, recipe.seed, process, processes)
         self.weights = PrefixWeights(blocks) if self.training.token_weights == "exact" else None
         self.windows = Windows(windows, self.training, process, processes) if windows else None
@@ -192,11 +197,11 @@ class Loop:
         blocks = self.batches.of_step(step)
         windows = self.windows.of_step(step) if self.windows else []
         weighted = [[self.weights.apply(block) for block in each] for each in blocks] if self.weights else blocks
-        batches = [collate(each, self.pad_id) for each in (*weighted, *windows)]
+        batches = [self._batch(each) for each in weighted] + [collate(each, self.pad_id) for each in windows]
         weights = [_target_weights(batch) for batch in batches[: len(blocks)]]
         weight, tokens, window_tokens = self._sum_of_processes(
             sum(sum(each) for each in weights),
-            sum(batch["input_ids"].numel() for batch in batches),
+            sum(batch["input_ids"].numel() for batch in batches[: len(blocks)]),
             sum(batch["input_ids"].numel() for batch in batches[len(blocks) :]),
         )
         loss, divergence = torch.zeros(2, device=self.accelerator.device)
@@ -205,7 +210,7 @@ class Loop:
             restore = number >= len(blocks)
             self._set_attention(full=restore or self._is_full(step))
             is_last = number == len(batches) - 1
-            inputs = {key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()}
+            inputs = send_to_device(batch, self.accelerator.device, non_blocking=True)
             with self._gradients_shared(is_last):
                 # Gradients are averaged over processes, where we want their sum.
                 total = window_tokens if restore else weight or 1.0
@@ -220,10 +225,18 @@ class Loop:
             loss=self.accelerator.reduce(loss, "mean").item(),
             divergence=self.accelerator.reduce(divergence, "mean").item() if windows else None,
             by_source=by_source.sums(self._sum_of_processes),
-            tokens=tokens,
+            # Windows are not cut: all that share a sequence have the same, and each counts for its part.
+            tokens=tokens + window_tokens / self.recipe.parallel.sequence,
             flops=self.utilization.flops([block for each in blocks for block in each], self._is_full(step))
+            / self.recipe.parallel.sequence
             + self.utilization.flops([block for each in windows for block in each], True) * (1 + _BASE_SHARE),
         )
+
+    def _batch(self, blocks: Sequence[Block]) -> dict[str, Any]:
+        """A batch, or what this process has of it."""
+        if self.shards is None:
+            return collate(blocks, self.pad_id)
+        return self.shards.cut(collate(blocks, self.pad_id, self.shards.shortest))
 
     def _sum_of_processes(self, *values: float) -> list[float]:
         if self.accelerator.num_processes == 1:
@@ -280,8 +293,10 @@ def _accelerator(recipe: Recipe, dtype: torch.dtype) -> Accelerator:
     forget_accelerator()
     training = recipe.training
     options: dict[str, Any] = {}
-    if recipe.parallel.startswith("zero"):
-        config = zero_config(recipe.parallel, training.batch_size, training.accumulation, training.max_grad_norm, dtype)
+    if recipe.parallel.data.startswith("zero"):
+        config = zero_config(
+            recipe.parallel.data, training.batch_size, training.accumulation, training.max_grad_norm, dtype
+        )
         options = {
             "deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=config),
             "gradient_accumulation_steps": training.accumulation,
@@ -294,7 +309,7 @@ def _accelerator(recipe: Recipe, dtype: torch.dtype) -> Accelerator:
     )
 
 
-def _target_weights(batch: dict[str, torch.Tensor]) -> list[float]:
+def _target_weights(batch: dict[str, Any]) -> list[float]:
     """Of each sequence, the sum of the weights of what is predicted."""
     is_target = batch["labels"] != IGNORED
     if "loss_weights" in batch:

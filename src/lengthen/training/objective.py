@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from lengthen.attention.layout import Documents, Shard, known_documents
 from lengthen.head import LogitTransform, causal_lm, decoder_of
 from lengthen.training.loss import IGNORED, linear_cross_entropy, linear_kl
-from lengthen.training.memory import offload_saved
+from lengthen.training.offload import offload_saved
 from lengthen.training.restoration import BasePositions
 
 __all__ = ["CausalLMObjective"]
@@ -23,7 +25,7 @@ class CausalLMObjective(nn.Module):
 
     Args:
         model: a causal language model or a PeftModel around one.
-        offload: keep what the forward pass saves in CPU memory.
+        offload: keep what the forward pass saves in CPU memory; or in a file in this folder.
         base_positions: those that restoration asks of the base; None for no restoration.
 
     Attributes:
@@ -33,7 +35,7 @@ class CausalLMObjective(nn.Module):
         ModelError: the model has no decoder or head that can be told apart.
     """
 
-    def __init__(self, model: Any, offload: bool = False, base_positions: BasePositions | None = None):
+    def __init__(self, model: Any, offload: bool | Path = False, base_positions: BasePositions | None = None):
         super().__init__()
         self.model = model
         self._offload, self._base_positions = offload, base_positions
@@ -50,6 +52,8 @@ class CausalLMObjective(nn.Module):
         input_ids: torch.Tensor,
         labels: torch.Tensor,
         loss_weights: torch.Tensor | None = None,
+        documents: Documents | None = None,
+        shard: Shard | None = None,
         restore: bool = False,
         **inputs: Any,
     ) -> torch.Tensor:
@@ -57,23 +61,28 @@ class CausalLMObjective(nn.Module):
 
         Args:
             input_ids: (B, T).
-            labels: (B, T), aligned with `input_ids`: position t is predicted from t - 1; -100 is not predicted.
-            loss_weights: float32, (B, T), aligned with `labels`; default 1.
+            labels: (B, T), aligned with `input_ids`: position t is predicted from t - 1; -100 is not predicted. Or
+                (B, T + 1), with the next token's, where the sequences go on in another shard.
+            loss_weights: float32, aligned with `labels`; default 1.
+            documents: per sequence, (start, length) of each document, without gaps; None to read it from the inputs.
+            shard: of the sequences, where several processes share them: T tokens of what `documents` tells. All call
+                this together, and the gradients of one's loss reach the others' keys and values.
             restore: sum KL(base || run) over all tokens instead, without labels and weights.
             inputs: passed on, such as position_ids and attention_mask.
 
         Returns:
             A float32 scalar.
         """
-        if restore:
-            return self._divergence(input_ids, **inputs)
-        hidden_TE = self._hidden_states(input_ids, **inputs)
+        with known_documents(documents, shard):
+            if restore:
+                return self._divergence(input_ids, **inputs)
+            hidden_TE = self._hidden_states(input_ids, **inputs)
         weight, bias = self._head()
-        targets = _shifted(labels, IGNORED).flatten()
-        weights = None if loss_weights is None else _shifted(loss_weights, 0).flatten()
+        targets = _next_ones(labels, input_ids.shape, IGNORED).flatten()
+        weights = None if loss_weights is None else _next_ones(loss_weights, input_ids.shape, 0).flatten()
         losses_T = torch.empty(targets.shape, dtype=torch.float32, device=targets.device)
         loss = linear_cross_entropy(hidden_TE, weight, targets, bias, self._transform, weights, losses_T)
-        self.sequence_losses = losses_T.view(labels.shape).sum(1)
+        self.sequence_losses = losses_T.view(input_ids.shape).sum(1)
         return loss
 
     def _divergence(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
@@ -96,7 +105,8 @@ class CausalLMObjective(nn.Module):
 
     def _hidden_states(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """The decoder's last ones, (B * T, E)."""
-        with offload_saved(self.model) if self._offload else nullcontext():
+        folder = self._offload if isinstance(self._offload, Path) else None
+        with offload_saved(self.model, folder) if self._offload else nullcontext():
             self.model(input_ids=input_ids, use_cache=False, logits_to_keep=1, **inputs)
         hidden_BTE, self._hidden = self._hidden, None
         assert hidden_BTE is not None
@@ -108,8 +118,9 @@ class CausalLMObjective(nn.Module):
         return head.weight, getattr(head, "bias", None)
 
 
-def _shifted(values_BT: torch.Tensor, last: float) -> torch.Tensor:
-    """What belongs to the token that comes after each one."""
-    shifted = torch.full_like(values_BT, last)
-    shifted[:, :-1] = values_BT[:, 1:]
-    return shifted
+def _next_ones(values: torch.Tensor, shape: torch.Size, last: float) -> torch.Tensor:
+    """What belongs to the token that comes after each one; `last` where it is not known."""
+    found = values.new_full(shape, last)
+    following = values[:, 1 : shape[1] + 1]
+    found[:, : following.shape[1]] = following
+    return found

@@ -44,10 +44,10 @@ def check_parallel(recipe: Recipe, device: torch.device) -> None:
         device: of the run.
 
     Raises:
-        RecipeError: no launcher or a single process where shards are asked for; ZeRO without deepspeed or accelerator;
-            the launcher has a sharding of its own.
+        RecipeError: no launcher or a single process where shards are asked for, or a number of processes that can't
+            share sequences; ZeRO without deepspeed or accelerator; the launcher has a sharding of its own.
     """
-    kind, processes = recipe.parallel, int(os.environ.get("WORLD_SIZE", "1"))
+    kind, processes = recipe.parallel.data, int(os.environ.get("WORLD_SIZE", "1"))
     is_zero = kind.startswith("zero")
     for variable, own in (("ACCELERATE_USE_FSDP", False), ("ACCELERATE_USE_DEEPSPEED", is_zero)):
         if os.environ.get(variable, "").lower() in ("1", "true") and not own:
@@ -55,6 +55,13 @@ def check_parallel(recipe: Recipe, device: torch.device) -> None:
                 f"accelerate's config shards the model ({variable}), and the recipe says parallel={kind}; the recipe "
                 "decides: set it there, and start with torchrun or `accelerate launch --multi_gpu`"
             )
+    share = recipe.parallel.sequence
+    if processes % share:
+        raise RecipeError(
+            f"parallel.sequence={share} wants a multiple of {share} processes, and there "
+            f"{'is one' if processes == 1 else f'are {processes}'}; start so many with torchrun --nproc-per-node, or "
+            "set another"
+        )
     if kind == "ddp":
         return
     start = "torchrun --nproc-per-node N -m lengthen.cli train ..."
@@ -76,7 +83,7 @@ def zero_config(
     """DeepSpeed's config. The optimizer is ours; with offload, accelerate takes DeepSpeed's Adam for the CPU instead.
 
     Args:
-        kind: `recipe.parallel`, one of the zero kinds.
+        kind: `recipe.parallel.data`, one of the zero kinds.
         batch_size: sequences per device and forward pass.
         accumulation: forward passes per optimizer step.
         max_grad_norm: to which gradients are clipped.

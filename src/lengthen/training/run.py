@@ -43,7 +43,7 @@ from lengthen.recipe import Recipe, check_documents, load_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.batches import Batches
 from lengthen.training.checkpoint import check_readable, drop_old, last_checkpoint, load_trained, step_of
-from lengthen.training.chunked import chunk_layers
+from lengthen.training.chunked import check_layers, chunk_layers
 from lengthen.training.fused import check_fused, fuse_elementwise
 from lengthen.training.loggers import check_loggers
 from lengthen.training.loop import Loop
@@ -54,6 +54,7 @@ from lengthen.training.optim import check_optimizer
 from lengthen.training.parallel import check_parallel, gather_trained, shard
 from lengthen.training.restoration import BasePositions, cut_windows
 from lengthen.training.resume import check_recipe
+from lengthen.training.sequence import check_heads
 from lengthen.vocabulary import check_ids, embedding_rows, guard_embeddings
 
 __all__ = ["Interrupted", "train"]
@@ -101,6 +102,11 @@ class Setup:
     base_config: PreTrainedConfig
     config: PreTrainedConfig
     tokenizer: Any
+
+    @property
+    def data_processes(self) -> int:
+        """Processes with batches of their own, each of one or of several that share a sequence."""
+        return self.process.num_processes // self.recipe.parallel.sequence
 
     @property
     def is_nf4(self) -> bool:
@@ -196,6 +202,8 @@ def resolve(recipe: Recipe, resume: bool) -> Setup | None:
             f"training.restoration.length {restoration.length} is beyond the base's context of "
             f"{base_context(base_config)} tokens, where the base has nothing to teach; lower it"
         )
+    if recipe.parallel.sequence > 1:
+        check_heads(recipe, base_config)
     config = extend(base_config, **recipe.context.scaling)
     tokenizer = load_tokenizer(recipe.model)
     if recipe.data.kind == "instruct" or any(source.kind == "instruct" for source in recipe.data.sources):
@@ -211,7 +219,7 @@ def build_data(setup: Setup) -> Sequence[Block]:
     """
     recipe = setup.recipe
     with setup.process.main_process_first():
-        return training_sequences(recipe, setup.tokenizer, setup.config, setup.context, setup.process.num_processes)
+        return training_sequences(recipe, setup.tokenizer, setup.config, setup.context, setup.data_processes)
 
 
 def build_windows(setup: Setup) -> FiniteSource | None:
@@ -258,7 +266,7 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
     set_seed(recipe.seed)
     is_s2 = recipe.attention.kind == "s2"
     # What will be sharded need not fit on one device.
-    place = torch.device("cpu") if recipe.parallel == "fsdp2" else setup.device
+    place = torch.device("cpu") if recipe.parallel.data == "fsdp2" else setup.device
     model = load_base(setup.source, setup.config, setup.dtype, "s2" if is_s2 else "sdpa", place, setup.is_nf4)
     if setup.is_nf4:
         _LOG.info(f"quantized {count_quantized(model)}")
@@ -271,7 +279,10 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
             f"documents packed into one sequence would see each other in {type(model).__name__}; leave the short ones "
             f"out with data.min_tokens={recipe.sequence_length}, or set data.packing={_other_packing(recipe)}"
         )
-    if is_packed(blocks) and recipe.attention.kind == "full" and not attention.use_full_by_layout(model):
+    by_shards = recipe.parallel.sequence > 1
+    if not is_s2 and (is_packed(blocks) or by_shards) and not attention.use_full_by_layout(model):
+        if by_shards:
+            raise ModelError(f"{type(model).__name__} can't share out attention's heads; set parallel.sequence=1")
         _LOG.info("note: full attention keeps packed documents apart by a mask of all pairs of tokens in this model")
     base = {
         "id": setup.source.id,
@@ -287,6 +298,8 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
         if used < layers:
             _LOG.info(f"S2 in {used} of {layers} attention layers; the others keep the window they have")
         _note_full_attention(blocks, recipe.group_size)
+    if by_shards:
+        check_layers(model, "parallel.sequence=1")
     if recipe.memory.activation_checkpointing and recipe.adapter.kind != "prefix_tuning":
         # Prefix tuning hands its prefix over as a key/value cache, which recomputing would fill twice.
         enable_checkpointing(model, recipe.keeps_attention, recipe.adapter.may_drop)
@@ -296,10 +309,11 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
     if recipe.memory.mlp_tile:
         tile_mlps(model, recipe.memory.mlp_tile)
     if recipe.memory.sequence_chunk:
-        chunk_layers(model, recipe.memory.sequence_chunk)
+        chunk_layers(model, recipe.memory.sequence_chunk, recipe.memory.checkpoint_every)
     positions = BasePositions(model, setup.base_config) if recipe.training.restoration.share else None
     model = add_adapter(model, recipe.adapter, recipe.uses_autocast(setup.dtype.itemsize))
-    return CausalLMObjective(model, recipe.memory.offload_activations, positions), base
+    offload = recipe.memory.offload_activations
+    return CausalLMObjective(model, setup.run.path if offload == "disk" else offload, positions), base
 
 
 def fit(
@@ -329,11 +343,11 @@ def fit(
         run.set_aside_result(step_of(checkpoint) if checkpoint else 0)
         _begin_folder(setup, base, asdict(count), blocks)
         run.trim_metrics(step_of(checkpoint) if checkpoint else 0)
-    if recipe.parallel == "fsdp2":
+    if recipe.parallel.data == "fsdp2":
         shard(objective, objective.model, setup.process.device)
     if checkpoint:
         _LOG.info(f"resuming from {checkpoint}")
-        if step_of(checkpoint) >= Batches(blocks, recipe.training, recipe.seed, 0, setup.process.num_processes).steps:
+        if step_of(checkpoint) >= Batches(blocks, recipe.training, recipe.seed, 0, setup.data_processes).steps:
             load_trained(checkpoint, objective)  # stopped between the last step and the adapter
             return
     utilization = Utilization(recipe, setup.config, setup.dtype)

@@ -1,0 +1,387 @@
+"""Sequences in shards, one in each of several processes: what an attention layer exchanges with the others.
+
+Under S2 a shard sees, of other shards, the keys and values of the groups that it cuts (half a group of the shifted
+heads, where shards begin at multiples of the group size in their document) and the sinks of its document:
+
+    process 0: tokens  0 .. 15   sends the keys and values of 12 .. 15, shifted heads, to process 1
+    process 1: tokens 16 .. 31   groups of 8: plain heads cut at 16 and 24, shifted ones at 12, 20, 28
+
+Full attention needs all keys and values, and shares out heads instead of tokens: by an all-to-all each process has the
+whole sequence for its heads, and by another one its tokens for all heads (DeepSpeed-Ulysses, arXiv 2309.14509).
+
+Shape suffixes: B sequences, T tokens of this process's shard, S tokens with what is needed of others, H query heads,
+K key/value heads, R heads of one call, D head size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.functional import pad
+
+from lengthen.attention.halo import Slice, slice_of
+from lengthen.attention.layout import Documents, Messages, Shard, ShardLayout
+from lengthen.attention_pattern import Groups, Piece, head_parts
+from lengthen.errors import ModelError
+
+__all__ = ["heads_of", "shard_bounds", "sharded_attention"]
+
+
+def shard_bounds(length: int, group_size: int, count: int) -> tuple[int, ...]:
+    """Where the shards of a sequence begin: at multiples of the group size, nearest to equal lengths.
+
+    Args:
+        length: tokens of the sequence, at least `count` groups.
+        group_size: tokens of a group.
+        count: of shards.
+
+    Returns:
+        `count` first tokens, and `length`.
+    """
+    assert length >= count * group_size
+    return (*(round(index * length / count / group_size) * group_size for index in range(count)), length)
+
+
+def heads_of(rank: int, count: int, num_heads: int, num_kv_heads: int) -> tuple[slice, slice]:
+    """The query and key/value heads that a process has when heads are shared out.
+
+    Args:
+        rank: of the process.
+        count: of processes.
+        num_heads: H.
+        num_kv_heads: K; where there are fewer than processes, several have the same one.
+
+    Raises:
+        ModelError: they can't be shared out evenly.
+    """
+    if num_heads % count or (num_kv_heads % count and count % num_kv_heads):
+        raise ModelError(
+            f"full attention over {count} shards of a sequence shares out heads, and {num_heads} query and "
+            f"{num_kv_heads} key/value heads can't be shared out evenly; take another parallel.sequence, or S2 alone "
+            "(attention.kind=s2, full_last=0)"
+        )
+    width, kv_width = num_heads // count, max(1, num_kv_heads // count)
+    kv_first = rank * num_kv_heads // count
+    return slice(rank * width, (rank + 1) * width), slice(kv_first, kv_first + kv_width)
+
+
+def sharded_attention(
+    backend: Callable[..., torch.Tensor],
+    q_BHTD: torch.Tensor,
+    k_BKTD: torch.Tensor,
+    v_BKTD: torch.Tensor,
+    layout: ShardLayout,
+    groups: Groups,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """A backend's attention over sequences of which each process has a shard; all processes call it together.
+
+    Args:
+        backend: computes the groups (attention/backends.py).
+        q_BHTD: queries (B, H, T, D) of this shard.
+        k_BKTD: keys (B, K, T, D).
+        v_BKTD: values (B, K, T, D').
+        layout: of the whole sequences.
+        groups: of the layer.
+        scaling: factor on the scores.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        (B, T, H, D'), this shard's part of what the backend gives for whole sequences.
+    """
+    if groups.is_full:
+        return _by_heads(backend, q_BHTD, k_BKTD, v_BKTD, layout, groups, scaling, dropout)
+    shard, documents = layout.shard, layout.documents
+    begun = []
+    for part in head_parts(q_BHTD.shape[1], k_BKTD.shape[1], documents, groups):
+        own = _of_half(groups, part.half)
+        halo = _halo(documents, own, shard.bounds, shard.rank)
+        exchange = _exchange_of_halo(halo, shard, k_BKTD[:, part.kv_heads], v_BKTD[:, part.kv_heads])
+        begun.append((part, own, halo.slice, exchange, exchange.begin()))
+    outputs = []
+    for part, own, slice_, exchange, started in begun:  # the first half, which mostly waits for nothing, meanwhile
+        k_BRSD, v_BRSD = exchange.end(started)
+        extra = k_BRSD.shape[2] - q_BHTD.shape[2]
+        q_BRSD = pad(q_BHTD[:, part.heads], (0, 0, extra, 0))  # the others' tokens ask for nothing
+        outputs.append(backend(q_BRSD, k_BRSD, v_BRSD, slice_.documents, own, scaling, dropout)[:, extra:])
+    return torch.cat(outputs, dim=2)
+
+
+@lru_cache(maxsize=16)
+def _of_half(groups: Groups, half: int) -> Groups:
+    """Groups of one half of the heads, for all that are given."""
+
+    def pattern(length: int, size: int) -> tuple[list[int], list[int]]:
+        cuts = groups.pattern(length, size)[half]
+        return cuts, cuts
+
+    return replace(groups, pattern=pattern)
+
+
+class _Tokens(NamedTuple):
+    """Tokens of a sequence that a shard needs."""
+
+    row: int
+    first: int
+    end: int
+    place: int
+    """Of the first one in the shard's slice."""
+
+
+class _Halo(NamedTuple):
+    """What the shards need of each other."""
+
+    slice: Slice
+    """This shard with what it needs."""
+    receive: dict[int, list[_Tokens]]
+    """By whose they are."""
+    send: dict[int, list[_Tokens]]
+    """By who needs them."""
+
+
+@lru_cache(maxsize=32)  # asked by every layer, in its recomputation too
+def _halo(documents: Documents, groups: Groups, bounds: tuple[int, ...], rank: int) -> _Halo:
+    """What a shard needs of the others, and they of it.
+
+    Args:
+        documents: of the whole sequences.
+        groups: of some heads of a layer, all with the same cut points.
+        bounds: of the shards.
+        rank: of the shard.
+    """
+    slices = [slice_of(documents, groups, *ends) for ends in pairwise(bounds)]
+    receive, send = {}, {}
+    for other in range(len(slices)):
+        if taken := _held(_needs(slices[rank]), bounds[other], bounds[other + 1]):
+            receive[other] = taken
+        if wanted := _held(_needs(slices[other]), bounds[rank], bounds[rank + 1]):
+            send[other] = wanted
+    return _Halo(slices[rank], receive, send)
+
+
+def _needs(slice_: Slice) -> list[_Tokens]:
+    """The tokens of a slice before its chunk that its groups see."""
+    found, start = [], slice_.sinks + slice_.start - slice_.begin
+    for row, spans in enumerate(slice_.documents):
+        if not spans:
+            continue
+        first = spans[0]  # no other one can have begun before
+        if slice_.sinks and isinstance(first, Piece) and first.sinks_at < slice_.sinks:
+            at = slice_.sinks_at[row]
+            found.append(_Tokens(row, at, at + slice_.sinks, 0))
+        if first[0] < start:
+            found.append(_Tokens(row, slice_.start - (start - first[0]), slice_.start, first[0]))
+    return found
+
+
+def _held(needs: Sequence[_Tokens], start: int, stop: int) -> list[_Tokens]:
+    """Those of the tokens that lie in [start, stop)."""
+    held = []
+    for row, first, end, place in needs:
+        begin = max(first, start)
+        if begin < min(end, stop):
+            held.append(_Tokens(row, begin, min(end, stop), place + begin - first))
+    return held
+
+
+class _Part(NamedTuple):
+    """A part of one of an exchange's tensors (B, heads, tokens, D)."""
+
+    tensor: int
+    rows: slice
+    heads: slice
+    tokens: slice
+
+    def of(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        return tensors[self.tensor][self.rows, self.heads, self.tokens]
+
+
+_ALL = slice(None)
+
+
+class _Exchange:
+    """Parts of tensors that go to other processes, and come from them; their gradients go the other way.
+
+    Both ways are begun before and ended after something else that is computed meanwhile.
+
+    Args:
+        shard: of this process.
+        tensors: that are given.
+        shapes: of those that are made; what nothing is put into is zero.
+        keep: parts of the given tensors, and of the made ones where they go.
+        send: parts of the given tensors by who gets them.
+        receive: parts of the made tensors by who sends them.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        tensors: Sequence[torch.Tensor],
+        shapes: Sequence[tuple[int, ...]],
+        keep: Sequence[tuple[_Part, _Part]],
+        send: dict[int, list[_Part]],
+        receive: dict[int, list[_Part]],
+    ):
+        self._transport, self._tensors = shard.transport, tensors
+        self._given = [torch.empty_like(x, device="meta") for x in tensors]
+        self._made = [x.new_empty(shape) for x, shape in zip(self._given, shapes, strict=True)]
+        self._keep, self._send, self._receive = keep, send, receive
+        self._messages: Messages = {}
+        self._wait: Callable[[], None] | None = None
+
+    def begin(self) -> tuple[torch.Tensor, ...]:
+        """Begin; hand the result to `end`."""
+        tensors, self._tensors = self._tensors, ()
+        return _Begin.apply(self, *tensors)
+
+    def end(self, begun: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The tensors that are made."""
+        return _End.apply(self, *begun)
+
+    def send_given(self, given: Sequence[torch.Tensor]) -> None:
+        """Begin the way forward."""
+        self._start(given, self._send, self._made, self._receive)
+
+    def make(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """End the way forward."""
+        made = tuple(torch.zeros_like(x, device=given[0].device) for x in self._made)
+        for source, target in self._keep:
+            target.of(made).copy_(source.of(given))
+        for part, values in self._received(self._receive, made):
+            part.of(made).copy_(values)
+        return made
+
+    def send_gradients(self, grads: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Begin the way back; the gradients of what stayed here."""
+        self._start(grads, self._receive, self._given, self._send)
+        own = tuple(torch.zeros_like(x, device=grads[0].device) for x in self._given)
+        for source, target in self._keep:
+            source.of(own).copy_(target.of(grads))
+        return own
+
+    def add_gradients(self, own: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """End the way back: add the gradients of what went to others."""
+        for part, values in self._received(self._send, own):
+            part.of(own).add_(values)
+        return own
+
+    def _start(
+        self,
+        tensors: Sequence[torch.Tensor],
+        send: dict[int, list[_Part]],
+        wanted: Sequence[torch.Tensor],
+        receive: dict[int, list[_Part]],
+    ) -> None:
+        messages = {other: torch.cat([part.of(tensors).reshape(-1) for part in parts]) for other, parts in send.items()}
+        self._messages = {
+            other: tensors[0].new_empty(sum(part.of(wanted).numel() for part in parts))
+            for other, parts in receive.items()
+        }
+        self._wait = self._transport(messages, self._messages)
+
+    def _received(
+        self, parts: dict[int, list[_Part]], tensors: Sequence[torch.Tensor]
+    ) -> Iterator[tuple[_Part, torch.Tensor]]:
+        assert self._wait is not None
+        self._wait()
+        messages, self._messages, self._wait = self._messages, {}, None
+        for other, message in messages.items():
+            shapes = [part.of(tensors).shape for part in parts[other]]
+            values = message.split([shape.numel() for shape in shapes])
+            yield from ((part, x.view(shape)) for part, x, shape in zip(parts[other], values, shapes, strict=True))
+
+
+class _Begin(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, exchange: _Exchange, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.exchange = exchange
+        exchange.send_given(given)
+        return tuple(x.view_as(x) for x in given)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return None, *ctx.exchange.add_gradients(grads)
+
+
+class _End(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, exchange: _Exchange, *begun: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.exchange = exchange
+        return exchange.make(begun)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return None, *ctx.exchange.send_gradients(grads)
+
+
+def _exchange_of_halo(halo: _Halo, shard: Shard, k_BRTD: torch.Tensor, v_BRTD: torch.Tensor) -> _Exchange:
+    """Keys and values with those before them that the shard needs: (B, R, T, D) to (B, R, S, D)."""
+    length, slice_ = shard.stop - shard.start, halo.slice
+    extra = slice_.sinks + slice_.start - slice_.begin
+
+    def parts(tokens: Sequence[_Tokens], places: bool) -> list[_Part]:
+        found = []
+        for row, first, end, place in tokens:
+            at = place if places else first - shard.start
+            rows, span = slice(row, row + 1), slice(at, at + end - first)
+            found += [_Part(tensor, rows, _ALL, span) for tensor in (0, 1)]
+        return found
+
+    return _Exchange(
+        shard,
+        (k_BRTD, v_BRTD),
+        [(*x.shape[:2], extra + length, x.shape[3]) for x in (k_BRTD, v_BRTD)],
+        [(_Part(i, _ALL, _ALL, _ALL), _Part(i, _ALL, _ALL, slice(extra, None))) for i in (0, 1)],
+        {other: parts(tokens, places=False) for other, tokens in halo.send.items()},
+        {other: parts(tokens, places=True) for other, tokens in halo.receive.items()},
+    )
+
+
+def _by_heads(
+    backend: Callable[..., torch.Tensor],
+    q_BHTD: torch.Tensor,
+    k_BKTD: torch.Tensor,
+    v_BKTD: torch.Tensor,
+    layout: ShardLayout,
+    groups: Groups,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Whole sequences for some heads in each process."""
+    bounds, rank, count = layout.shard.bounds, layout.shard.rank, len(layout.shard.bounds) - 1
+    shares = [heads_of(other, count, q_BHTD.shape[1], k_BKTD.shape[1]) for other in range(count)]
+    heads = [(q, kv, kv) for q, kv in shares]
+    tokens = [slice(*ends) for ends in pairwise(bounds)]
+    given = (q_BHTD, k_BKTD, v_BKTD)
+
+    def sent(other: int) -> list[_Part]:
+        return [_Part(i, _ALL, heads[other][i], _ALL) for i in range(3)]
+
+    def taken(other: int) -> list[_Part]:
+        return [_Part(i, _ALL, _ALL, tokens[other]) for i in range(3)]
+
+    others = [other for other in range(count) if other != rank]
+    exchange = _Exchange(
+        layout.shard,
+        given,
+        [(len(x), own.stop - own.start, bounds[-1], x.shape[3]) for x, own in zip(given, heads[rank], strict=True)],
+        list(zip(sent(rank), taken(rank), strict=True)),
+        {other: sent(other) for other in others},
+        {other: taken(other) for other in others},
+    )
+    out_BTRD = backend(*exchange.end(exchange.begin()), layout.documents, groups, scaling, dropout)
+    out_BRTD = out_BTRD.transpose(1, 2)
+    back = _Exchange(
+        layout.shard,
+        (out_BRTD,),
+        [(len(q_BHTD), q_BHTD.shape[1], layout.shard.stop - layout.shard.start, out_BRTD.shape[3])],
+        [(_Part(0, _ALL, _ALL, tokens[rank]), _Part(0, _ALL, shares[rank][0], _ALL))],
+        {other: [_Part(0, _ALL, _ALL, tokens[other])] for other in others},
+        {other: [_Part(0, _ALL, shares[other][0], _ALL)] for other in others},
+    )
+    (whole_BHTD,) = back.end(back.begin())
+    return whole_BHTD.transpose(1, 2)

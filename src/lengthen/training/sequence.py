@@ -1,0 +1,100 @@
+"""Sequences that several processes share: which part each has, and how they reach each other.
+
+Of `world` processes, `parallel.sequence` neighbors have the same batches and a shard of each sequence; the others have
+other batches. Each computes the loss of its own tokens, so the gradients of all processes are added up as if each had
+sequences of its own: DDP and FSDP2 work over all of them.
+"""
+
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed import ProcessGroup
+from transformers import PreTrainedConfig
+
+from lengthen.attention.layout import Messages, Shard, Transport
+from lengthen.attention.shards import heads_of, shard_bounds
+from lengthen.recipe import Recipe
+from lengthen.training.loss import IGNORED
+
+__all__ = ["SequenceShards", "check_heads", "cut_batch", "transport_over"]
+
+
+def check_heads(recipe: Recipe, config: PreTrainedConfig) -> None:
+    """Refuse full attention over shards where heads can't be shared out, before weights are loaded.
+
+    Args:
+        recipe: of the run.
+        config: of the base.
+
+    Raises:
+        ModelError: with the numbers of heads.
+    """
+    wanted, text = recipe.attention, config.get_text_config()
+    if recipe.shares_heads or wanted.full_last:
+        heads = text.num_attention_heads
+        heads_of(0, recipe.parallel.sequence, heads, getattr(text, "num_key_value_heads", None) or heads)
+
+
+class SequenceShards:
+    """This process's place among those that share its sequences; all processes make it together.
+
+    Args:
+        device: of the run.
+        count: processes that share a sequence; it divides the number of all.
+        step: tokens of which shards are multiples.
+
+    Attributes:
+        rank: of this process among those that share its sequences.
+        data_rank, data_count: of these among all, and how many such there are.
+    """
+
+    def __init__(self, device: torch.device, count: int, step: int):
+        data_count = distributed.get_world_size() // count
+        mesh = distributed.init_device_mesh(device.type, (data_count, count), mesh_dim_names=("data", "sequence"))
+        self.rank, self.data_rank = mesh.get_local_rank("sequence"), mesh.get_local_rank("data")
+        self.data_count, self._count, self._step = data_count, count, step
+        self._transport = transport_over(mesh.get_group("sequence"))
+
+    @property
+    def shortest(self) -> int:
+        """Tokens that a batch must have to be cut."""
+        return self._count * self._step
+
+    def cut(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch's shard of this process: `CausalLMObjective`'s arguments, of those for the whole batch."""
+        bounds = shard_bounds(batch["input_ids"].shape[1], self._step, self._count)
+        return cut_batch(batch, Shard(self.rank, bounds, self._transport))
+
+
+def cut_batch(batch: dict[str, Any], shard: Shard) -> dict[str, Any]:
+    """What `CausalLMObjective` takes for a shard, of what it takes for whole sequences (`data.packing.collate`)."""
+    own: dict[str, Any] = {"documents": batch["documents"], "shard": shard}
+    for name, values in batch.items():
+        if isinstance(values, torch.Tensor):
+            is_target = name in ("labels", "loss_weights")  # of the next shard's first token too
+            own[name] = values[:, shard.start : shard.stop + is_target].clone()
+    if shard.start:
+        own["labels"][:, 0] = IGNORED  # the shard before predicts it
+    return own
+
+
+def transport_over(group: ProcessGroup) -> Transport:
+    """Point-to-point messages between the processes of a group."""
+
+    def start(messages: Messages, received: Messages) -> Any:
+        operations = [
+            distributed.P2POp(function, tensor, distributed.get_global_rank(group, other), group)
+            for function, tensors in ((distributed.isend, messages), (distributed.irecv, received))
+            for other, tensor in tensors.items()
+        ]
+        works = distributed.batch_isend_irecv(operations) if operations else []
+
+        def wait() -> None:
+            for work in works:
+                work.wait()
+            messages.clear()  # held until they were sent
+
+        return wait
+
+    return start
