@@ -246,8 +246,8 @@ def break_folder(folder, how, base):
         ("another factor", "scales positions by 8, a context of 96 tokens by 3"),
         ("another kind", "is of kind PREFIX_TUNING"),
         ("no rank", "lacks r or target_modules"),
-        ("no base", "does not name its base; give it with --base"),
-        ("a path of elsewhere", "which is not here; give it with --base"),
+        ("no base", "does not name its base; give it as `base`"),
+        ("a path of elsewhere", "which is not here; give it as `base`"),
         ("targets of elsewhere", "does not fit"),
     ],
 )
