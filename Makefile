@@ -97,7 +97,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 # One file for every Python and platform, so it carries conditions; pip takes it as constraints.
-COMPILE = echo torch==$(TORCH) | $(BIN)/uv pip compile --quiet --no-config --no-python-downloads --no-annotate \
+COMPILE = echo torch==$(TORCH) | $(BIN)/uv pip compile --quiet --no-config --no-python-downloads --no-annotate --no-emit-package pip \
 	--custom-compile-command "make lock" --constraints /dev/stdin pyproject.toml --extra test
 lock: $(VENV)/.installed-dev
 	$(COMPILE) --extra dev --extra docs --extra liger --universal --python-version 3.10 --upgrade -o constraints.txt
