@@ -24,8 +24,9 @@ _SPACE = 16 * 2**30  # of addresses: what a fault could take from the machine
 @pytest.fixture(scope="module")
 def material(base, run, documents, tmp_path_factory):
     import docx
-    from report_files import write_all
     from reportlab.pdfgen.canvas import Canvas
+
+    from report_files import write_all
 
     folder = tmp_path_factory.mktemp("right")
     right = shutil.copytree(run, folder / "run")

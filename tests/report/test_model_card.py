@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-import report_files as files
 
+import report_files as files
 from lengthen.errors import ModelError
 from lengthen.report import write_model_card
 

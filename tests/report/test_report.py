@@ -7,12 +7,12 @@ from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
-import report_files as files
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import report_files as files
 from lengthen.cli import app
 from lengthen.errors import DataError, ModelError, OutputError
 from lengthen.evaluation.plot import bars_figure, heatmap_figure, plot_bars, plot_by_context, plot_heatmap

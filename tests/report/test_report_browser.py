@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-import report_files as files
 
+import report_files as files
 from lengthen.report import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: test)")
