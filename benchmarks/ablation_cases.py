@@ -20,7 +20,7 @@ from lengthen.evaluation import perplexity
 from lengthen.files import write_json
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.load import load_base, load_config, load_tokenizer
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.quickstart import held_out_documents
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder
@@ -155,7 +155,7 @@ class Study:
     def run_untrained(self, method: str) -> None:
         if method in self.untrained:
             return
-        source = find(MODEL)
+        source = resolve_model(MODEL)
         config = load_config(source)
         if method != "base":
             config = extend(config, context_of(method)["target"], method, theta=context_of(method)["theta"])

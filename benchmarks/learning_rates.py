@@ -20,7 +20,7 @@ from lengthen.context import base_context, extend
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
 from lengthen.models.load import load_base, load_config, load_tokenizer
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.recipe import AdapterRecipe
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import BETAS
@@ -62,7 +62,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    source, tokenizer = find(arguments.model), load_tokenizer(arguments.model)
+    source, tokenizer = resolve_model(arguments.model), load_tokenizer(arguments.model)
     config = load_config(source)
     train, validation = (
         load_tokens([data], tokenizer, config.vocab_size, default_cache())[0]

@@ -31,7 +31,7 @@ from lengthen.context import extend
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
 from lengthen.models.load import load_base, load_config, load_tokenizer
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.recipe import parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.memory import trim_malloc
@@ -66,7 +66,7 @@ WAYS = ["SFTTrainer", "SFTTrainer, released", *OURS]
 
 def prepare(folder: Path, length: int) -> None:
     """The base as an ordinary bfloat16 folder, and one sequence as a token file."""
-    source, tokenizer = find("smollm2-135m-instruct"), load_tokenizer("smollm2-135m-instruct")
+    source, tokenizer = resolve_model("smollm2-135m-instruct"), load_tokenizer("smollm2-135m-instruct")
     config = load_config(source)
     # Training refuses sequences that don't go beyond the base's context; here only their cost counts.
     config.max_position_embeddings = 2048
@@ -110,7 +110,7 @@ def sft(folder: Path, length: int, scratch: Path) -> dict[str, float]:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.seconds = time.perf_counter() - self.seconds
 
-    config = load_config(find(str(folder / "base")))
+    config = load_config(resolve_model(str(folder / "base")))
     config = extend(config, length)
     model = AutoModelForCausalLM.from_pretrained(folder / "base", config=config, dtype=torch.bfloat16)
     adapter = LoraConfig(

@@ -34,7 +34,7 @@ from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.evaluation import perplexity
 from lengthen.files import write_json
 from lengthen.models.load import load_base, load_config, load_tokenizer
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from record import PeakMemory, record
 
 KINDS = ("longlora", "strided, half", "strided, 256")
@@ -51,7 +51,7 @@ def layout(kind: str, context: int, windows: int) -> tuple[str, int, int]:
 
 def prepare(folder: Path, tokens: int) -> None:
     """The base as an ordinary bfloat16 folder, and a document as a token file."""
-    source, tokenizer = find("smollm2-135m-instruct"), load_tokenizer("smollm2-135m-instruct")
+    source, tokenizer = resolve_model("smollm2-135m-instruct"), load_tokenizer("smollm2-135m-instruct")
     config = load_config(source)
     load_base(source, config, torch.bfloat16).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")

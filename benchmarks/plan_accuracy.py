@@ -119,11 +119,11 @@ def prepare(model: str, folder: Path) -> Path:
     from transformers import AutoModelForCausalLM
 
     from lengthen.models.load import load_base, load_config, load_tokenizer
-    from lengthen.models.resolve import find
+    from lengthen.models.resolve import resolve_model
 
     if model == "tiny":
-        return Path(find("tiny").location)
-    source = find(model)
+        return Path(resolve_model("tiny").location)
+    source = resolve_model(model)
     config = load_config(source)
     config.max_position_embeddings = 1024
     base: AutoModelForCausalLM = load_base(source, config, torch.bfloat16, device=torch.device("cpu"))

@@ -18,7 +18,7 @@ from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.files import write_json
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.load import load_base, load_config, load_tokenizer
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.training.objective import CausalLMObjective
 from record import record
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    source, tokenizer = find(arguments.model), load_tokenizer(arguments.model)
+    source, tokenizer = resolve_model(arguments.model), load_tokenizer(arguments.model)
     config = load_config(source)
     store, _ = load_tokens([arguments.data], tokenizer, config.vocab_size, default_cache())
     longest = int(store.lengths.argmax())

@@ -65,7 +65,7 @@ byte-level BPE of 4,096 tokens) that was trained on windows of 256 tokens and br
 Data: the standard library of Python {python}, {documents} files and {tokens:,} tokens of the train split (a hash of
 each file's path decides; tests, encodings, pydoc_data, idlelib, lib2to3, ensurepip and installed packages left out).
 It started with an induction circuit; half of the windows ask for values that were given to names before, and in 15% of
-the others the vocabulary was shuffled, so that it learnt to use its context (scripts/pretrain_tiny.py).
+the others the vocabulary was shuffled, so that it learned to use its context (scripts/pretrain_tiny.py).
 
 Perplexity on the first 2,048 tokens of 16 held-out files, the same tokens at each context, stride context/2, float32:
 

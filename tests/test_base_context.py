@@ -9,7 +9,7 @@ import lengthen
 from lengthen.context import base_context, extend, settle_context, stated_context
 from lengthen.errors import ContextError
 from lengthen.models.load import load_config
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
@@ -112,14 +112,14 @@ LINEAR = {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 
 
 def test_the_folder_decides_and_what_is_loaded_says_it(base, tmp_path):
     folder = published(base, tmp_path, LINEAR, {"model_max_length": 128})
-    assert base_context(load_config(find(str(folder)))) == 128
+    assert base_context(load_config(resolve_model(str(folder)))) == 128
     assert base_context(lengthen.load(str(folder))[0].config) == 128
     (folder / "tokenizer_config.json").write_text("{}")
     with pytest.raises(ContextError, match=r"32 .* or 128"):
-        base_context(load_config(find(str(folder))))
+        base_context(load_config(resolve_model(str(folder))))
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | {"max_sequence_length": 128}))  # as vicuna's
-    assert base_context(load_config(find(str(folder)))) == 128
+    assert base_context(load_config(resolve_model(str(folder)))) == 128
 
 
 def test_a_run_and_its_export_know_the_stated_context(base, tmp_path, make_run, documents):
@@ -143,7 +143,7 @@ def test_longrope_under_its_old_name(base, tmp_path):
     scaling = {"rope_parameters": None, "rope_scaling": {"type": "su", **lists}, "max_position_embeddings": 128}
     for kind in ("llama", "phi3"):
         original = {"original_max_position_embeddings": 32, "model_type": kind, "architectures": None}
-        config = load_config(find(str(published(base, tmp_path, scaling | original))))
+        config = load_config(resolve_model(str(published(base, tmp_path, scaling | original))))
         assert config.rope_parameters["rope_type"] == "longrope"
         assert config.rope_parameters["original_max_position_embeddings"] == 32
         assert base_context(config) == 128

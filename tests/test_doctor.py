@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from lengthen.doctor import examine_model
 from lengthen.doctor.model import s2_of, scaling_of
 from lengthen.errors import ModelError
-from lengthen.models import find
+from lengthen.models import resolve_model
 
 
 def said(findings, subject):
@@ -86,7 +86,9 @@ def test_what_is_no_model(run, tmp_path):
     with pytest.raises(ModelError):
         examine_model(str(tmp_path))
     with pytest.raises(ModelError, match=r"holds an adapter.*give its base as the model"):
-        find(str(shutil.copytree(run / "adapter", tmp_path / "lora", ignore=shutil.ignore_patterns("config.json"))))
+        resolve_model(
+            str(shutil.copytree(run / "adapter", tmp_path / "lora", ignore=shutil.ignore_patterns("config.json")))
+        )
 
 
 def test_a_base_that_is_scaled_says_why_it_takes_no_other_method(make_base):

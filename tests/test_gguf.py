@@ -16,7 +16,7 @@ from gguf_files import llama3_divisors, write_gguf
 from lengthen.context import base_context, extend, is_length_dependent
 from lengthen.errors import ModelError
 from lengthen.gguf import add_positions
-from lengthen.models import find
+from lengthen.models import resolve_model
 from lengthen.models.load import load_config
 
 ROTARY = 32
@@ -72,7 +72,7 @@ def wide(make_base):
 def test_what_a_file_states_is_in_the_config(case, wide, tmp_path):
     keys, tensors, expected = CASES[case]
     file = write_gguf(tmp_path / "a.gguf", wide, keys, tensors, context=256)
-    config = load_config(find(str(file)))
+    config = load_config(resolve_model(str(file)))
     for key, value in expected.items():
         assert config.rope_parameters[key] == (value if isinstance(value, str) else pytest.approx(value))
     assert base_context(config) == 256
@@ -108,8 +108,8 @@ def test_llama_cpp_computes_the_same(case, wide, tmp_path):
 
 def test_two_scalings_of_one_file_multiply_into_one(wide, tmp_path):
     file = write_gguf(tmp_path / "a.gguf", wide, YARN, context=256)
-    twice = LlamaModel(extend(load_config(find(str(file))), 512, "yarn")).rotary_emb.inv_freq
-    once = LlamaModel(extend(load_config(find(str(wide))), 512, "yarn")).rotary_emb.inv_freq
+    twice = LlamaModel(extend(load_config(resolve_model(str(file))), 512, "yarn")).rotary_emb.inv_freq
+    once = LlamaModel(extend(load_config(resolve_model(str(wide))), 512, "yarn")).rotary_emb.inv_freq
     torch.testing.assert_close(twice, once)
 
 
@@ -127,7 +127,7 @@ def test_two_scalings_of_one_file_multiply_into_one(wide, tmp_path):
 def test_what_can_not_be_said_in_a_config_is_refused(keys, tensors, reason, wide, tmp_path):
     file = write_gguf(tmp_path / "a.gguf", wide, keys, tensors)
     with pytest.raises(ModelError, match=rf"a\.gguf .*{reason}"):
-        load_config(find(str(file)))
+        load_config(resolve_model(str(file)))
 
 
 def test_another_share_of_rotated_dimensions_is_another_model(wide, tmp_path):
@@ -144,7 +144,7 @@ def test_a_damaged_file(tmp_path, wide):
     for damaged in (b"GGUF", content[:100], b"no gguf at all" * 10):
         file.write_bytes(damaged)
         with pytest.raises(ModelError, match=r"a\.gguf"):
-            load_config(find(str(file)))
+            load_config(resolve_model(str(file)))
 
 
 def test_a_command_shows_no_bars_of_other_packages(wide, tmp_path):

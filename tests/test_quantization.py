@@ -19,7 +19,7 @@ from lengthen.attention import set_group_size
 from lengthen.errors import ModelError, RecipeError
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.recipe import AdapterRecipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.objective import CausalLMObjective
@@ -59,7 +59,7 @@ def make_nf4_run(documents, tmp_path_factory):
 
 
 def load_nf4(folder, dtype=torch.float32, attention="sdpa"):
-    source = find(str(folder))
+    source = resolve_model(str(folder))
     return load_base(source, load_config(source), dtype, attention, CPU, nf4=True)
 
 
@@ -88,7 +88,7 @@ def test_layers_whose_sizes_do_not_fit_stay(make_base):
 def test_quantizing_while_loading_and_afterwards_give_the_same(base):
     ids = torch.randint(0, 257, (1, 20))
     loaded = load_nf4(base)
-    source = find(str(base))
+    source = resolve_model(str(base))
     afterwards = quantization.quantize(
         load_base(source, load_config(source), torch.float32, device=CPU), torch.float32, CPU
     )
@@ -197,7 +197,7 @@ def test_the_adapters_own_lines_load_it_over_four_bits(run, base):
 def test_a_gguf_base_is_quantized(smollm2):
     model = load_nf4(smollm2, torch.bfloat16)
     assert quantization.count_quantized(model).startswith("210 of 211 linear layers")
-    plain = load_base(find(smollm2), model.config, torch.bfloat16, device=CPU)
+    plain = load_base(resolve_model(smollm2), model.config, torch.bfloat16, device=CPU)
     ids = torch.arange(100, 140)[None]
     ours, theirs = (logits(each, ids).float().log_softmax(-1) for each in (model, plain))
     assert 0 < (theirs.exp() * (theirs - ours)).sum(-1).mean() < 0.5  # nats of divergence: the same model, a little off
@@ -275,17 +275,17 @@ def test_the_adapter_of_another_base_is_refused(run, make_base):
 
 
 def test_what_can_not_be_quantized_is_refused(base, monkeypatch, tmp_path):
-    config = load_config(find(str(base)))
+    config = load_config(resolve_model(str(base)))
     config.quantization_config = {"quant_method": "gptq"}
     with pytest.raises(ModelError, match=r"quantized weights \(gptq\)"):
         quantization.check_nf4(config, CPU)
     with pytest.raises(ModelError, match="no 4-bit kernels for meta"):
-        quantization.check_nf4(load_config(find(str(base))), torch.device("meta"))
+        quantization.check_nf4(load_config(resolve_model(str(base))), torch.device("meta"))
     with pytest.raises(ModelError, match="unknown quantize=int3"):
         lengthen.load(base, quantize="int3")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'lengthen\[nf4\]'"):
-        quantization.check_nf4(load_config(find(str(base))), CPU)
+        quantization.check_nf4(load_config(resolve_model(str(base))), CPU)
     with pytest.raises(RecipeError, match=r"pip install 'lengthen\[nf4\]'"):
         check_optimizer("adamw_8bit", CPU)
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from lengthen.data.stdlib import stdlib_documents
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.quickstart import CONTEXTS, quickstart
 from lengthen.report.numbers import as_perplexity
 
@@ -21,7 +21,7 @@ def test_train_and_validation_files_are_apart_and_without_tests():
 
 
 def test_the_shipped_base_is_small_bfloat16_and_untied():
-    file = f"{find('tiny').location}/model.safetensors"
+    file = f"{resolve_model('tiny').location}/model.safetensors"
     with safe_open(file, "pt") as weights:
         names = weights.keys()
         assert all(weights.get_tensor(name).dtype == torch.bfloat16 for name in names)

@@ -15,7 +15,7 @@ from lengthen.chat.session import ChatSession
 from lengthen.data.instruct.templates import use_template
 from lengthen.errors import DataError, LengthenError, ModelError, one_line
 from lengthen.models.load import load_config
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.recipe import parse_recipe
 from lengthen.upstream import chat_prompt, reading
 
@@ -130,7 +130,7 @@ def test_a_base_published_in_quantized_weights_is_refused_before_training_and_ex
     content = json.loads((folder / "config.json").read_text())
     quantized = {"quant_method": method, "bits": 4, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     (folder / "config.json").write_text(json.dumps({**content, "quantization_config": quantized}))
-    assert load_config(find(str(folder))).max_position_embeddings == 32
+    assert load_config(resolve_model(str(folder))).max_position_embeddings == 32
     for wanted in (None, "nf4"):
         recipe = {
             "model": str(folder), "out": str(tmp_path / "run"), "context": {"target": 64}, "quantize": wanted,

@@ -71,7 +71,7 @@ def check_group_size(group_size: int, sinks: int = 0) -> int:
 
 
 def s2_segments(length: int, group_size: int, shifted: bool) -> list[int]:
-    """Cut points of one document: groups are the spans between neighbouring points.
+    """Cut points of one document: groups are the spans between neighboring points.
 
     Plain heads cut at 0, g, 2g, ...; shifted heads at 0, g//2, g//2 + g, g//2 + 2g, ...; both end at `length`, so
     the last group may be short. A document of at most g//2 tokens is one group in both.

@@ -15,7 +15,7 @@ from lengthen.context import extend
 from lengthen.errors import ModelError, RecipeError
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.recipe import PROMPT_KINDS, AdapterRecipe, load_recipe
 from lengthen.run_folder import RunFolder
 from upstream_warnings import prefix_tuning_warns
@@ -212,7 +212,7 @@ def test_at_the_papers_learning_rate_norms_move_over_a_bfloat16_base(make_base, 
 
 def extended(base, **recipe):
     """A base with positions scaled and an adapter, a function that saves it, and its fingerprint."""
-    source = find(str(base))
+    source = resolve_model(str(base))
     config = extend(load_config(source), 64, "yarn")
     model = load_base(source, config, torch.float32, device=torch.device("cpu"))
     record = {"id": source.id, "model": str(base), **weight_hashes(model), "context": 32}

@@ -11,8 +11,8 @@ import lengthen
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra: ui)")
 
-from lengthen.chat import page_guard
 from lengthen.chat.shared_model import SharedModel
+from lengthen.ui import page_guard
 from lengthen.ui.page import serve_page
 
 

@@ -103,7 +103,7 @@ def loss_of_answers(model, tokenizer, trials):
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(labels).flatten())
 
 
-def test_a_model_that_learnt_it_finds_every_key_in_range_and_few_far_beyond(trained):
+def test_a_model_that_learned_it_finds_every_key_in_range_and_few_far_beyond(trained):
     cells = passkey(*trained, [LENGTH], DEPTHS, TRIALS, batch_size=TRIALS)
     assert [(cell.tokens, cell.depth) for cell in cells] == [(LENGTH, depth) for depth in DEPTHS]
     assert [cell.correct for cell in cells] == [TRIALS] * 3

@@ -261,7 +261,7 @@ def test_the_first_samples_of_each_task_are_taken_and_judged_ones_left_out(tmp_p
     assert [sample.task for sample in chosen] == ["qasper", "x"]
     assert left_out == 2
     assert choose(samples, "f1", None) == (samples, 0)
-    with pytest.raises(DataError, match="human or model judgement; choose a `metric`"):
+    with pytest.raises(DataError, match="human or model judgment; choose a `metric`"):
         choose(samples[3:5], "auto", None)
 
 

@@ -8,7 +8,7 @@ from lengthen.adapters.load import load_apart
 from lengthen.adapters.save import save_adapter
 from lengthen.context import base_context
 from lengthen.models.fingerprint import weight_hashes
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.recipe import AdapterRecipe
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def make_adapter(base, folder, seed, amount=0.3, few_tokens=False, alone=False, 
                 if few_tokens and parameter.ndim == 2 and "lora" not in name:
                     change[5:] = 0
                 parameter.add_(change)
-    source = find(str(base))
+    source = resolve_model(str(base))
     record = {"id": source.id, "model": str(base), **{key: value for key, value in hashes.items() if value}}
     save_adapter(model, folder, apart.model.config, record | {"context": base_context(apart.model.config)})
     if alone:

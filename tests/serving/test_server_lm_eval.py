@@ -6,7 +6,7 @@ import pytest
 from adapter_files import CPU
 
 from lengthen.adapters.load import load_apart
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from server_process import TOKEN, serving
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -58,7 +58,7 @@ def test_loglikelihood_and_generation(tasks, monkeypatch):
         settings = {
             "model": "tiny",
             "base_url": f"{server.url}/v1/completions",
-            "tokenizer": str(find("tiny").location),
+            "tokenizer": str(resolve_model("tiny").location),
             "add_bos_token": True,  # as the tokenizer does by itself, by which the local model is asked
             "max_length": 256,
             "num_concurrent": 2,

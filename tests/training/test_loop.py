@@ -16,7 +16,7 @@ from lengthen.adapters.build import add_adapter
 from lengthen.data.packing import Block
 from lengthen.errors import DivergedError
 from lengthen.models.load import load_base, load_config
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.planning.flops import model_flops
 from lengthen.planning.measure import model_shape
 from lengthen.recipe import TrainingRecipe, parse_recipe
@@ -75,7 +75,7 @@ def test_operations_of_a_step_are_what_torch_counts(base, kind):
         {"model": str(base), "context": {"target": 128}, "training": {"steps": 1}, "attention": {"kind": "full"},
          "adapter": {"kind": kind}}, "test",
     )  # fmt: skip
-    source = find(str(base))
+    source = resolve_model(str(base))
     config = load_config(source)
     model = add_adapter(load_base(source, config, torch.float32), recipe.adapter)
     objective = CausalLMObjective(model).train()

@@ -17,7 +17,7 @@ from lengthen.data.packing import Block
 from lengthen.errors import DataError, RecipeError
 from lengthen.head import decoder_of
 from lengthen.models.load import load_base, load_config
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.recipe import AdapterRecipe, TrainingRecipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training import loss as loss_module
@@ -41,7 +41,7 @@ def tied_base(make_base, request):
 
 def objective_over(base, method="yarn", attention="sdpa", moved=True, **adapter):
     """A run over a base of 32 tokens; with every trained tensor moved away from where it began."""
-    source = find(str(base))
+    source = resolve_model(str(base))
     base_config = load_config(source)
     config = base_config if method is None else extend(base_config, 128, method)
     model = load_base(source, config, torch.float32, attention)

@@ -3,9 +3,9 @@
 import torch
 
 from lengthen.models.load import load_base, load_config, load_tokenizer
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 
-source = find("smollm2-135m-instruct")
+source = resolve_model("smollm2-135m-instruct")
 config = load_config(source)
 config.max_position_embeddings = 1024
 load_base(source, config, torch.bfloat16).save_pretrained("smollm2-1k")

@@ -20,7 +20,7 @@ from lengthen.errors import ModelError
 from lengthen.models.devices import Device, Dtype, pick_device, pick_dtype
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import from_pretrained, load_base, load_config, quiet_transformers
-from lengthen.models.resolve import Source, find
+from lengthen.models.resolve import Source, resolve_model
 from lengthen.quantization import dequantize
 from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.upstream import reading
@@ -156,7 +156,7 @@ def base_of(model: str | Path) -> Source:
     Raises:
         ModelError: there are none.
     """
-    source = find(str(model))
+    source = resolve_model(str(model))
     return source if source.run is None else _base_of(source.run)
 
 
@@ -191,7 +191,7 @@ def _load_apart(
 ) -> BaseApart:
     if quantize not in (None, "none", "nf4"):
         raise ModelError(f"unknown quantize={quantize}; choose nf4 or none")
-    source = find(model)
+    source = resolve_model(model)
     if source.run is not None:
         if adapter is not None:
             raise ModelError(f"{model} is a run folder and has its adapter already; leave `adapter` out")
@@ -283,7 +283,7 @@ def stated_rows(model: str | Path) -> int:
     Raises:
         ModelError: it, or the base that its adapter is for, is not found.
     """
-    source = find(str(model))
+    source = resolve_model(str(model))
     rows = None if source.run is None else adapter_rows(source.run / "adapter")
     return rows or int(text_config(load_config(base_of(model))).vocab_size)
 
@@ -343,7 +343,7 @@ def _base_of(run: Path) -> Source:
     if record is None:
         raise ModelError(f"{adapter} has no base.json; give the base itself and `adapter={adapter}`")
     try:
-        source = find(record["model"])
+        source = resolve_model(record["model"])
         load_config(source)
     except ModelError as error:
         raise ModelError(

@@ -30,7 +30,7 @@ from lengthen.errors import ModelError, one_line
 from lengthen.files import atomic_folder, parse_json, write_text
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config, quiet_transformers
-from lengthen.models.resolve import Source, find, lasting_name
+from lengthen.models.resolve import Source, resolve_model, resolved_name
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.vocabulary import embedding_rows
@@ -87,7 +87,7 @@ def import_published(folder: Path, out: Path, context: int, base: str | None = N
     tensors = _read_tensors(folder)
     name = base or _named_base(settings, folder)
     settings.base_model_name_or_path = None  # peft warns where it is another than the base at hand
-    source = find(name)
+    source = resolve_model(name)
     if source.run is not None:
         raise ModelError(f"{name} is a run folder with an adapter of its own; give the base that {folder} is for")
     base_config = load_config(source)
@@ -97,7 +97,7 @@ def import_published(folder: Path, out: Path, context: int, base: str | None = N
     model = load_base(source, config, torch.bfloat16, device=torch.device("cpu"))
     about_base = {
         "id": source.id,
-        "model": lasting_name(name),
+        "model": resolved_name(name),
         **weight_hashes(model),
         "quantize": None,
         "context": base_context(base_config),
@@ -108,7 +108,7 @@ def import_published(folder: Path, out: Path, context: int, base: str | None = N
     _add_rows(tensors, model)
     peft_model = _fill(model, settings, tensors, folder, source)
     trainable = count_trainable(peft_model)
-    recipe = _recipe(settings, trainable, lasting_name(name), context, out)
+    recipe = _recipe(settings, trainable, resolved_name(name), context, out)
     tokenizer.model_max_length = context
     with atomic_folder(out) as temporary, quiet_transformers():
         run = RunFolder(temporary)
@@ -158,7 +158,7 @@ def _named_base(settings: LoraConfig, folder: Path) -> str:
     if not name:
         raise ModelError(f"{folder} does not name its base; give it as `base`")
     try:
-        find(name)
+        resolve_model(name)
     except ModelError as error:
         raise ModelError(f"{folder} names its base as {name}, which is not here; give it as `base`") from error
     return name

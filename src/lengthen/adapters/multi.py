@@ -9,7 +9,7 @@ from lengthen.context import base_context, positions
 from lengthen.errors import ModelError
 from lengthen.models.devices import Dtype
 from lengthen.models.load import load_config
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.run_folder import read_base_record
 
 __all__ = ["load_several"]
@@ -57,7 +57,7 @@ def _check_same_base(model: str, first: Path, other: Path, stated: int | None) -
         values = [record.get(key) for record in records]
         if None not in values and values[0] != values[1]:
             raise ModelError(f"the adapters {first} and {other} were made over other bases; use one at a time")
-    one, two = (adapter_config(folder) or load_config(find(model), stated) for folder in (first, other))
+    one, two = (adapter_config(folder) or load_config(resolve_model(model), stated) for folder in (first, other))
     if (positions(one), base_context(one)) != (positions(two), base_context(two)):
         raise ModelError(
             f"the adapters {first} and {other} were trained with other positions (contexts {base_context(one)} and "

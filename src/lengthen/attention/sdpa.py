@@ -92,7 +92,7 @@ def _takes_fewer_kv_heads(q_BHTD: torch.Tensor, v_BKTD: torch.Tensor) -> bool:
 
 
 class _Run(NamedTuple):
-    """Neighbouring groups of one size in one document, or in several where no sinks are to be seen."""
+    """Neighboring groups of one size in one document, or in several where no sinks are to be seen."""
 
     start: int
     groups: int
@@ -227,7 +227,7 @@ def _calls(heads: slice, kv_heads: slice, native: bool) -> list[tuple[slice, sli
 
 
 def _equal_runs(documents: Spans, groups: Groups, half: int) -> list[_Run]:
-    """The groups of all documents in order, equal neighbours together."""
+    """The groups of all documents in order, equal neighbors together."""
     runs: list[_Run] = []
     for span in documents:
         for begin, end, sinks_at in groups.bounds(span, half):

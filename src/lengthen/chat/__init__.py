@@ -1,1 +1,1 @@
-"""Conversations about documents: a session, a model shared by several, a web page."""
+"""Conversations about documents: a session, and a model shared by several people."""

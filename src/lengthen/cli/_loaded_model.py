@@ -68,12 +68,12 @@ def load_model(name: str, options: LoadOptions) -> LoadedModel:
         check_scaling(options)
     import lengthen
     from lengthen.context import base_context
-    from lengthen.models.resolve import find
+    from lengthen.models.resolve import resolve_model
     from lengthen.quantization import is_quantized
 
     given = asdict(options)
     given.pop("beyond", None)
-    source = find(name)
+    source = resolve_model(name)
     model, tokenizer = lengthen.load(name, **given)
     header = {
         "model": source.id,  # which of an alias's origins it was, and no machine's path

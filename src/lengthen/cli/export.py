@@ -57,7 +57,7 @@ def export(
     from lengthen.errors import DataError
     from lengthen.evaluation.merge_quality import documents_to_score, perplexities
     from lengthen.models.load import load_config, towers_of
-    from lengthen.models.resolve import find
+    from lengthen.models.resolve import resolve_model
     from lengthen.report import check_is_run, write_model_card
     from lengthen.run_folder import RunFolder
 
@@ -74,7 +74,7 @@ def export(
         check_is_run(Path(run))
         create_repository(push)
     extended = adapter_config(Path(adapter) if adapter else RunFolder(Path(run)).adapter)
-    extended = extended or load_config(find(run), base_context)
+    extended = extended or load_config(resolve_model(run), base_context)
     if for_ in ("ollama", "llama.cpp"):
         check_positions(extended)
     if for_ == "vllm":

@@ -104,7 +104,7 @@ def _pdf(path: Path) -> tuple[str, list[str]]:
     scanned = [number for number, (text, pictured) in enumerate(pages, start=1) if pictured and not text]
     if not any(texts):
         raise DataError(
-            f"{path} has {len(pages)} pages and no text, as scanned documents do; recognise the text first, such as "
+            f"{path} has {len(pages)} pages and no text, as scanned documents do; recognize the text first, such as "
             "with `ocrmypdf`"
         )
     warnings = []

@@ -84,7 +84,7 @@ def pack(
     """Pack documents into blocks; the same store always gives the same blocks.
 
     Args:
-        store: tokenised documents.
+        store: tokenized documents.
         sequence_length: tokens in a block, at most ("documents") or exactly ("concatenate").
         packing: "documents": pieces of at most `sequence_length` tokens, each a segment, packed best-fit decreasing;
             a last piece of one token is dropped. "concatenate": one segment per block; the incomplete last block is
@@ -258,7 +258,7 @@ def pack_windows(store: TokenStore, window: int, sequence_length: int, seed: int
     """Cut documents into short windows, each a segment, and put windows of different places beside each other.
 
     Args:
-        store: tokenised documents.
+        store: tokenized documents.
         window: tokens of a window, at most: as many of one size as fill a block are a little shorter.
         sequence_length: tokens of a block, at most.
         seed: of the windows' order.

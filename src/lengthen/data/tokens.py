@@ -117,7 +117,7 @@ def load_tokens(
             "python-stdlib:validation" mean the sources of Python's standard library.
         tokenizer: what turns documents into ids.
         vocab_size: tokens in the model's vocabulary, which may differ from the tokenizer's.
-        cache: the folder for tokenised documents, such as `default_cache()`; None keeps nothing.
+        cache: the folder for tokenized documents, such as `default_cache()`; None keeps nothing.
         dtype: "uint16" or "uint32" where token files are not what `vocab_size` suggests.
         max_documents: documents that are taken of each file, folder or dataset, the first ones; None for all.
 
@@ -244,7 +244,7 @@ def _spelled(control: ControlTokens, document: Document) -> int:
 
 
 def default_cache() -> Path:
-    """The folder for tokenised documents."""
+    """The folder for tokenized documents."""
     return cache_folder("tokens")
 
 

@@ -22,7 +22,7 @@ from lengthen.context import METHODS, attention_layers, extend, stated_context
 from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import LengthenError, one_line
 from lengthen.models.load import load_config, quiet_transformers, stated_lengths, towers_of
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.quantization import check_not_quantized
 from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.upstream import check_chat_template, reading
@@ -73,7 +73,7 @@ def examine_model(model: str, adapter: Path | None = None, context: int | None =
     Raises:
         ModelError: there is no such model, or its config can't be read.
     """
-    source = find(model)
+    source = resolve_model(model)
     if source.run is not None and adapter is None:
         adapter = RunFolder(source.run).adapter
     base = base_of(model)

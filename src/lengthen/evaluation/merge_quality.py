@@ -13,7 +13,7 @@ from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import DataError
 from lengthen.evaluation.sliding_perplexity import perplexity
 from lengthen.models.load import load_config, load_tokenizer
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.recipe import Recipe, load_recipe
 from lengthen.run_folder import RunFolder
 
@@ -48,7 +48,7 @@ def documents_to_score(model: str, adapter: str | None, data: Sequence[str] | No
         data, most = recipe.data.validation or recipe.data.paths, recipe.data.max_documents
         if recipe.data.kind == "instruct":
             return _examples(recipe, data, tokenizer)
-    vocabulary = load_config(find(model)).get_text_config().vocab_size
+    vocabulary = load_config(resolve_model(model)).get_text_config().vocab_size
     store, _ = load_tokens(data, tokenizer, vocabulary, default_cache(), max_documents=most)
     longest = np.argsort(-store.lengths, kind="stable")[:DOCUMENTS]
     return [store[index][:TOKENS] for index in longest]

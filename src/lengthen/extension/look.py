@@ -12,7 +12,7 @@ from lengthen.doctor.model import s2_of, scaling_of
 from lengthen.errors import ContextError, DataError, ModelError
 from lengthen.extension.request import Request
 from lengthen.models.load import load_config, load_tokenizer, stated_lengths
-from lengthen.models.resolve import Source, find
+from lengthen.models.resolve import Source, resolve_model
 from lengthen.quantization import check_not_quantized
 from lengthen.recipe import Recipe
 
@@ -61,7 +61,7 @@ def check_base(request: Request, stated: int | None) -> tuple[Source, PreTrained
         ModelError: it can't be found or read, or is no base.
         ContextError: its context is as long already.
     """
-    source = find(request.model)
+    source = resolve_model(request.model)
     if source.run is not None:
         raise ModelError(f"{request.model} is a run folder with an adapter; export it first and extend what comes out")
     config = load_config(source, stated)

@@ -15,7 +15,7 @@ from lengthen.extension.kept import fingerprint, load_measured, save_measured
 from lengthen.extension.line import Line
 from lengthen.extension.questions import SEED, Questions, choose_task, documents_to_measure, haystack_of, make_asked
 from lengthen.models.load import load_config, load_tokenizer
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.progress import progress_bar
 from lengthen.provenance import command_line, versions
 from lengthen.training.run import Interrupted
@@ -118,14 +118,14 @@ class Measuring:
 
     def _documents(self) -> TokenStore:
         recipe = self._line.recipe
-        config = load_config(find(recipe.model), recipe.context.base)
+        config = load_config(resolve_model(recipe.model), recipe.context.base)
         return documents_to_measure(self._line.request, recipe, load_tokenizer(recipe.model), config)
 
     def _questions(self, questions: Questions) -> Asked:
         if self._asked is None:
             recipe, store = self._line.recipe, self._documents()
             tokenizer = load_tokenizer(recipe.model)
-            context = base_context(load_config(find(recipe.model), recipe.context.base))
+            context = base_context(load_config(resolve_model(recipe.model), recipe.context.base))
             haystack = haystack_of(store, tokenizer)
             self._asked = make_asked(questions, store, haystack, tokenizer, context, recipe.context.target)
         return self._asked

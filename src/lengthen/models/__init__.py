@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lengthen.models.load import load_base, load_config, load_tokenizer
-    from lengthen.models.resolve import Source, find
+    from lengthen.models.resolve import Source, resolve_model
 
-__all__ = ["Source", "find", "load_base", "load_config", "load_tokenizer"]
+__all__ = ["Source", "load_base", "load_config", "load_tokenizer", "resolve_model"]
 
 _HOME = {
     "Source": "resolve",
-    "find": "resolve",
+    "resolve_model": "resolve",
     "load_base": "load",
     "load_config": "load",
     "load_tokenizer": "load",

@@ -18,7 +18,7 @@ from lengthen.errors import ModelError, require
 from lengthen.gguf import add_positions
 from lengthen.models.devices import default_device
 from lengthen.models.fingerprint import weight_hashes
-from lengthen.models.resolve import SMOLLM2_HUB, Source, find
+from lengthen.models.resolve import SMOLLM2_HUB, Source, resolve_model
 from lengthen.quantization import check_nf4, is_quantized, nf4_config, prepare_for_training, quantize
 from lengthen.upstream import reading
 from lengthen.vocabulary import check_largest_id
@@ -137,7 +137,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     Raises:
         ModelError: there is none, or it can't be read or used.
     """
-    return read_tokenizer(find(model))
+    return read_tokenizer(resolve_model(model))
 
 
 def read_tokenizer(source: Source) -> "PreTrainedTokenizerBase":

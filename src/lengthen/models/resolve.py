@@ -9,7 +9,7 @@ from typing import Any
 from lengthen.errors import ModelError
 from lengthen.run_folder import RunFolder
 
-__all__ = ["SMOLLM2_HUB", "Source", "find", "is_here", "lasting_name"]
+__all__ = ["SMOLLM2_HUB", "Source", "is_here", "resolve_model", "resolved_name"]
 
 TINY, SMOLLM2 = "tiny", "smollm2-135m-instruct"
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -37,7 +37,7 @@ class Source:
         return {"gguf_file": self.gguf} if self.gguf else {}
 
 
-def find(model: str) -> Source:
+def resolve_model(model: str) -> Source:
     """Find what a MODEL argument names.
 
     Args:
@@ -95,13 +95,13 @@ def _folder(path: Path, model: str) -> Source:
 def is_here(model: str) -> bool:
     """Whether MODEL's files are on this machine, and not those of a hub."""
     try:
-        return Path(find(model).location).is_dir()
+        return Path(resolve_model(model).location).is_dir()
     except ModelError:
         return False
 
 
-def lasting_name(model: str) -> str:
-    """What `find` finds the same model by from any folder: alias, hub id, or absolute path."""
+def resolved_name(model: str) -> str:
+    """What `resolve_model` finds the same model by from any folder: alias, hub id, or absolute path."""
     if model in (TINY, SMOLLM2):  # whatever is called so in the present folder
         return model
     path = Path(model).expanduser()

@@ -8,7 +8,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from lengthen.models.resolve import find, is_here
+from lengthen.models.resolve import is_here, resolve_model
 from lengthen.planning.cache import remembered
 from lengthen.planning.shape import Base
 from lengthen.recipe import Recipe
@@ -38,7 +38,7 @@ def _content(recipe: Recipe) -> str | None:
     """The text that a base's config follows from; None where only looking tells."""
     if not is_here(recipe.model):
         return None if recipe.base_config is None else json.dumps(recipe.base_config, sort_keys=True)
-    source = find(recipe.model)
+    source = resolve_model(recipe.model)
     folder = Path(source.location)
     with suppress(OSError):  # which the examination then names
         if source.gguf:

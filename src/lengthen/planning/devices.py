@@ -32,7 +32,7 @@ _TERA = 1e12
 
 # Share of the peak: long-context training on data-center GPUs with flash kernels reaches 40 to 50%; Volta and Turing
 # lack these kernels, and consumer cards are held back by memory bandwidth.
-_DATA_CENTRE, _CONSUMER, _BEFORE_AMPERE, _CPU = 0.40, 0.40, 0.30, 0.60
+_DATA_CENTER, _CONSUMER, _BEFORE_AMPERE, _CPU = 0.40, 0.40, 0.30, 0.60
 
 # Fitted to 9 steps of LLaMA2-7B's shape from 16,384 to 102,400 tokens on one H100, which they explain within 2%
 # (docs/results/gpu.md): 0.36 with LoRA inputs cast to float32, 0.39 as they are now.
@@ -65,7 +65,7 @@ class Device:
     peak_16: float | None
     peak_32: float | None
     bf16: bool = True
-    efficiency: float = _DATA_CENTRE
+    efficiency: float = _DATA_CENTER
     kind: str = "cuda"
     attention_efficiency: float | None = None
     fused_efficiency: float | None = None
@@ -111,12 +111,12 @@ _GPUS = (
     _gpu("rtx4090-24gb", 23.5, 165, 82.6, _CONSUMER),
     _gpu("rtx5090-32gb", 31.3, 210, 105, _CONSUMER),
     _gpu("l4-24gb", 22.0, 121, 30.3, _CONSUMER),
-    _gpu("a100-40gb", 39.4, 312, 19.5, _DATA_CENTRE),
-    _gpu("a100-80gb", 79.1, 312, 19.5, _DATA_CENTRE),
+    _gpu("a100-40gb", 39.4, 312, 19.5, _DATA_CENTER),
+    _gpu("a100-80gb", 79.1, 312, 19.5, _DATA_CENTER),
     _gpu("h100-80gb", 79.1, 989, 67, _H100_WEIGHTS, attention=_H100_ATTENTION, fused=_H100_FUSED),
-    _gpu("h200-141gb", 139.8, 989, 67, _DATA_CENTRE),
-    _gpu("b200", 178.3, 2250, 75, _DATA_CENTRE),
-    _gpu("mi300x", 191.5, 1307, 163, _DATA_CENTRE),
+    _gpu("h200-141gb", 139.8, 989, 67, _DATA_CENTER),
+    _gpu("b200", 178.3, 2250, 75, _DATA_CENTER),
+    _gpu("mi300x", 191.5, 1307, 163, _DATA_CENTER),
 )
 
 DEVICES: dict[str, Device] = {device.name: device for device in _GPUS}

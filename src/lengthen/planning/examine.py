@@ -7,7 +7,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from lengthen.context import base_context, extend, settle_context
 from lengthen.errors import ModelError
 from lengthen.models.load import load_config, quiet_transformers
-from lengthen.models.resolve import find, is_here
+from lengthen.models.resolve import is_here, resolve_model
 from lengthen.planning.measure import model_shape
 from lengthen.planning.shape import Base
 from lengthen.quantization import check_not_quantized
@@ -48,7 +48,7 @@ def config_of(recipe: Recipe) -> PreTrainedConfig:
         with reading(kind, "base_config is no config of a {name} model: {error}"), quiet_transformers():
             return settle_context(AutoConfig.for_model(kind, **fields), recipe.context.base)
     try:
-        return load_config(find(recipe.model), recipe.context.base)
+        return load_config(resolve_model(recipe.model), recipe.context.base)
     except ModelError as error:
         raise ModelError(
             f"{error}; for a plan without the base, write the fields of its config.json into the recipe as base_config"

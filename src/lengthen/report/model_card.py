@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lengthen.files import write_text
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.report.comparison import found_by_length, perplexity_by_position, usable
 from lengthen.report.results import read_run
 from lengthen.report.setup import introduction
@@ -32,7 +32,7 @@ def write_model_card(folder: Path, out: Path, name: str) -> Path:
     card = template("lengthen.report", "model_card.md.j2").render(
         name=name,
         # A folder's or a file's name would be a link to nowhere.
-        base_id=base if "/" in base and not Path(base).exists() and find(base).location == base else None,
+        base_id=base if "/" in base and not Path(base).exists() and resolve_model(base).location == base else None,
         verdict=judged.sentence if judged else "What of its context is usable is not measured.",
         introduction=introduction(run),
         found=found_by_length(evaluation) if evaluation else None,

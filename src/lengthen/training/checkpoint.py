@@ -30,7 +30,7 @@ from lengthen.errors import DivergedError, LengthenError, OutputError, one_line
 from lengthen.files import sync_folder, write_json
 from lengthen.run_folder import RunFolder
 from lengthen.training.optim import page_states, trained_parameters
-from lengthen.training.parallel import is_sharded, shard_like, whole_states, whole_tensors
+from lengthen.training.parallel import full_states, full_tensors, is_sharded, shard_like
 
 __all__ = [
     "check_readable",
@@ -96,7 +96,7 @@ def save_checkpoint(
             checkpoints.mkdir(exist_ok=True)  # but not the run folder, where someone removed it meanwhile
             temporary.mkdir()
         accelerator.wait_for_everyone()
-        tensors = whole_tensors(trained_parameters(objective), keep=is_main)
+        tensors = full_tensors(trained_parameters(objective), keep=is_main)
         _check_finite(tensors, step, accelerator)
         if is_main:
             save_file(tensors, temporary / TRAINABLE)
@@ -206,7 +206,7 @@ def _save_optimizer(folder: Path, accelerator: Accelerator, objective: Any, mode
     else:
         states = optimizer.state_dict()
         if is_sharded(objective):
-            states = whole_states(states, keep=accelerator.is_main_process)
+            states = full_states(states, keep=accelerator.is_main_process)
         if accelerator.is_main_process:
             torch.save(states, folder / OPTIMIZER)
     if accelerator.scaler is not None and accelerator.is_main_process:

@@ -3,7 +3,7 @@
 FSDP2 is applied here and not by accelerate, whose plugin is ignored on CPU and rounds loss and gradients to 16 bits.
 Each transformer layer is a unit, the rest (embeddings, last norm, head) the root's. Dtypes stay as they are, trained
 float32 masters beside frozen 16-bit weights, so that a step computes what it computes in one process. DeepSpeed keeps
-the masters in its optimiser and computes with 16-bit copies.
+the masters in its optimizer and computes with 16-bit copies.
 """
 
 import os
@@ -22,13 +22,13 @@ from lengthen.recipe import Recipe
 
 __all__ = [
     "check_parallel",
-    "gather_trained",
+    "full_states",
+    "full_tensors",
     "is_sharded",
     "shard",
     "shard_like",
     "share_head_weight",
-    "whole_states",
-    "whole_tensors",
+    "unshard",
     "zero_config",
 ]
 
@@ -162,7 +162,7 @@ def shard_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-def whole_tensors(parameters: Mapping[str, torch.Tensor], keep: bool) -> dict[str, torch.Tensor]:
+def full_tensors(parameters: Mapping[str, torch.Tensor], keep: bool) -> dict[str, torch.Tensor]:
     """Parameters as plain tensors; all processes must call this together.
 
     Args:
@@ -182,25 +182,25 @@ def _gathered(parameter: torch.Tensor) -> torch.Tensor | None:
     if isinstance(parameter, DTensor):
         return parameter.full_tensor().detach()
     if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
-        # What the module holds under ZeRO is a 16-bit copy, or nothing; the float32 master is the optimiser's.
+        # What the module holds under ZeRO is a 16-bit copy, or nothing; the float32 master is the optimizer's.
         from deepspeed.utils import safe_get_full_fp32_param
 
         return safe_get_full_fp32_param(parameter)
     return None
 
 
-def whole_states(states: dict[str, Any], keep: bool) -> dict[str, Any]:
-    """An optimiser's `state_dict` with plain tensors; all processes must call this together.
+def full_states(states: dict[str, Any], keep: bool) -> dict[str, Any]:
+    """An optimizer's `state_dict` with plain tensors; all processes must call this together.
 
     Args:
-        states: of an optimiser over sharded parameters.
+        states: of an optimizer over sharded parameters.
         keep: whether this process wants them; without, the states are empty.
     """
-    state = {key: whole_tensors(tensors, keep) for key, tensors in states["state"].items()}
+    state = {key: full_tensors(tensors, keep) for key, tensors in states["state"].items()}
     return {**states, "state": state}
 
 
-def gather_trained(model: Any, keep: bool) -> None:
+def unshard(model: Any, keep: bool) -> None:
     """Give a model its whole trained tensors back, to be saved and no longer trained; all processes together.
 
     Args:

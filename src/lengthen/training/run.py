@@ -36,7 +36,7 @@ from lengthen.head import check_head
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config, load_tokenizer
-from lengthen.models.resolve import Source, find, lasting_name
+from lengthen.models.resolve import Source, resolve_model, resolved_name
 from lengthen.progress import show_progress
 from lengthen.quantization import check_nf4, check_not_quantized, count_quantized
 from lengthen.recipe import Recipe, check_documents, load_recipe
@@ -51,7 +51,7 @@ from lengthen.training.memory import enable_checkpointing, tile_mlps, trim_mallo
 from lengthen.training.metrics import Utilization
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import check_optimizer
-from lengthen.training.parallel import check_parallel, gather_trained, shard
+from lengthen.training.parallel import check_parallel, shard, unshard
 from lengthen.training.restoration import BasePositions, cut_windows
 from lengthen.training.resume import check_recipe
 from lengthen.training.sequence import check_heads
@@ -186,7 +186,7 @@ def resolve(recipe: Recipe, resume: bool) -> Setup | None:
         layer_patterns(recipe.attention.pattern)
         pick_backend(recipe.attention.backend, device, dtype)
     check_documents(recipe)
-    source = find(recipe.model)
+    source = resolve_model(recipe.model)
     if source.run is not None:
         raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
     base_config = load_config(source, recipe.context.base)
@@ -286,7 +286,7 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
         _LOG.info("note: full attention keeps packed documents apart by a mask of all pairs of tokens in this model")
     base = {
         "id": setup.source.id,
-        "model": lasting_name(recipe.model),
+        "model": resolved_name(recipe.model),
         **weight_hashes(model),
         "quantize": recipe.quantize,
         "context": setup.context,
@@ -360,7 +360,7 @@ def fit(
 def finish(setup: Setup, model: Any, base: dict[str, Any]) -> None:
     """Write what was trained, and measure it on the validation data."""
     recipe, run = setup.recipe, setup.run
-    gather_trained(model, keep=setup.process.is_main_process)
+    unshard(model, keep=setup.process.is_main_process)
     if setup.process.is_main_process:
         if not run.is_run:
             raise OutputError(f"{run} was removed while it was trained; start again")

@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from lengthen.chat.page_guard import MOST_FILES
 from lengthen.chat.session import Answer, DoesNotFitError, Loaded
 from lengthen.chat.shared_model import Progress, SharedModel, UserSession
 from lengthen.data.documents import SUPPORTED
 from lengthen.errors import DataError, LengthenError
+from lengthen.ui.page_guard import MOST_FILES
 
 __all__ = ["EXAMPLES", "ChatTab"]
 

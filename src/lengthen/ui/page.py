@@ -12,12 +12,12 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
-from lengthen.chat.page_guard import MOST_FILE_BYTES, PageGuard
 from lengthen.chat.shared_model import SharedModel
 from lengthen.errors import LengthenError
 from lengthen.ui.chat_tab import ChatTab
 from lengthen.ui.extend_tab import ExtendTab
 from lengthen.ui.job import Job
+from lengthen.ui.page_guard import MOST_FILE_BYTES, PageGuard
 
 __all__ = ["serve_page"]
 

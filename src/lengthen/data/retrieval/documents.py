@@ -18,8 +18,8 @@ class Documents:
     """The run's own documents as text around facts, and as passages to be quoted.
 
     Args:
-        stores: tokenised documents, at least one token in all.
-        tokenizer: that they were tokenised by.
+        stores: tokenized documents, at least one token in all.
+        tokenizer: that they were tokenized by.
     """
 
     def __init__(self, stores: Sequence[TokenStore], tokenizer: "PreTrainedTokenizerBase"):

@@ -18,7 +18,7 @@ from lengthen.errors import ModelError
 from lengthen.head import causal_lm
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.load import load_base, load_config, load_tokenizer, quiet_transformers
-from lengthen.models.resolve import Source, find
+from lengthen.models.resolve import Source, resolve_model
 from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["Pair", "Sides", "find_pair", "positions_of"]
@@ -92,7 +92,7 @@ class Pair:
     def _scaled(self) -> Iterator[Any]:
         device, is_nf4 = default_device(), self.options.get("quantize") == "nf4"
         dtype = pick_dtype(self.options.get("dtype"), device, is_nf4)
-        yield load_base(find(self.base), self.config, dtype, device=device, nf4=is_nf4).eval()
+        yield load_base(resolve_model(self.base), self.config, dtype, device=device, nf4=is_nf4).eval()
 
 
 def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
@@ -108,7 +108,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
         ModelError: there is no base to be found, or it is not this run's: other weights than those it was trained
             over, another shape, or another tokenizer.
     """
-    source, stated = find(name), options.get("base_context")
+    source, stated = resolve_model(name), options.get("base_context")
     run = RunFolder(Path(name))
     adapter = options.get("adapter") or (run.adapter if source.run is not None else None)
     record = read_base_record(Path(adapter)) if adapter is not None else run.base_record()
@@ -119,15 +119,20 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
         raise ModelError(
             f"{name} is a model by itself, so nothing says what its base was; name it with base, or give a run folder"
         )
-    found = find(base)
+    found = resolve_model(base)
     if found.run is not None:
         raise ModelError(f"the base {base} is a run folder itself; give the model that it was made over")
     base_config = load_config(found, stated)
     tokenizer = load_tokenizer(name)
     _check_together(name, config, tokenizer, base, base_config)
-    if record is not None and own is not None and found != find(own) and found.id != record["id"]:
+    if record is not None and own is not None and found != resolve_model(own) and found.id != record["id"]:
         raise ModelError(f"{name} was made over {record['id']}, not over {base}; leave base out")
-    is_one = not run.is_full and own is not None and find(own) == found and _only_positions_differ(config, base_config)
+    is_one = (
+        not run.is_full
+        and own is not None
+        and resolve_model(own) == found
+        and _only_positions_differ(config, base_config)
+    )
     return Pair(
         name=name,
         id=source.id,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lengthen.errors import DataError, ModelError
-from lengthen.models.resolve import find
+from lengthen.models.resolve import resolve_model
 from lengthen.results import check_results, read_json
 from lengthen.run_folder import RunFolder, read_base_record
 
@@ -21,7 +21,7 @@ def base_id(model: str, adapter: Path | None) -> str:
     Raises:
         ModelError: the model is not found, or the record of its base is damaged.
     """
-    source = find(model)
+    source = resolve_model(model)
     record = read_base_record(adapter) if adapter is not None else RunFolder(Path(model)).base_record()
     return record["id"] if record is not None else source.id
 

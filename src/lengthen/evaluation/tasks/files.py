@@ -66,7 +66,7 @@ def read_samples(paths: Sequence[Path]) -> list[Sample]:
 def choose(samples: Sequence[Sample], metric: str, most: int | None) -> tuple[list[Sample], int]:
     """Take the first `most` samples of each task that can be scored, and count those that can't.
 
-    L-Eval leaves some answers to the judgement of people or of another model: with metric "auto" they have no score.
+    L-Eval leaves some answers to the judgment of people or of another model: with metric "auto" they have no score.
 
     Args:
         samples: of files.
@@ -79,7 +79,7 @@ def choose(samples: Sequence[Sample], metric: str, most: int | None) -> tuple[li
     kept = [sample for sample in samples if metric != "auto" or sample.layout is not LEVAL_JUDGED]
     if not kept:
         raise DataError(
-            f"L-Eval leaves all {len(samples)} answers to human or model judgement; choose a `metric`, such as rouge-l"
+            f"L-Eval leaves all {len(samples)} answers to human or model judgment; choose a `metric`, such as rouge-l"
         )
     seen: Counter[str] = Counter()
     chosen = []

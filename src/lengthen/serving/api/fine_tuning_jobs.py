@@ -22,7 +22,7 @@ from typing import Any, Literal
 from lengthen.errors import LengthenError, one_line
 from lengthen.files import is_locked, parse_json, write_json, write_json_lines, write_text
 from lengthen.models.devices import Dtype
-from lengthen.models.resolve import lasting_name
+from lengthen.models.resolve import resolved_name
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.serving.api.schemas import TrainingRequest
@@ -161,7 +161,7 @@ class Training:
 
     def __init__(self, service: Service, folder: Path, model: str, quantize: str | None, dtype: Dtype | None):
         self._service, self._folder = service, folder.resolve()
-        self._model, self._quantize, self._dtype = lasting_name(model), quantize, dtype
+        self._model, self._quantize, self._dtype = resolved_name(model), quantize, dtype
         self._jobs = {job.id: job for job in self._known()}
         self._creating = threading.Lock()
         self._closing = threading.Event()
