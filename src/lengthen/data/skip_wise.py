@@ -64,8 +64,10 @@ def _draw(ids: np.ndarray, length: int, target: int, generator: np.random.Genera
 def skip_positions(length: int, target: int, generator: np.random.Generator) -> np.ndarray:
     """Positions with one jump for a sequence whose text is whole, int64, (length,).
 
-    What is asked for at the end has to be found at any distance up to the target, so here the jump is anywhere in the
-    inner three quarters, and in three of ten sequences the first position is not 0 either.
+    What is asked for at the end has to be found at any distance up to the target. Of a jump drawn uniformly the longest
+    distances get almost nothing: trained that way, SmolLM2 found at 16,384 tokens everything but the fact at the very
+    start. So half of the sequences take the longest jump, from position 0 to the target's last. The jump's place is
+    anywhere in the inner three quarters; of the other sequences three in ten do not begin at position 0 either.
 
     Args:
         length: tokens, at least 2.
@@ -73,8 +75,11 @@ def skip_positions(length: int, target: int, generator: np.random.Generator) -> 
         generator: draws the jump's place and size.
     """
     cut = int(generator.integers(max(1, length // 8), length * 7 // 8, endpoint=True))
-    jump = int(generator.integers(0, target - length, endpoint=True))
-    first = int(generator.integers(0, target - length - jump, endpoint=True)) if generator.random() < 0.3 else 0
+    jump, first = target - length, 0
+    if generator.random() < 0.5:
+        jump = int(generator.integers(0, target - length, endpoint=True))
+        if generator.random() < 0.3:
+            first = int(generator.integers(0, target - length - jump, endpoint=True))
     positions = np.arange(first, first + length, dtype=np.int64)
     positions[cut:] += jump
     return positions
