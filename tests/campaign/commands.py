@@ -7,7 +7,7 @@ from pathlib import Path
 
 from disk import differences, halves, leftovers, read_tree
 
-COMMANDS = ("train", "export", "data tokenize", "data qa", "eval perplexity")
+COMMANDS = ("train", "extend", "export", "data tokenize", "data qa", "eval perplexity")
 
 
 class Disturbed:

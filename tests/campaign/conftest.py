@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,7 +49,23 @@ def endpoint():
 
 
 @pytest.fixture(scope="session")
-def arguments_of(base, run, documents, endpoint):
+def books(tmp_path_factory):
+    """Four texts of 1,500 to 2,400 bytes, long enough for `extend` to train on and to measure."""
+    folder, generator = tmp_path_factory.mktemp("books"), random.Random(0)
+    words = ["".join(generator.choices("abcdefgh", k=generator.randint(2, 6))) for _ in range(30)]
+    for index in range(4):
+        sentences = [" ".join(generator.choices(words, k=9)) + "." for _ in range(100)]
+        (folder / f"{index}.txt").write_text(" ".join(sentences)[: 1500 + 300 * index], encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(make_base):
+    return make_base("small", max_position_embeddings=256)
+
+
+@pytest.fixture(scope="session")
+def arguments_of(base, run, documents, endpoint, small, books):
     """A function that gives the arguments of a command that writes below a folder, which it makes."""
 
     def make(name, folder):
@@ -56,6 +73,9 @@ def arguments_of(base, run, documents, endpoint):
         out = folder / "out"
         if name == "train":
             return ["train", write_recipe(folder / "recipe.yaml", base, documents, out), "--resume"]
+        if name == "extend":
+            steps = ["training.steps=3", "training.save_every=1", "training.dtype=float32"]
+            return ["extend", small, "--to", "512", "--data", books, "--out", out, *steps]
         if name == "export":
             return ["export", run, out, "--dtype", "float32", "--json", folder / "export.json"]
         if name == "data tokenize":

@@ -51,7 +51,7 @@ def disturb(command, kind, count, seed):
     assert not failed, json.dumps(failed, indent=1)[:6000]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", SHORT)
 def test_disturbed_and_run_again(forks, arguments_of, tmp_path, name):
     command = Disturbed(forks, arguments_of, name, tmp_path)
     for kind in KINDS[: 2 * SHORT[name]]:

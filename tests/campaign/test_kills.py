@@ -43,7 +43,7 @@ def kill(command, count, seed):
     assert not failed, json.dumps(failed, indent=1)[:6000]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", SHORT)
 def test_killed_and_run_again(forks, arguments_of, tmp_path, name):
     kill(Disturbed(forks, arguments_of, name, tmp_path), SHORT[name], SEED)
 
