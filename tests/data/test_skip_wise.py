@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lengthen.data.packing import Block, collate, positions_beyond
-from lengthen.data.skip_wise import skip_wise
+from lengthen.data.skip_wise import skip_positions, skip_wise
 from lengthen.errors import DataError
 
 
@@ -58,6 +58,26 @@ def test_all_distances_of_the_target_are_met():
     assert distances == set(range(40))
     assert {b.positions[-1] for b in blocks} == {b.positions[-1] for b in skip_wise([window(8)] * 400, 8, 40, seed=1)}
     assert [b.positions[-1] for b in blocks] != [b.positions[-1] for b in skip_wise([window(8)] * 400, 8, 40, seed=1)]
+
+
+@given(length=st.integers(2, 60), further=st.integers(0, 200), seed=st.integers(0, 99))
+def test_positions_of_a_whole_text_have_one_jump_before_its_end(length, further, seed):
+    target = length + further
+    positions = skip_positions(length, target, np.random.default_rng(seed))
+    jumps = np.flatnonzero(np.diff(positions) != 1)
+    assert positions.shape == (length,)
+    assert 0 <= positions[0] <= positions[-1] < target
+    assert jumps.size <= 1
+    assert all(length // 8 <= jump + 1 <= max(1, length * 7 // 8) for jump in jumps)
+
+
+def test_half_of_the_sequences_reach_from_the_first_position_to_the_last():
+    generator = np.random.default_rng(0)
+    drawn = [skip_positions(64, 1024, generator) for _ in range(400)]
+    whole = [row for row in drawn if row[0] == 0 and row[-1] == 1023]
+    assert 0.45 < len(whole) / len(drawn) < 0.55
+    others = {int(row[-1] - row[0]) for row in drawn} - {1023}
+    assert min(others) < 150 < 900 < max(others)
 
 
 def test_positions_beyond_counts_positions_and_not_tokens():
