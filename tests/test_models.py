@@ -103,10 +103,20 @@ def test_finds_a_folder_a_gguf_file_a_run_and_a_hub_id(base, run, tmp_path):
     assert resolve_model("org/model").location == "org/model"
 
 
-@pytest.mark.parametrize("path", ["/no/such/model", "./none", "~/no-such-model", "a/b/c", "none.gguf"])
+@pytest.mark.parametrize(
+    "path", ["/no/such/model", "./none", "~/no-such-model", "a/b/c", "runs/none/", "none/", "my runs/a", "none.gguf"]
+)
 def test_a_path_that_is_not_there(path):
     with pytest.raises(ModelError, match="does not exist"):
         resolve_model(path)
+
+
+@pytest.mark.parametrize("name", ["runs/none", "none"])
+@pytest.mark.parametrize("read", [load_tokenizer, lambda name: load_config(resolve_model(name)), lengthen.load])
+def test_what_can_be_a_folder_or_a_hub_id_is_said_to_be_neither(name, read, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=f"there is no folder {name} here, and the hub gave no model of that name: "):
+        read(name)
 
 
 def test_a_folder_or_file_without_a_model(copy, tmp_path):

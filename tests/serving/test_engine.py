@@ -277,7 +277,8 @@ def drawn(logits, count, **settings):
 def test_top_p_draws_from_the_likeliest_only():
     logits = torch.tensor([0.1, 0.2, 0.5, 0.2]).log()
     assert set(drawn(logits, 200, temperature=1.0, top_p=0.6)) in ({2, 1}, {2, 3})
-    assert set(drawn(logits, 50, temperature=1.0, top_p=1e-6)) == {2}
+    for top_p in (1e-6, 0):
+        assert set(drawn(logits, 50, temperature=1.0, top_p=top_p)) == {2}
 
 
 def test_draws_follow_the_probabilities():
@@ -463,7 +464,7 @@ def test_what_is_beyond_the_limits_is_refused_at_once(plain):
         ),
         (GenerationRequest([1], max_new_tokens=0), "max_tokens is 0"),
         (GenerationRequest([1], max_new_tokens=9, temperature=-1), "`temperature` is -1"),
-        (GenerationRequest([1], max_new_tokens=9, top_p=0), "`top_p` is 0"),
+        (GenerationRequest([1], max_new_tokens=9, top_p=-0.1), "`top_p` is -0.1"),
         (GenerationRequest([1], max_new_tokens=9, stop=("",)), "a stop text is empty"),
     ):
         with pytest.raises(DataError, match=message):

@@ -206,6 +206,28 @@ def test_several_answers_and_ways_to_sample(server):
     assert all(part.usage.prompt_tokens > 0 for part in parts)
 
 
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("completions", {"max_tokens": 8.0, "n": 1.0, "logprobs": 1.0, "top_k": -1.0, "min_tokens": 0.0}),
+        ("completions", {"max_tokens": 8, "stop": ""}),
+        ("completions", {"max_tokens": 8, "stop": [""]}),
+        ("completions", {"max_tokens": 8, "temperature": 2, "top_p": 0}),
+        ("chat/completions", {"max_completion_tokens": 8.0, "seed": 3.0, "stop": ["", ""]}),
+        ("chat/completions", {"max_tokens": 8, "temperature": 1, "top_p": 0.0}),
+    ],
+)
+def test_numbers_and_empty_fields_as_clients_write_them(server, path, more):
+    def post(body):
+        prompt = {"prompt": PROMPTS[0]} if path == "completions" else {"messages": [{"role": "user", "content": "Hi"}]}
+        answer = server.http.post(f"/v1/{path}", json={"model": "one", "temperature": 0, **prompt, **body})
+        assert answer.status_code == 200, answer.text
+        choice = answer.json()["choices"][0]
+        return choice.get("text") or choice["message"]["content"]
+
+    assert post(more) == post({"max_tokens": 8}) != ""
+
+
 def test_a_conversation_goes_on_with_what_the_client_got(server):
     messages = [{"role": "user", "content": "one"}]
     for _ in range(3):
@@ -322,6 +344,8 @@ BAD_BODIES = {
     "unknown model": ({"model": "four", "prompt": "a"}, 404, "there is no model 'four'; there are tiny, one, two"),
     "wrong type": ({"prompt": "a", "max_tokens": "ten"}, 400, "max_tokens: Input should be a valid integer"),
     "unknown field": ({"prompt": "a", "beam_width": 4}, 400, "beam_width: is not known here; leave it out"),
+    "half a token": ({"prompt": "a", "max_tokens": 8.5}, 400, "max_tokens: Input should be a valid integer"),
+    "no stop text": ({"prompt": "a", "stop": [1]}, 400, "stop.*: Input should be a valid string"),
     "several": ({"prompt": "a", "n": 0, "top_p": 3}, 400, "top_p: .*; n: Input should be greater"),
     "penalty": ({"prompt": "a", "presence_penalty": 2.5}, 400, "presence_penalty: "),
     "log probabilities": ({"prompt": "a", "logprobs": 30}, 400, "logprobs: Input should be less"),

@@ -20,7 +20,7 @@ class SamplingParams:
 
     Attributes:
         temperature: 0 takes the likeliest token each time; above 0 draws from the whole distribution.
-        top_p: draw from the likeliest tokens that have this probability together.
+        top_p: draw from the likeliest tokens that have this probability together; 0 leaves the likeliest one.
         top_k: draw from this many of the likeliest tokens; 0 for all.
         min_p: draw from tokens of at least this share of the likeliest one's probability.
         seed: of the draws; None for another one each time.
@@ -48,8 +48,8 @@ class SamplingParams:
         """
         if not 0 <= self.temperature < float("inf"):
             raise DataError(f"`temperature` is {self.temperature}; it must be 0 (greedy) or above")
-        if not 0 < self.top_p <= 1:
-            raise DataError(f"`top_p` is {self.top_p}; it must be above 0 and at most 1")
+        if not 0 <= self.top_p <= 1:
+            raise DataError(f"`top_p` is {self.top_p}; it must be from 0 to 1")
         if self.top_k < 0:
             raise DataError(f"`top_k` is {self.top_k}; it must be 0 (all tokens) or above")
         if not 0 <= self.min_p <= 1:
@@ -202,7 +202,7 @@ def _draw(
     # top_p is a share of what the others leave. A token is out where those before it have it already; the first one
     # never is.
     enough_B1 = top_p_B[:, None] * sorted_BV.sum(dim=-1, dtype=torch.float64, keepdim=True)
-    is_out_BV = (before_BV >= enough_B1) & (top_p_B[:, None] < 1)
+    is_out_BV = (before_BV >= enough_B1) & (top_p_B[:, None] < 1) & (places_V > 0)
     upto_BV = sorted_BV.masked_fill(is_out_BV, 0).cumsum(dim=-1, dtype=torch.float64)
     place_B = (upto_BV <= uniform_B[:, None] * upto_BV[:, -1:]).sum(dim=-1)
     return order_BV.gather(-1, place_B.clamp(max=logits_BV.shape[-1] - 1)[:, None])[:, 0]

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from lengthen._compat import gguf_dequantized
 from lengthen.context import LENGTH_FIELDS, settle_context
 from lengthen.context.layers import written_scaling
-from lengthen.errors import ModelError, require
+from lengthen.errors import ModelError, one_line, require
 from lengthen.gguf import add_positions
 from lengthen.models.devices import default_device
 from lengthen.models.fingerprint import weight_hashes
@@ -64,10 +64,26 @@ def from_pretrained(kind: Any, source: Source, **arguments: Any) -> Any:
     """
     if source.gguf:
         require(f"reading {source.gguf}", "gguf", "gguf", error=ModelError)
-    advice = f"; {_SMOLLM2_ADVICE}" if source.location == SMOLLM2_HUB else ""
-    with reading(source.id, f"can't load {{name}}: {{error}}{advice}"), quiet_transformers():
+    with _reading(source), quiet_transformers():
         # Without an answer, transformers would ask for it on the terminal.
         return kind.from_pretrained(source.location, trust_remote_code=False, **arguments)
+
+
+@contextmanager
+def _reading(source: Source) -> Iterator[None]:
+    """`upstream.reading` of a source, which may be a folder that is not there as well as a name on the hub."""
+    is_alias = source.location == SMOLLM2_HUB
+    advice = f"; {_SMOLLM2_ADVICE}" if is_alias else ""
+    try:
+        with reading(source.id, f"can't load {{name}}: {{error}}{advice}"):
+            yield
+    except ModelError as error:
+        if is_alias or not isinstance(error.__cause__, OSError) or Path(source.location).exists():
+            raise
+        raise ModelError(
+            f"there is no folder {source.location} here, and the hub gave no model of that name: "
+            f"{one_line(error.__cause__)}"
+        ) from error
 
 
 def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
@@ -97,7 +113,7 @@ def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
 
 
 def _read_config(source: Source) -> PreTrainedConfig:
-    with reading(source.id), quiet_transformers():
+    with _reading(source), quiet_transformers():
         content, _ = PreTrainedConfig.get_config_dict(source.location)
         scaling = written_scaling(content)
     kind = scaling.get("rope_type", scaling.get("type"))
@@ -124,7 +140,7 @@ def stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, 
     if not source.gguf:
         from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-        with reading(source.id), quiet_transformers():
+        with _reading(source), quiet_transformers():
             stated.append(
                 (get_tokenizer_config(source.location).get("model_max_length"), "the tokenizer's model_max_length")
             )

@@ -1,6 +1,7 @@
 """Which files MODEL names: hub id, folder, GGUF file, run folder, alias. Without torch, so that a plan starts fast."""
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,7 @@ from lengthen.run_folder import RunFolder
 __all__ = ["SMOLLM2_HUB", "Source", "is_here", "resolve_model", "resolved_name"]
 
 TINY, SMOLLM2 = "tiny", "smollm2-135m-instruct"
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -57,7 +59,7 @@ def resolve_model(model: str) -> Source:
         return Source(path.name, str(path.parent), path.name)
     if path.is_dir():
         return _folder(path, model)
-    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.suffix == ".gguf":
+    if path.suffix == ".gguf" or not _HUB_ID.fullmatch(model):
         raise ModelError(f"{model} does not exist; give a model folder, a .gguf file, a hub id or an alias")
     return Source(model, model)
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from transformers import PreTrainedTokenizerBase
 
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
@@ -26,10 +26,22 @@ __all__ = [
 _COMPLETION_TOKENS = 16
 _TEMPLATE_ARGUMENTS = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 
+
+def _as_whole(value: Any) -> Any:
+    """8.0 as 8: JSON has one kind of number, and clients of languages that have one too write it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _without_empty(stop: Any) -> Any:
+    """Stop texts without those that are left empty, as forms send them."""
+    return None if stop == "" else [text for text in stop if text != ""] if isinstance(stop, list) else stop
+
+
 Text = Annotated[str, Field(min_length=1)]
+Whole = Annotated[int, BeforeValidator(_as_whole)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Logprobs = Annotated[int, Field(ge=0, le=20)]
+Logprobs = Annotated[Whole, Field(ge=0, le=20)]
 
 
 class _Strict(BaseModel):
@@ -54,20 +66,20 @@ class _Sampled(_Strict):
     model: str
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Annotated[str | Annotated[list[str], Field(max_length=16)] | None, BeforeValidator(_without_empty)] = None
+    stop_token_ids: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(max_length=64)] | None = None
+    min_tokens: Annotated[Whole, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=128)] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default"] | None = None
@@ -129,7 +141,7 @@ class CompletionRequest(_Sampled):
     """Continue one text, several texts, or tokens."""
 
     prompt: Annotated[Any, AfterValidator(_check_prompt)]
-    best_of: int | None = None
+    best_of: Whole | None = None
     echo: bool | None = None
     logprobs: Logprobs | None = None
     suffix: Annotated[str, Field(max_length=0)] | None = None
@@ -240,8 +252,8 @@ class ChatRequest(_Sampled):
     """Answer a conversation."""
 
     messages: Annotated[list[_Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = None
     add_generation_prompt: bool | None = None
