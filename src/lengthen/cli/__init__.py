@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from lengthen._compat import silence_upstream
+from lengthen.cli._launcher import check_processes, only_first_speaks
 from lengthen.cli._options import with_options
 from lengthen.errors import LengthenError
 
@@ -75,7 +76,9 @@ def main() -> None:
     if "--quiet" in sys.argv or not sys.stderr.isatty():
         set_no_bars()
     try:
-        app()
+        with only_first_speaks():
+            check_processes(sys.argv[1:])
+            app()
     except LengthenError as error:
         _refuse(str(error))
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from lengthen.cli._launcher import is_first_process
 from lengthen.cli._options import EvalOptions, LoadOptions
 
 __all__ = ["LoadedModel", "check_lengths", "check_scaling", "load_model", "write_result"]
@@ -93,8 +94,10 @@ def write_result(
     """Write header, content, command and versions to `json_file`, or else into the run folder's evals/, and say where.
 
     `name` is MODEL. A run folder's file is named by the kind and the time in UTC, so that no result is lost. Other
-    models without `json_file` write nothing.
+    models without `json_file` write nothing, and of several processes only the first one writes.
     """
+    if not is_first_process():
+        return None
     from lengthen.files import write_json
     from lengthen.provenance import command_line, versions
     from lengthen.run_folder import RunFolder

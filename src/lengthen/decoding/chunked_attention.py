@@ -23,7 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-__all__ = ["chunked_attention", "reading_chunks"]
+__all__ = ["chunked_attention", "chunked_mask", "needs_no_mask", "reading_chunks"]
 
 _NAME = "chunked"
 _LARGEST_HEAD = 256
@@ -39,12 +39,7 @@ def reading_chunks(model: Any) -> Iterator[None]:
         model: a causal language model of transformers, in evaluation mode.
     """
     before = model.config._attn_implementation
-    is_possible = (
-        before == "sdpa"
-        and model.device.type == "cuda"
-        and model.dtype in (torch.bfloat16, torch.float16)
-        and torch.cuda.get_device_capability(model.device) >= (8, 0)
-    )
+    is_possible = before == "sdpa" and needs_no_mask(model)
     if is_possible:
         model.set_attn_implementation(_NAME)
     try:
@@ -52,6 +47,15 @@ def reading_chunks(model: Any) -> Iterator[None]:
     finally:
         if is_possible:
             model.set_attn_implementation(before)
+
+
+def needs_no_mask(values: Any) -> bool:
+    """Whether flash kernels are there for a model or a tensor: on its device, in its dtype."""
+    return (
+        values.device.type == "cuda"
+        and values.dtype in (torch.bfloat16, torch.float16)
+        and torch.cuda.get_device_capability(values.device) >= (8, 0)
+    )
 
 
 def chunked_attention(

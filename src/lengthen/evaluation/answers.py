@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from lengthen._compat import with_cache
+from lengthen.attention.peers import Peers
 from lengthen.context import is_length_dependent
-from lengthen.decoding.prefill import prefill
+from lengthen.decoding.prefill import new_cache, prefill
+from lengthen.decoding.shards import continue_shards, read_shard
 from lengthen.decoding.stop import eos_token_ids
 from lengthen.errors import ModelError
 from lengthen.evaluation.prompts import Prompt, Question
@@ -66,7 +68,13 @@ class Answer:
 
 
 @torch.inference_mode()
-def ask(model: Any, tokenizer: Any, prompts: Sequence[Prompt], max_new_tokens: int | None = None) -> list[list[Answer]]:
+def ask(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int | None = None,
+    peers: Peers | None = None,
+) -> list[list[Answer]]:
     """Read each prompt's context once and ask all of its questions of the key/value cache.
 
     Each answer is what it would be after a prefill of its own. Long contexts are read in chunks
@@ -78,6 +86,8 @@ def ask(model: Any, tokenizer: Any, prompts: Sequence[Prompt], max_new_tokens: i
         tokenizer: its tokenizer.
         prompts: B of them, with equally many questions and contexts of about one length; they are run together.
         max_new_tokens: also generate answers of at most this many tokens, greedily, ended by an end token.
+        peers: processes that read the contexts together, a shard of the tokens each, and call this with the same
+            prompts; None for this process alone.
 
     Returns:
         For each prompt, an answer to each of its questions.
@@ -86,7 +96,7 @@ def ask(model: Any, tokenizer: Any, prompts: Sequence[Prompt], max_new_tokens: i
         ModelError: the logits are not numbers, or the contexts need chunks and the model can't be read so.
     """
     shared = min(len(prompt.context) for prompt in prompts)
-    reader = _Reader(model, torch.tensor([prompt.context[:shared] for prompt in prompts]))
+    reader = _Reader(model, torch.tensor([prompt.context[:shared] for prompt in prompts]), peers)
     found: list[list[Answer]] = [[] for _ in prompts]
     for place in range(len(prompts[0].questions)):
         questions = [prompt.questions[place] for prompt in prompts]
@@ -134,12 +144,20 @@ class _Reader:
     Args:
         model: as in `ask`.
         context_BT: token ids.
+        peers: processes that read them together, where they have a token for each.
     """
 
-    def __init__(self, model: Any, context_BT: torch.Tensor):
+    def __init__(self, model: Any, context_BT: torch.Tensor, peers: Peers | None = None):
         self.model, self.context_BT = model, context_BT.to(causal_lm(model).device)
-        rereads = is_length_dependent(causal_lm(model).config)
-        self._cache = None if rereads else prefill(model, self.context_BT)
+        length = context_BT.shape[1]
+        self._shard = peers.shard(length) if peers is not None and length >= peers.shortest else None
+        self._cache = None
+        if self._shard is not None:
+            self._cache = new_cache(model)
+            read_shard(model, self.context_BT, self._shard, self._cache)
+        elif not is_length_dependent(causal_lm(model).config):
+            self._cache = prefill(model, self.context_BT)
+        self._length = 0 if self._cache is None else self._cache.get_seq_length()
         self._can_crop = self._cache is not None and not (any(self._cache.is_sliding) or any(self._cache.is_linear))
 
     def logits(self, rest: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -149,10 +167,16 @@ class _Reader:
             whole_BT = torch.cat([self.context_BT, rest_BS], dim=1)
             logits_BSV = self.model(input_ids=whole_BT, use_cache=False, logits_to_keep=rest_BS.shape[1]).logits
         else:
-            cache = self.continued()
-            logits_BSV = self.model(input_ids=rest_BS, **with_cache(cache)).logits
+            logits_BSV = self.read(rest_BS, self.continued())
             self._rewind()
         return _checked(self.model, logits_BSV)
+
+    def read(self, ids_BS: torch.Tensor, cache: Any) -> torch.Tensor:
+        """The logits after each of some tokens, (B, S, V), which are added to a cache from `continued`."""
+        if self._shard is not None:
+            return continue_shards(self.model, ids_BS, self._shard, cache)
+        logits_BSV: torch.Tensor = self.model(input_ids=ids_BS, **with_cache(cache)).logits
+        return logits_BSV
 
     def continued(self) -> Any:
         """The cache of the contexts, to be added to; what was added before is gone."""
@@ -163,7 +187,7 @@ class _Reader:
 
     def _rewind(self) -> None:
         if self._cache is not None and self._can_crop:
-            self._cache.crop(self.context_BT.shape[1] - self._cache.get_seq_length())
+            self._cache.crop(self._length - self._cache.get_seq_length())
 
 
 def _teacher_forced(
@@ -199,21 +223,21 @@ def _decoded(reader: _Reader, tokenizer: Any, rest: Sequence[Sequence[int]], max
             cache = copy.deepcopy(cache)
             cache.batch_select_indices(torch.tensor(rows, device=reader.context_BT.device))
         ids_BS = _padded([rest[row] for row in rows], reader.context_BT.device)
-        for row, new in zip(rows, _greedy(reader.model, cache, ids_BS, max_new_tokens, ends), strict=True):
+        for row, new in zip(rows, _greedy(reader, cache, ids_BS, max_new_tokens, ends), strict=True):
             texts[row] = tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return texts
 
 
 def _greedy(
-    model: Any, cache: Any, ids_BS: torch.Tensor, max_new_tokens: int, ends: Collection[int]
+    reader: _Reader, cache: Any, ids_BS: torch.Tensor, max_new_tokens: int, ends: Collection[int]
 ) -> Iterator[list[int]]:
     """For each row, the likeliest tokens one after another, up to an end token."""
     new: list[torch.Tensor] = []
     ended_B1 = torch.zeros_like(ids_BS[:, :1], dtype=torch.bool)
     ends_E = torch.tensor(sorted(ends), device=ids_BS.device, dtype=torch.long)
     while len(new) < max_new_tokens and not ended_B1.all():
-        logits_BV = model(input_ids=ids_BS, **with_cache(cache)).logits[:, -1]
-        ids_BS = _checked(model, logits_BV).argmax(-1, keepdim=True)
+        logits_BV = reader.read(ids_BS, cache)[:, -1]
+        ids_BS = _checked(reader.model, logits_BV).argmax(-1, keepdim=True)
         ended_B1 |= torch.isin(ids_BS, ends_E)
         new.append(ids_BS)
     for row in torch.cat(new, dim=1).tolist():

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from lengthen.attention.layout import Shard
+from lengthen.attention.peers import Peers
 from lengthen.decoding.prefill import default_chunk, hidden_chunks
+from lengthen.decoding.shards import gather_tokens, read_shard
 from lengthen.head import causal_lm, hidden_states, logits_from
 
 __all__ = ["token_losses"]
@@ -27,12 +30,13 @@ def token_losses(
     score_from: int = 1,
     chunk: int | None = None,
     on_chunk: Callable[[int], None] = lambda _tokens: None,
+    peers: Peers | None = None,
 ) -> torch.Tensor:
     """Compute each token's negative log-likelihood without ever holding the logits of a whole window.
 
-    The decoder reads the window once, long ones chunk by chunk with a key/value cache; the output head and the cross
-    entropy follow on at most 1024 scored tokens at a time. The head works in the model's dtype, all after it in
-    float32.
+    The decoder reads the window once, long ones chunk by chunk with a key/value cache, or a shard in each of several
+    processes; the output head and the cross entropy follow on at most 1024 scored tokens at a time. The head works in
+    the model's dtype, all after it in float32.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in the mode it is to be run in.
@@ -40,9 +44,11 @@ def token_losses(
         score_from: the first scored token's place in the window, at least 1: the first token is predicted by nothing.
         chunk: tokens that the decoder reads at once; default `default_chunk`.
         on_chunk: called after each chunk with its tokens, over all B.
+        peers: processes that read the window together, the same in all of them; None for this one alone. Each reads its
+            shard at once, whatever `chunk` is, and a window of fewer tokens than there are processes as if alone.
 
     Returns:
-        (B, T - score_from) losses in nats, float32, on the device of the logits.
+        (B, T - score_from) losses in nats, float32, on the device of the logits; of all processes.
 
     Raises:
         LengthenError: `chunk` is below 1.
@@ -52,6 +58,10 @@ def token_losses(
     input_ids_BT = input_ids.long()
     # The last token is a target only. Not reading it also keeps a model that is not causal from seeing it.
     read_BT = input_ids_BT[:, :-1]
+    if peers is not None and read_BT.shape[1] >= peers.shortest:
+        losses_BS = _of_shards(model, input_ids_BT, score_from, peers.shard(read_BT.shape[1]))
+        on_chunk(read_BT.numel())
+        return losses_BS
     losses, begin = [], 0
     chunk = default_chunk(model, read_BT.shape[1], len(read_BT)) if chunk is None else chunk
     for hidden_BcH in _hidden(model, read_BT, chunk):
@@ -69,6 +79,17 @@ def _hidden(model: Any, read_BT: torch.Tensor, chunk: int) -> Iterator[torch.Ten
         yield hidden_states(model, read_BT)  # without a cache
     else:
         yield from hidden_chunks(model, read_BT, chunk)
+
+
+def _of_shards(model: Any, input_ids_BT: torch.Tensor, score_from: int, shard: Shard) -> torch.Tensor:
+    """The losses of a window that several processes read; `shard` is of the tokens that are read."""
+    hidden_BtH = read_shard(model, input_ids_BT[:, :-1], shard)
+    bounds = [max(score_from - 1, bound) for bound in shard.bounds]
+    first, stop = bounds[shard.rank], bounds[shard.rank + 1]
+    own_Bt = hidden_BtH.new_zeros(len(hidden_BtH), stop - first, dtype=torch.float32)
+    if first < stop:
+        own_Bt = _losses(model, hidden_BtH[:, first - shard.start :], input_ids_BT[:, first + 1 : stop + 1])
+    return gather_tokens(own_Bt, shard, bounds)
 
 
 def _losses(model: Any, hidden_BSH: torch.Tensor, targets_BS: torch.Tensor) -> torch.Tensor:

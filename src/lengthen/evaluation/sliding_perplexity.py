@@ -16,7 +16,9 @@ from typing import Any
 import torch
 
 from lengthen._compat import without_cudnn_attention
+from lengthen.attention.peers import Peers
 from lengthen.decoding.prefill import default_chunk
+from lengthen.decoding.shards import check_shards
 from lengthen.errors import LengthenError, ModelError
 from lengthen.evaluation.loss_accumulator import LossAccumulator, gain_over
 from lengthen.evaluation.losses import token_losses
@@ -51,7 +53,7 @@ class PerplexityResult:
         windows: how many windows were read.
         seconds: wall-clock time of the measurement, without that of `gain`.
         tokens_per_second: tokens that the model read in `seconds`, those that only are context too.
-        chunk: tokens that were read at once; below `context`, a window was read in chunks.
+        chunk: tokens that were read at once; below `context`, a window was read in chunks, or in shards.
         bos_token_id: the token that every window of a document begins with that begins with it; None where there is no
             such document, and for the published protocols.
         by_position: {"from", "to", "perplexity", "tokens"} for positions from <= p < to: in the document for
@@ -107,6 +109,7 @@ def perplexity(
     bucket: int | None = None,
     chunk: int | None = None,
     short_context: int | None = None,
+    peers: Peers | None = None,
 ) -> PerplexityResult:
     """Measure a causal model's perplexity on one or several documents.
 
@@ -142,13 +145,16 @@ def perplexity(
             whole windows up to 8,192 tokens and chunks of at most 4,096 beyond, on a GPU what its memory allows.
         short_context: measure the long-range gain too: the same tokens once more, ``strided`` with this `context`
             and its default stride. 2 to ``context - 1``; ``strided`` only.
+        peers: processes that read each window together, a shard of its tokens each; all of them call this with the
+            same arguments and get the same result. None for this process alone.
 
     Raises:
         LengthenError: a setting is out of range.
         DataError: no token can be scored, or the ids are not this model's.
         ModelError: the model's logits can't be computed from its decoder and output head, or are not finite; or
             windows are to be read in chunks, and the model can't be.
-        ContextError: `chunk` is below `context`, and the model's RoPE depends on the length of the input.
+        ContextError: `chunk` is below `context`, or there are several processes, and the model's RoPE depends on the
+            length of the input.
 
     Source: arXiv 2309.12307 (LongLoRA), section 4.1, and eval.py of its repository; arXiv 2311.04879 (LongQLoRA);
         the strided layout is that of transformers' guide "Perplexity of fixed-length models", which, other than
@@ -161,7 +167,12 @@ def perplexity(
     check_ids(model, documents)
     # The published protocols stay as they were published.
     begin = begin_token(model, documents) if protocol == "strided" else None
-    chunk = min(default_chunk(model, context, batch_size) if chunk is None else chunk, context)
+    if peers is None:
+        at_once = chunk = min(default_chunk(model, context, batch_size) if chunk is None else chunk, context)
+    elif chunk is None:
+        at_once = -(-context // peers.count)
+    else:
+        raise LengthenError(f"`chunk={chunk}` is for one process; each of {peers.count} reads its shard at once")
 
     def read(windows: list[Window], label: int, tally: LossAccumulator) -> LossAccumulator:
         reads = sum(w.end - w.begin - 1 for w in windows)
@@ -171,13 +182,15 @@ def perplexity(
                 # The last windows of documents have lengths of their own, for each of which cuDNN would build a plan.
                 is_common = batch[0].end - batch[0].begin == context
                 with nullcontext() if is_common else without_cudnn_attention():
-                    losses_BS = token_losses(model, stack(documents, batch, begin), score, chunk, advance)
+                    losses_BS = token_losses(model, stack(documents, batch, begin), score, chunk, advance, peers)
                 for window, losses_S in zip(batch, losses_BS.double().cpu().numpy(), strict=True):
                     tally.add(window, losses_S)
         return tally
 
     with _evaluating(model):
         check_head(model, stack(documents, windows[:1], begin))
+        if peers is not None:
+            check_shards(model, stack(documents, windows[:1], begin), peers)
         began = time.perf_counter()
         full = read(windows, context, LossAccumulator(documents, windows, context, protocol, bucket))
         seconds = time.perf_counter() - began
@@ -203,7 +216,7 @@ def perplexity(
         windows=len(windows),
         seconds=seconds,
         tokens_per_second=sum(w.end - w.begin - 1 for w in windows) / seconds,
-        chunk=chunk,
+        chunk=at_once,
         bos_token_id=begin,
         by_position=[{**place, "perplexity": _exp(mean), "tokens": n} for place, n, mean in full.by_position()],
         per_document=[

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed import ProcessGroup
 from transformers import PreTrainedConfig
 
-from lengthen.attention.layout import Messages, Shard, Transport
-from lengthen.attention.shards import heads_of, shard_bounds
+from lengthen.attention.layout import Shard
+from lengthen.attention.peers import Peers
+from lengthen.attention.shards import heads_of
 from lengthen.recipe import Recipe
 from lengthen.training.loss import IGNORED
 
-__all__ = ["SequenceShards", "check_heads", "cut_batch", "transport_over"]
+__all__ = ["SequenceShards", "check_heads", "cut_batch"]
 
 
 def check_heads(recipe: Recipe, config: PreTrainedConfig) -> None:
@@ -45,26 +45,23 @@ class SequenceShards:
         step: tokens of which shards are multiples.
 
     Attributes:
-        rank: of this process among those that share its sequences.
         data_rank, data_count: of these among all, and how many such there are.
     """
 
     def __init__(self, device: torch.device, count: int, step: int):
-        data_count = distributed.get_world_size() // count
-        mesh = distributed.init_device_mesh(device.type, (data_count, count), mesh_dim_names=("data", "sequence"))
-        self.rank, self.data_rank = mesh.get_local_rank("sequence"), mesh.get_local_rank("data")
-        self.data_count, self._count, self._step = data_count, count, step
-        self._transport = transport_over(mesh.get_group("sequence"))
+        self.data_count = distributed.get_world_size() // count
+        mesh = distributed.init_device_mesh(device.type, (self.data_count, count), mesh_dim_names=("data", "sequence"))
+        self.data_rank = mesh.get_local_rank("data")
+        self._peers = Peers.of_group(mesh.get_group("sequence"), step)
 
     @property
     def shortest(self) -> int:
         """Tokens that a batch must have to be cut."""
-        return self._count * self._step
+        return self._peers.shortest
 
     def cut(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch's shard of this process: `CausalLMObjective`'s arguments, of those for the whole batch."""
-        bounds = shard_bounds(batch["input_ids"].shape[1], self._step, self._count)
-        return cut_batch(batch, Shard(self.rank, bounds, self._transport))
+        return cut_batch(batch, self._peers.shard(batch["input_ids"].shape[1]))
 
 
 def cut_batch(batch: dict[str, Any], shard: Shard) -> dict[str, Any]:
@@ -77,24 +74,3 @@ def cut_batch(batch: dict[str, Any], shard: Shard) -> dict[str, Any]:
     if shard.start:
         own["labels"][:, 0] = IGNORED  # the shard before predicts it
     return own
-
-
-def transport_over(group: ProcessGroup) -> Transport:
-    """Point-to-point messages between the processes of a group."""
-
-    def start(messages: Messages, received: Messages) -> Any:
-        operations = [
-            distributed.P2POp(function, tensor, distributed.get_global_rank(group, other), group)
-            for function, tensors in ((distributed.isend, messages), (distributed.irecv, received))
-            for other, tensor in tensors.items()
-        ]
-        works = distributed.batch_isend_irecv(operations) if operations else []
-
-        def wait() -> None:
-            for work in works:
-                work.wait()
-            messages.clear()  # held until they were sent
-
-        return wait
-
-    return start

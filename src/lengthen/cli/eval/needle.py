@@ -2,6 +2,7 @@
 
 import typer
 
+from lengthen.cli._launcher import join_peers
 from lengthen.cli._loaded_model import load_model
 from lengthen.cli._options import EvalOptions, GridOptions, Haystack, Model, Output
 from lengthen.cli.eval.grid import report_grid
@@ -21,6 +22,7 @@ def needle(
     from lengthen.evaluation.retrieval.needle import needle as measure
 
     source, text = read_haystack(haystack)
+    peers = join_peers()
     loaded = load_model(model, options)
     loaded.check_lengths(lengths, options.beyond)
     prose = Prose(loaded.tokenizer, text)
@@ -35,6 +37,7 @@ def needle(
         depths,
         prompts.trials,
         **prompts.measuring(),
+        peers=peers,
     )
     content = {
         "seed": prompts.seed,

@@ -1,5 +1,6 @@
 """``lengthen eval passkey``."""
 
+from lengthen.cli._launcher import join_peers
 from lengthen.cli._loaded_model import load_model
 from lengthen.cli._options import EvalOptions, GridOptions, Model, Output
 from lengthen.cli.eval.grid import report_grid
@@ -14,6 +15,7 @@ def passkey(model: Model, *, prompts: GridOptions, options: EvalOptions, output:
     from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS
     from lengthen.evaluation.retrieval.passkey import passkey as measure
 
+    peers = join_peers()
     loaded = load_model(model, options)
     loaded.check_lengths(lengths, options.beyond)
     cells = measure(
@@ -23,6 +25,7 @@ def passkey(model: Model, *, prompts: GridOptions, options: EvalOptions, output:
         depths,
         prompts.trials,
         **prompts.measuring(),
+        peers=peers,
     )
     content = {"seed": prompts.seed, "answer_tokens": ANSWER_TOKENS}
     report_grid(loaded, "passkey", cells, content, output.json_file)

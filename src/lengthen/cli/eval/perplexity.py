@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lengthen.cli._launcher import join_peers
 from lengthen.cli._loaded_model import LoadedModel, load_model, write_result
 from lengthen.cli._options import EvalOptions, Model, Output, parse_lengths
 from lengthen.cli._tables import print_table
@@ -37,7 +38,7 @@ def perplexity(
     options: EvalOptions,
     output: Output,
 ) -> None:
-    """Measure perplexity on long documents, once for each context length."""
+    """Measure perplexity on long documents, once for each context; under torchrun in shards of each window."""
     contexts = parse_lengths(context, "--context")
     if stride is not None and not 1 <= stride <= min(contexts):
         raise typer.BadParameter(
@@ -50,6 +51,7 @@ def perplexity(
 
     from lengthen.evaluation import perplexity as measure
 
+    peers = join_peers()
     loaded = load_model(model, options)
     loaded.check_lengths(contexts, options.beyond)
     store, chosen = _choose(loaded, data, min_tokens)
@@ -67,6 +69,7 @@ def perplexity(
             bucket=bucket,
             chunk=chunk,
             short_context=short_context,
+            peers=peers,
         )
         for size in sorted(contexts, reverse=True)
     }
@@ -77,6 +80,7 @@ def perplexity(
     content: dict[str, Any] = {
         "data": [str(path) for path in data],
         "protocol": protocol,
+        "processes": 1 if peers is None else peers.count,
         "documents": [store.names[i] for i in chosen],
         "results": [{k: v for k, v in r.to_json().items() if k != "protocol"} for r in results],
     }

@@ -5,6 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from lengthen.attention.peers import Peers
+from lengthen.decoding.shards import check_shards
 from lengthen.errors import LengthenError
 from lengthen.evaluation.answers import Answer, ask, numbers
 from lengthen.evaluation.prompts import Prompt, Question
@@ -73,6 +77,7 @@ def retrieve(
     generate: bool = True,
     batch_size: int = 1,
     seed: int = 0,
+    peers: Peers | None = None,
 ) -> list[Cell]:
     """Make `trials` prompts for each length and group of depths, ask all of their questions, and count what is found.
 
@@ -90,6 +95,8 @@ def retrieve(
         generate: also let the model answer, and count the right answers.
         batch_size: prompts that are run together.
         seed: of the random numbers.
+        peers: processes that read each prompt together, a shard of its tokens each; all of them call this with the same
+            arguments and get the same cells. None for this process alone.
 
     Returns:
         A cell for each length and depth, in the order given.
@@ -100,17 +107,19 @@ def retrieve(
     """
     depths = [depth for group in groups for depth in group]
     _check(lengths, depths, trials, batch_size)
-    cells = {}
+    cells: dict[tuple[int, float], Cell] = {}
     with progress_bar(name, sum(lengths) * len(groups) * trials, "tokens") as advance:
         # The longest first: what does not fit the memory fails before any time is spent.
         for tokens in sorted(set(lengths), reverse=True):
             for group in groups:
                 label = " ".join(map(str, group))
                 made = [make(tokens, group, random.Random(f"{seed} {tokens} {label} {i}")) for i in range(trials)]
+                if peers is not None and not cells:
+                    check_shards(model, torch.tensor([made[0].context]), peers)
                 answers: list[list[Answer]] = []
                 for start in range(0, trials, batch_size):
                     batch = made[start : start + batch_size]
-                    answers += ask(model, tokenizer, batch, ANSWER_TOKENS if generate else None)
+                    answers += ask(model, tokenizer, batch, ANSWER_TOKENS if generate else None, peers)
                     advance(tokens * len(batch))
                 for place, depth in enumerate(group):
                     questions = [prompt.questions[place] for prompt in made]

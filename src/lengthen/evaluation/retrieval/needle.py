@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from lengthen.attention.peers import Peers
 from lengthen.errors import LengthenError
 from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.prompts import Prompt, encode, make_prompt, prompt_of_length
@@ -120,6 +121,7 @@ def needle(
     generate: bool = True,
     batch_size: int = 1,
     seed: int = 0,
+    peers: Peers | None = None,
 ) -> list[Cell]:
     """Measure how well numbers hidden in prose are found, at each length and depth.
 
@@ -135,6 +137,7 @@ def needle(
         generate: also let the model answer, and count the right answers.
         batch_size: prompts that are run together.
         seed: of all that is random.
+        peers: processes that read each prompt together; see `retrieve`.
 
     Raises:
         LengthenError: there is nothing to measure, a depth is out of range, or there are too many.
@@ -146,5 +149,5 @@ def needle(
 
     return retrieve(
         model, tokenizer, "needle", make, lengths, [list(depths)], trials,
-        generate=generate, batch_size=batch_size, seed=seed,
+        generate=generate, batch_size=batch_size, seed=seed, peers=peers,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from lengthen.attention.peers import Peers
 from lengthen.evaluation.haystack import NOISE, Haystack
 from lengthen.evaluation.prompts import Prompt, make_prompt, prompt_of_length
 from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS, Cell, random_number, retrieve
@@ -63,6 +64,7 @@ def passkey(
     generate: bool = True,
     batch_size: int = 1,
     seed: int = 0,
+    peers: Peers | None = None,
 ) -> list[Cell]:
     """Measure how well a number of five digits is found, at each length and depth.
 
@@ -78,6 +80,7 @@ def passkey(
         generate: also let the model answer, and count the right answers.
         batch_size: prompts that are run together; all of a cell have one length.
         seed: of the keys.
+        peers: processes that read each prompt together; see `retrieve`.
 
     Raises:
         LengthenError: there is nothing to measure, or a depth is not from 0 to 1.
@@ -93,5 +96,5 @@ def passkey(
 
     return retrieve(
         model, tokenizer, "passkey", make, lengths, [[depth] for depth in depths], trials,
-        generate=generate, batch_size=batch_size, seed=seed,
+        generate=generate, batch_size=batch_size, seed=seed, peers=peers,
     )  # fmt: skip
