@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from layout_strategy import layouts
+from s2_reference import HEAD_COUNTS, assert_equal_with_gradients, inputs_for
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lengthen.attention import check_s2, keeps_documents_apart, set_group_size
+from lengthen.attention.layout import Layout
+from lengthen.attention.window import window_attention
 from lengthen.errors import ModelError
 from lengthen.training.chunked import chunk_layers
 
@@ -31,6 +37,23 @@ def hidden_states(model):
         return model(IDS, use_cache=False, output_hidden_states=True).hidden_states
 
 
+@given(layouts(), st.sampled_from(HEAD_COUNTS), st.integers(1, 12))
+def test_a_window_in_blocks_is_that_of_a_mask(layout, head_counts, window):
+    length, documents = layout
+    q, k, v = inputs = inputs_for(layout, head_counts)
+    seen_BTT = torch.zeros(len(documents), length, length, dtype=torch.bool)
+    for row, spans in enumerate(documents):
+        for start, size in spans:
+            span = slice(start, start + size)
+            seen_BTT[row, span, span] = torch.ones(size, size, dtype=torch.bool).tril().triu(1 - window)
+    repeated = (x.repeat_interleave(head_counts[0] // head_counts[1], 1) for x in (k, v))
+    scores = (q @ next(repeated).transpose(-1, -2) * q.shape[-1] ** -0.5).masked_fill(~seen_BTT[:, None], -torch.inf)
+    expected = (scores.softmax(-1).nan_to_num() @ next(repeated)).transpose(1, 2)
+    real_BT11 = seen_BTT.any(-1)[:, :, None, None]
+    ours = window_attention(q, k, v, documents, window).masked_fill(~real_BT11, 0)
+    assert_equal_with_gradients(ours, expected, inputs)
+
+
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
@@ -39,10 +62,13 @@ def hidden_states(model):
         ("olmo3", {"sliding_window": 2 * CONTEXT}),  # beside whole layers a window stays one
     ],
 )
-def test_window_layers_stay_as_they_are_beside_whole_ones(kind, more):
+def test_window_layers_stay_as_they_are_beside_whole_ones(kind, more, monkeypatch):
     model = build(kind, **more)
     assert check_s2(model) == (1, 4), "the last one"
-    ours, full = hidden_states(model), hidden_states(build(kind, "sdpa", **more))
+    with monkeypatch.context() as patched:
+        patched.delattr(Layout, "dense")  # no layer asks for a (T, T) mask
+        ours = hidden_states(model)
+    full = hidden_states(build(kind, "sdpa", **more))
     for layer in range(4):
         torch.testing.assert_close(ours[layer], full[layer], msg=f"input of layer {layer}")
     assert (ours[4] - full[4]).abs().max() > 1e-3
@@ -65,8 +91,16 @@ def test_a_shorter_one_in_all_layers_leaves_nothing_to_s2(kind):
         check_s2(build(kind, sliding_window=CONTEXT - 1))
 
 
-def test_chunks_of_a_packed_document_are_counted_from_its_own_beginning():
-    model = build("llama4_text", attention_chunk_size=16)
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("llama4_text", {"attention_chunk_size": 16}),
+        ("gemma3_text", {"sliding_window": 5}),
+        ("cohere2", {"sliding_window": 9}),
+    ],
+)
+def test_windows_and_chunks_of_a_packed_document_are_counted_from_its_own_beginning(kind, more):
+    model = build(kind, **more)
     assert keeps_documents_apart(model)
     positions = torch.cat([torch.arange(13), torch.arange(27)])[None]
     with torch.no_grad():

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen3Config, Qwen3MoeConfig
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen3Config, Qwen3MoeConfig
 
 from lengthen.adapters.build import add_adapter, count_trainable
 from lengthen.attention.reference import groups_mask
+from lengthen.attention.window import window_attention
 from lengthen.attention_pattern import Groups, layer_patterns
 from lengthen.errors import ContextError, LengthenError, ModelError, RecipeError
 from lengthen.planning import DEVICES, find_device, plan
 from lengthen.planning.devices import of_driver
-from lengthen.planning.flops import visible_pairs
+from lengthen.planning.flops import flops_of, model_flops, visible_pairs
 from lengthen.planning.measure import model_shape
-from lengthen.planning.memory import KINDS
+from lengthen.planning.memory import KINDS, memory_of
 from lengthen.quantization import quantizable
 from lengthen.recipe import AdapterRecipe, load_recipe, parse_recipe, shipped_recipes
 
@@ -228,6 +230,93 @@ def test_pairs_equal_the_reference_mask():
     window = torch.ones(37, 37).tril() - torch.ones(37, 37).tril(-5)
     assert visible_pairs([0, 37], 37, 5) == window.sum()
     assert visible_pairs([0, 3], 3, 5) == 6
+
+
+WINDOW = {
+    "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+
+
+def window_shape(kind, **more):
+    return model_shape(AutoConfig.for_model(kind, **WINDOW | more), AdapterRecipe())
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "expected"),
+    [
+        ("llama4_text", {"attention_chunk_size": 512}, {(512, True): 6, (None, False): 2}),
+        ("phi3", {"sliding_window": 256}, {(256, False): 8}),
+        ("phi3", {"sliding_window": 2 * 4096}, {(None, False): 8}),
+        ("mistral", {"sliding_window": 256}, {(256, False): 8}),
+        ("gemma3_text", {"sliding_window": 256}, {(256, False): 7, (None, False): 1}),
+        ("phimoe", {"sliding_window": 256}, {(256, False): 8}),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 256, "max_window_layers": 3},
+            {(None, False): 3, (256, False): 5},
+        ),
+    ],
+)  # fmt: skip
+def test_windows_and_chunks_are_what_the_config_says(kind, more, expected):
+    found = {(layer.window, layer.chunks): layer.count for layer in window_shape(kind, **more).layers}
+    assert found == expected
+
+
+def window_recipe():
+    """A run that recomputes nothing, in float32."""
+    content = {
+        "model": "no/where",
+        "context": {"target": 8192},
+        "attention": {"kind": "full"},
+        "training": {"steps": 1},
+    }
+    return parse_recipe({**content, "memory": {"activation_checkpointing": False}}, "windows")
+
+
+def test_a_window_layer_computes_its_blocks_and_a_chunked_one_its_chunks():
+    per_pair, passes, tokens = 4 * 4 * 16, 3.5, 8192
+    every_pair = tokens * (tokens + 1) / 2
+
+    def pairs(kind, **more):
+        return flops_of(window_shape(kind, **more), window_recipe()).attention / per_pair / passes
+
+    assert pairs("mistral", sliding_window=None) == 8 * every_pair
+    assert pairs("mistral", sliding_window=16) == 8 * tokens * 2 * 16
+    assert pairs("llama4_text", attention_chunk_size=16) == 6 * tokens * 17 / 2 + 2 * every_pair
+    # The model's own, as in an MFU, are those that are seen.
+    short, whole = (window_shape("mistral", sliding_window=window) for window in (16, None))
+    own = [model_flops(shape, window_recipe(), [tokens]) for shape in (short, whole)]
+    assert own[1] - own[0] == 8 * 3 * per_pair * (every_pair - visible_pairs([0, tokens], tokens, 16))
+
+
+def test_a_window_layer_keeps_and_computes_what_is_planned(monkeypatch):
+    tokens, window, heads, kv_heads, size = 64, 16, 4, 2, 16
+    pairs, kept = [], {}
+
+    def counting(query, key, *arguments, **more):
+        pairs.append(query.shape[0] * query.shape[2] * key.shape[2])
+        return scaled_dot_product_attention(query, key, *arguments, **more)
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    monkeypatch.setattr("lengthen.attention.window.scaled_dot_product_attention", counting)
+    q, k, v = (torch.randn(1, n, tokens, size, requires_grad=True) for n in (heads, kv_heads, kv_heads))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        window_attention(q, k, v, (((0, 40), (40, 24)),), window)
+    assert sum(pairs) == 2 * window * tokens
+
+    plans = [
+        memory_of(window_shape("mistral", sliding_window=each), window_recipe(), find_device(A100), 1, "float32")
+        for each in (window, None)
+    ]
+    saved = [found.breakdown["saved_activations"] for found in plans]
+    whole = 4 * (2 * heads + 2 * kv_heads) * size + 4 * heads  # queries, keys, values, outputs, log-sum-exp
+    planned = whole + (saved[0] - saved[1]) / 8 / 8192
+    assert sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / tokens == pytest.approx(planned)
 
 
 def test_s2_computes_less_than_full_attention():

@@ -8,10 +8,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lengthen.attention.backends import pick_backend
-from lengthen.attention.layout import Layout, ShardLayout, documents_of_mask, layout_mask
+from lengthen.attention.layout import Layout, ShardLayout, SliceLayout, documents_of_mask, layout_mask
 from lengthen.attention.shards import sharded_attention
+from lengthen.attention.window import window_attention
 from lengthen.attention_pattern import Groups, layer_patterns
-from lengthen.context import has_open_windows
+from lengthen.context import has_chunks, has_open_windows
 from lengthen.errors import ModelError
 from lengthen.head import causal_lm, decoder_modules
 from lengthen.recipe import BackendName
@@ -46,11 +47,14 @@ def set_group_size(
         )
     parameter = next(model.parameters())
     function = pick_backend(backend, parameter.device, parameter.dtype)
-    open_windows = has_open_windows(causal_lm(model).config)
+    config = causal_lm(model).config
+    open_windows, chunks = has_open_windows(config), has_chunks(config)
     for index, layer in enumerate(layers):
         layer.s2_groups = cycle[index % len(cycle)]
         layer.s2_backend = function
         layer.s2_open_window = open_windows
+        layer.s2_chunks = chunks
+        layer.s2_window_backend = function  # apart, as `check_s2` counts who asks for the other
 
 
 def s2_attention(
@@ -65,8 +69,8 @@ def s2_attention(
 ) -> tuple[torch.Tensor, None]:
     """The attention function registered as "s2".
 
-    Training mode: S2 on full-attention layers; layers with a sliding window, or with chunks as Llama 4's, stay as they
-    are. Evaluation mode, or with a key/value cache: the model's ordinary full attention.
+    Training mode: S2 on full-attention layers; layers with a sliding window, or with chunks as Llama 4's, see what they
+    always do, without a (T, T) mask. Evaluation mode, or with a key/value cache: the model's ordinary full attention.
 
     Args:
         module: the attention layer, given its groups by `set_group_size`.
@@ -89,7 +93,9 @@ def s2_attention(
         if kwargs.get(name) is not None:  # torch's attention, which S2 and evaluation stand on, would leave it out
             raise ModelError(f"{type(module).__name__} has {what}, which S2 can't do exactly; set attention.kind=full")
     length = layout.shard.bounds[-1] if isinstance(layout, ShardLayout) else query.shape[2]
-    if module.training and query.shape[2] == key.shape[2] and not _has_window(module, layout, kwargs, length):
+    window = _window(module, layout, kwargs, length)
+    is_training = module.training and query.shape[2] == key.shape[2]
+    if is_training and window is None:
         if attention_mask is None:
             raise ModelError(
                 f"{type(module).__name__} does not ask transformers' mask registry for its mask, so S2 can't tell "
@@ -104,16 +110,29 @@ def s2_attention(
         else:
             out = layer.s2_backend(query, key, value, documents, layer.s2_groups, scaling, dropout)
         return out.contiguous(), None  # some architectures take a view of it
+    is_whole = layout is not None and not isinstance(layout, SliceLayout)
+    if is_training and window is not None and is_whole and hasattr(module, "s2_window_backend"):
+        return _within(module, window, query, key, value, layout, scaling, dropout).contiguous(), None
     dense = layout.dense if layout else attention_mask
     assert not isinstance(dense, Layout)
     return sdpa_attention_forward(module, query, key, value, dense, dropout=dropout, scaling=scaling, **kwargs)
 
 
-def _has_window(module: nn.Module, layout: Layout | None, arguments: dict[str, Any], length: int) -> bool:
-    """Whether a layer sees less than the whole context, by its own argument or by the mask it was given."""
+def _window(module: nn.Module, layout: Layout | None, arguments: dict[str, Any], length: int) -> int | None:
+    """The window or chunk of a layer that sees less than the whole context, by its own argument or by the mask."""
     window = arguments.get("sliding_window") or (layout.window if layout else None)
     is_open = getattr(module, "s2_open_window", False) and window is not None and length <= window
-    return window is not None and not is_open
+    return None if is_open else window
+
+
+def _within(
+    layer: Any, window: int, query: Any, key: Any, value: Any, layout: Any, scaling: float | None, dropout: float
+) -> torch.Tensor:
+    """Attention in a window or in chunks, (B, T, H, D')."""
+    if layer.s2_chunks or query.shape[2] <= window:  # groups without any shifted; of documents this short, all of them
+        groups = Groups(max(2, window), pattern=layer_patterns("plain")[0])
+        return layer.s2_window_backend(query, key, value, layout.documents, groups, scaling, dropout)
+    return window_attention(query, key, value, layout.documents, window, scaling, dropout)
 
 
 def register() -> None:

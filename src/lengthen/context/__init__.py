@@ -1,6 +1,13 @@
 """Positions and contexts: what a base's config says, and what it becomes for a longer context."""
 
-from lengthen.context.layers import AttentionLayer, attention_layers, has_open_windows, is_length_dependent, positions
+from lengthen.context.layers import (
+    AttentionLayer,
+    attention_layers,
+    has_chunks,
+    has_open_windows,
+    is_length_dependent,
+    positions,
+)
 from lengthen.context.scaling import METHODS, extend, scaled_layers
 from lengthen.context.stated import (
     LENGTH_FIELDS,
@@ -19,6 +26,7 @@ __all__ = [
     "attention_layers",
     "base_context",
     "extend",
+    "has_chunks",
     "has_open_windows",
     "is_length_dependent",
     "positions",

@@ -17,6 +17,7 @@ from lengthen.errors import ContextError
 __all__ = [
     "AttentionLayer",
     "attention_layers",
+    "has_chunks",
     "has_no_positions",
     "has_open_windows",
     "is_length_dependent",
@@ -145,6 +146,11 @@ def has_open_windows(config: PreTrainedConfig) -> bool:
     if any(kind in _WHOLE for kind in kinds) or not isinstance(maximum, int):
         return False
     return bool(windows) and all(window is not None and window >= maximum for window in windows)
+
+
+def has_chunks(config: PreTrainedConfig) -> bool:
+    """Whether the layers that see less than the whole context see their own chunk of it, and no window."""
+    return "chunked_attention" in _layer_types(text_config(config))
 
 
 def is_length_dependent(config: PreTrainedConfig) -> bool:

@@ -64,8 +64,8 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
     attention = full_attention = 0.0
     for share, length in _documents(recipe):
         count = share * tokens / length
-        attention += count * passes * _attention(shape, groups, length)
-        full_attention += count * passes * _attention(shape, None, length)
+        attention += count * passes * _attention(shape, groups, length, recipe.sequence_length)
+        full_attention += count * passes * _attention(shape, None, length, recipe.sequence_length)
     attention *= 1 + _again(recipe) / 2  # of a group's pairs, half a group has a quarter
     attention += recipe.attention.full_last * (full_attention - attention)
     linear = per_token * tokens
@@ -74,7 +74,7 @@ def flops_of(shape: ModelShape, recipe: Recipe) -> Flops:
         windows = sequences * restoration.share / (1 - restoration.share)
         forward = shape.head + sum(layer.count * layer.active for layer in shape.layers)
         linear += (per_token + forward) * windows * restoration.length
-        beside = windows * (passes + 1) * _attention(shape, None, restoration.length)
+        beside = windows * (passes + 1) * _attention(shape, None, restoration.length, restoration.length)
         attention, full_attention = attention + beside, full_attention + beside
     return Flops(2 * linear, attention, full_attention)
 
@@ -162,9 +162,13 @@ def _per_pair(layer: LayerShape) -> float:
     return 2 * (layer.query + layer.value * layer.heads / max(1, layer.kv_heads))
 
 
-def _pairs(layer: LayerShape, groups: list[Groups] | None, length: int) -> float:
-    """Pairs of a document that a head computes in a layer; with groups None at full attention."""
-    if groups is None or layer.window:
+def _pairs(layer: LayerShape, groups: list[Groups] | None, length: int, sequence: int | None) -> float:
+    """Pairs of a document that a head computes in a layer, as `_attention` says."""
+    if layer.window and layer.chunks:
+        return visible_pairs([*range(0, length, layer.window), length], length)
+    if layer.window and sequence is not None and layer.window < sequence:
+        return 2 * layer.window * length  # by blocks: its own and the one before (attention/window.py)
+    if layer.window or groups is None:
         return visible_pairs([0, length], length, layer.window)
     return _mean_pairs(layer, groups, length)
 
@@ -193,10 +197,19 @@ def _groups(recipe: Recipe) -> list[Groups] | None:
     return [Groups(recipe.group_size, wanted.sinks, each) for each in layer_patterns(wanted.pattern)]
 
 
-def _attention(shape: ModelShape, groups: list[Groups] | None, length: float) -> float:
-    """Operations of attention's forward pass over one document, all layers."""
+def _attention(shape: ModelShape, groups: list[Groups] | None, length: float, sequence: int | None = None) -> float:
+    """Operations of attention's forward pass over one document, all layers.
+
+    Args:
+        shape: of the model.
+        groups: of the layers that see the whole context; None for full attention.
+        length: of the document, tokens.
+        sequence: tokens of the sequence that it is packed in, to count what is computed; None for what is seen.
+    """
     return sum(
-        layer.count * _per_pair(layer) * _pairs(layer, groups, round(length)) for layer in shape.layers if layer.heads
+        layer.count * _per_pair(layer) * _pairs(layer, groups, round(length), sequence)
+        for layer in shape.layers
+        if layer.heads
     )
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lengthen.adapters.build import add_adapter, count_trainable, has_tied_embeddings
 from lengthen.adapters.targets import is_norm, norm_modules
+from lengthen.context import attention_layers, has_chunks
 from lengthen.errors import ModelError, one_line
 from lengthen.head import causal_lm, decoder_of, embedding_parameters
 from lengthen.models.load import quiet_transformers
@@ -45,16 +46,26 @@ def _measure(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
     text = config.get_text_config()
     model = _build(config)
     layers = _decoder_layers(model)
+    windows = _windows(config, layers)
     # Names in adapter.targets could mean one layer and not another.
-    counts = [1] * len(layers) if isinstance(adapter.targets, list) else _keep_one_of_each(layers)
+    counts = [1] * len(layers)
+    if not isinstance(adapter.targets, list):
+        counts, windows = _keep_one_of_each(layers, windows)
     base = _base_sizes(model, layers, counts, config)
     block_norms = {id(model.get_submodule(name)) for name in norm_modules(model)}
     widths = [_layer_widths(layer, text, block_norms) for layer in layers]
+    chunks = has_chunks(config)
 
     model = _with_adapter(model, adapter)
     shapes = tuple(
-        LayerShape(count=count, **sizes, **_trained_in(layer, sizes, adapter, text.hidden_size))
-        for layer, count, sizes in zip(_decoder_layers(model), counts, widths, strict=True)
+        LayerShape(
+            count=count,
+            window=window,
+            chunks=chunks and window is not None,
+            **sizes,
+            **_trained_in(layer, sizes, adapter, text.hidden_size),
+        )
+        for layer, count, window, sizes in zip(_decoder_layers(model), counts, windows, widths, strict=True)
     )
     in_layers = sum(shape.trained for shape in shapes)
     outside = count_trainable(model).trainable - in_layers
@@ -126,17 +137,27 @@ def _decoder_layers(model: Any) -> nn.ModuleList:
     return found[0]
 
 
-def _keep_one_of_each(layers: nn.ModuleList) -> list[int]:
-    """Drop layers that are like an earlier one; how many there were of each that stays."""
+def _windows(config: PreTrainedConfig, layers: nn.ModuleList) -> list[int | None]:
+    """How far each layer attends, by the config, as many attentions are told by their arguments or masks alone."""
+    described = [layer.window for layer in attention_layers(config)]
+    attends = [bool(_attentions(layer)[0]) for layer in layers]
+    if sum(attends) != len(described):  # such as two attentions in a layer: counted as what costs most
+        return [None] * len(attends)
+    rest = iter(described)
+    return [next(rest) if each else None for each in attends]
+
+
+def _keep_one_of_each(layers: nn.ModuleList, windows: list[int | None]) -> tuple[list[int], list[int | None]]:
+    """Drop layers that are like an earlier one; how many there were of each that stays, and its window."""
     kept: dict[Any, list[nn.Module]] = {}
-    for layer in layers:
+    for layer, window in zip(layers, windows, strict=True):
         sizes = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
-        kinds = tuple((type(m).__name__, getattr(m, "sliding_window", None)) for m in layer.modules())
-        kept.setdefault((sizes, kinds), []).append(layer)
+        kinds = tuple(type(m).__name__ for m in layer.modules())
+        kept.setdefault((window, sizes, kinds), []).append(layer)
     firsts = [same[0] for same in kept.values()]
     del layers[:]
     layers.extend(firsts)
-    return [len(same) for same in kept.values()]
+    return [len(same) for same in kept.values()], [window for window, *_ in kept]
 
 
 def _attentions(layer: nn.Module) -> tuple[list[nn.Module], set[int]]:
@@ -164,7 +185,7 @@ def _layer_widths(layer: nn.Module, config: Any, block_norms: set[int]) -> dict[
 def _attention_widths(attention: Any, config: Any) -> dict[str, Any]:
     """Of queries, keys and values, by the first attention of a layer; None where it has none."""
     if attention is None:
-        return {"heads": 0, "kv_heads": 0, "query": 0, "key": 0, "value": 0, "window": None}
+        return {"heads": 0, "kv_heads": 0, "query": 0, "key": 0, "value": 0}
     heads = config.num_attention_heads
     size = getattr(attention, "head_dim", None) or getattr(config, "head_dim", None) or config.hidden_size // heads
     # Multi-head latent attention has a key for every query head, and values of another size.
@@ -177,7 +198,6 @@ def _attention_widths(attention: Any, config: Any) -> dict[str, Any]:
         "query": heads * key_size,
         "key": kv_heads * key_size,
         "value": kv_heads * value_size,
-        "window": getattr(attention, "sliding_window", None),
     }
 
 

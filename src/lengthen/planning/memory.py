@@ -308,7 +308,11 @@ def _layer(layer: LayerShape, hidden: int, width: int, autocast: bool, recipe: R
     norms = plain * _norm(width, False, fused) + layer.trained_norms * _norm(width, True, fused)
     out = layer.value * layer.heads / max(1, layer.kv_heads)
     scores = layer.heads * _FLOAT32  # log-sum-exp
-    attention = (attention_inputs + layer.query + layer.key + layer.value + out) * width + scores
+    keys, values, mask_row = float(layer.key), float(layer.value), 0
+    if layer.window and not layer.chunks and layer.window < recipe.sequence_length:
+        # By blocks (attention/window.py): keys and values of two windows as query heads see them, and the mask's row.
+        keys, values, mask_row = 2.0 * layer.query, 2 * out, 2 * layer.window
+    attention = (attention_inputs + layer.query + keys + values + out + mask_row) * width + scores
     # Dropout's mask: bytes on GPUs; on CPU in the dtype of what is dropped, float32.
     mask = 1 if on_gpu else _FLOAT32
     attention += layer.attention_dropout * mask
@@ -323,7 +327,7 @@ def _layer(layer: LayerShape, hidden: int, width: int, autocast: bool, recipe: R
     residual = 2 * hidden * width
     # Backward through attention: the output's gradient, also by groups; the gradients of queries, keys and values as
     # query heads see them, and gathered; the kernel's float32 sums.
-    attention_gradients = (2 * out + 2 * layer.query + out + layer.query + layer.key + layer.value) * width
+    attention_gradients = (2 * out + 2 * layer.query + out + layer.query + keys + values) * width + mask_row
     attention_gradients += layer.query * _FLOAT32 if on_gpu else 0
     kept = out * width + scores
     if recipe.memory.mlp_tile:

@@ -16,7 +16,8 @@ class LayerShape:
         count: how many layers are like this one.
         heads, kv_heads: 0 where the layer has no softmax attention.
         query, key, value: widths of the queries, keys and values.
-        window: tokens of its sliding window, None for full attention.
+        window: tokens of its sliding window or of its chunks, None for full attention.
+        chunks: whether these are chunks (Llama 4).
         up, inner: widths of what the MLP's first products give (gate and up, both) and of what its last takes; for
             experts, of those that a token is sent to.
         norms, qk_norms: widths of the norms of the block, and of those on queries and keys, added up.
@@ -38,6 +39,7 @@ class LayerShape:
     key: int
     value: int
     window: int | None
+    chunks: bool
     up: float
     inner: float
     norms: int
