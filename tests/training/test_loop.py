@@ -27,6 +27,7 @@ from lengthen.training.loop import Loop
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.optim import trained_parameters
 from lengthen.training.run import train
+from lengthen.training.setup import note_idle_devices
 from lengthen.training.token_weights import PrefixWeights
 
 
@@ -164,13 +165,11 @@ def test_the_loss_of_a_step_is_the_weighted_mean_over_its_batches(base, document
 
 
 def test_one_of_several_devices_without_a_launcher(base, documents, tmp_path, monkeypatch, caplog):
-    from lengthen.training.run import _note_idle_devices
-
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with caplog.at_level("INFO", logger="lengthen"):
-        _note_idle_devices(torch.device("cuda"))
-        _note_idle_devices(torch.device("cpu"))
+        note_idle_devices(torch.device("cuda"))
+        note_idle_devices(torch.device("cpu"))
     said = caplog.messages
     assert len(said) == 1
     assert "one of 4 GPUs" in said[0]

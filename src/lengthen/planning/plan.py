@@ -7,6 +7,7 @@ from typing import Any
 
 from lengthen.errors import LengthenError, RecipeError
 from lengthen.planning.base import base_of
+from lengthen.planning.changes import cheapest_first
 from lengthen.planning.devices import WIDTHS, Device, find_device
 from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
@@ -225,7 +226,7 @@ class _Planner:
             start = {"parallel": "ddp"}  # there is nobody to share with, and a run would say so
         changes = [
             ({**start, **overrides}, why)
-            for overrides, why in _changes(_changed(recipe, start), self._device, self._devices)
+            for overrides, why in cheapest_first(_changed(recipe, start), self._device, self._devices)
         ]
         if found.max_context and found.max_context > context:
             changes.append((_shorter(recipe, found.max_context), "the longest context that fits"))
@@ -310,46 +311,3 @@ def _changed(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
             place = place[section]
         place[last] = value
     return parse_recipe(content, "with changes")
-
-
-def _changes(recipe: Recipe, device: Device, devices: int) -> Iterator[tuple[dict[str, Any], str]]:
-    """What can be changed to need less memory, cheapest first, each with its price."""
-    memory, training = recipe.memory, recipe.training
-    if training.batch_size > 1:
-        less = {"training.batch_size": 1, "training.accumulation": training.accumulation * training.batch_size}
-        yield less, "one sequence at a time, as many per step"
-    plain = training.optimizer == "adamw"
-    can_share = devices > 1 and device.kind == "cuda" and plain and recipe.adapter.kind in ("lora", "full")
-    # ZeRO gathers weights by hooks that chunks don't call, and does not know shards of sequences.
-    can_share = can_share and not memory.sequence_chunk and recipe.parallel.sequence == 1
-    shares = ["zero2", "zero3"] if can_share and recipe.parallel.data in ("ddp", "zero2") else []
-    for kind in shares:
-        if kind != recipe.parallel.data and (kind == "zero2" or recipe.quantize is None):
-            what = "gradients and optimizer" if kind == "zero2" else "weights too"
-            yield {"parallel": kind}, f"the devices share {what}; more traffic between them"
-    if not memory.activation_checkpointing and not memory.sequence_chunk:
-        yield {"memory.activation_checkpointing": "keep_attention"}, "layers but their attention computed twice"
-    if not memory.mlp_tile:
-        yield {"memory.mlp_tile": 2048}, "MLPs in tiles, computed once more"
-    if memory.activation_checkpointing is not True and not memory.sequence_chunk:
-        yield {"memory.activation_checkpointing": True}, "layers computed twice"
-    if device.kind != "cpu" and not memory.offload_activations:
-        recomputing = {} if memory.sequence_chunk else {"activation_checkpointing": True}
-        smallest = {**recomputing, "mlp_tile": memory.mlp_tile or 2048, "offload_activations": True}
-        changed = {f"memory.{key}": value for key, value in smallest.items() if getattr(memory, key) != value}
-        yield changed, "layers' inputs wait in CPU memory"
-    if device.kind == "cuda" and plain and recipe.parallel.data == "ddp" and not can_share:
-        yield {"training.optimizer": "paged_adamw_32bit"}, "the optimizer's states move to CPU memory when needed"
-    if can_share and not recipe.parallel.data.endswith("_offload"):
-        if recipe.quantize:
-            yield {"parallel": "zero2_offload"}, "the optimizer on the CPU: slow steps"
-        else:
-            yield {"parallel": "zero3_offload"}, "weights and optimizer in CPU memory: slow steps"
-    if recipe.quantize is None and recipe.adapter.kind == "lora" and recipe.adapter.variant != "pissa":
-        fitting = {"parallel": "ddp" if memory.sequence_chunk else "zero2"}  # 4-bit weights can't be sharded
-        if recipe.parallel.sequence > 1:
-            fitting = {"parallel.data": "ddp"}
-        unsharded = {} if recipe.parallel.data in ("ddp", "zero2", "zero2_offload") else fitting
-        yield {"quantize": "nf4", **unsharded}, "the base in 4 bits: slower products, a little less exact"
-    if recipe.adapter.kind == "full":
-        yield {"adapter.kind": "lora"}, "LoRA, embeddings and norms instead of all weights"

@@ -152,11 +152,7 @@ class Loop:
                     record = metrics.record(step, rate, norm)
                     progress.show(record)
                     if is_main:
-                        RunFolder(self.folder).append_metrics(record)
-                        if on_step is not None:
-                            on_step(record)
-                    for logger in loggers:
-                        logger.log(flat(record), step)
+                        self._report(record, loggers, on_step)
                 if step % self.training.save_every == 0 or is_last:
                     save_checkpoint(
                         self.folder, step, self.steps, self.accelerator, self.objective, self.model, self.optimizer
@@ -166,6 +162,16 @@ class Loop:
         for logger in loggers:
             logger.finish()
         return signal if self.done < self.steps else None
+
+    def _report(
+        self, record: dict[str, Any], loggers: Sequence[Any], on_step: Callable[[dict[str, Any]], None] | None
+    ) -> None:
+        """Hand a record of metrics.jsonl to all who want it; in the first process only."""
+        RunFolder(self.folder).append_metrics(record)
+        if on_step is not None:
+            on_step(record)
+        for logger in loggers:
+            logger.log(flat(record), record["step"])
 
     def _set_attention(self, full: bool) -> None:
         """Change between S2 and full attention; its groups become whole documents, so that packed ones stay apart."""
@@ -193,47 +199,61 @@ class Loop:
         Returns:
             Its losses and tokens, of all processes together; this process's operations.
         """
-        indices = self.batches.indices_of_step(step)
-        blocks = self.batches.of_step(step)
+        indices, blocks = self.batches.indices_of_step(step), self.batches.of_step(step)
         windows = self.windows.of_step(step) if self.windows else []
-        weighted = [[self.weights.apply(block) for block in each] for each in blocks] if self.weights else blocks
-        batches = [self._batch(each) for each in weighted] + [collate(each, self.pad_id) for each in windows]
-        weights = [_target_weights(batch) for batch in batches[: len(blocks)]]
+        batches = [self._batch(each) for each in blocks]
+        window_batches = [collate(each, self.pad_id) for each in windows]
+        weights = [_target_weights(batch) for batch in batches]
         weight, tokens, window_tokens = self._sum_of_processes(
-            sum(sum(each) for each in weights),
-            sum(batch["input_ids"].numel() for batch in batches[: len(blocks)]),
-            sum(batch["input_ids"].numel() for batch in batches[len(blocks) :]),
+            sum(sum(each) for each in weights), _count_tokens(batches), _count_tokens(window_batches)
         )
         loss, divergence = torch.zeros(2, device=self.accelerator.device)
         by_source = BySource(self.blocks)
+        is_full = self._is_full(step)
+        self._set_attention(is_full)
         for number, batch in enumerate(batches):
-            restore = number >= len(blocks)
-            self._set_attention(full=restore or self._is_full(step))
-            is_last = number == len(batches) - 1
-            inputs = send_to_device(batch, self.accelerator.device, non_blocking=True)
-            with self._gradients_shared(is_last):
-                # Gradients are averaged over processes, where we want their sum.
-                total = window_tokens if restore else weight or 1.0
-                part = self.model(**inputs, restore=restore) * self.accelerator.num_processes / total
-                self._backward(part * self.training.restoration.weight if restore else part, is_last)
-            if restore:
-                divergence += part.detach()
-            else:
-                loss += part.detach()
-                by_source.add(indices[number], self.objective.sequence_losses, weights[number])
+            is_last = not windows and number == len(batches) - 1
+            loss += self._add_gradients(batch, weight or 1.0, is_last)
+            by_source.add(indices[number], self.objective.sequence_losses, weights[number])
+        for number, batch in enumerate(window_batches):
+            self._set_attention(full=True)
+            divergence += self._add_gradients(batch, window_tokens, number == len(windows) - 1, restore=True)
+        # Windows are not cut: all that share a sequence have the same, and each counts for its part.
+        sharing = self.recipe.parallel.sequence
         return StepSums(
             loss=self.accelerator.reduce(loss, "mean").item(),
             divergence=self.accelerator.reduce(divergence, "mean").item() if windows else None,
             by_source=by_source.sums(self._sum_of_processes),
-            # Windows are not cut: all that share a sequence have the same, and each counts for its part.
-            tokens=tokens + window_tokens / self.recipe.parallel.sequence,
-            flops=self.utilization.flops([block for each in blocks for block in each], self._is_full(step))
-            / self.recipe.parallel.sequence
-            + self.utilization.flops([block for each in windows for block in each], True) * (1 + _BASE_SHARE),
+            tokens=tokens + window_tokens / sharing,
+            flops=self._flops(blocks, is_full) / sharing + self._flops(windows, True) * (1 + _BASE_SHARE),
         )
+
+    def _add_gradients(self, batch: dict[str, Any], total: float, is_last: bool, restore: bool = False) -> torch.Tensor:
+        """The forward and backward pass of a batch.
+
+        Args:
+            batch: of sequences, or of windows for restoration.
+            total: weight of all targets of the step, or tokens of all its windows.
+            is_last: whether it is the step's last batch.
+            restore: whether the loss is the divergence from the base.
+
+        Returns:
+            Its part of the step's loss, times the number of processes; ().
+        """
+        inputs = send_to_device(batch, self.accelerator.device, non_blocking=True)
+        with self._gradients_shared(is_last):
+            # Gradients are averaged over processes, where we want their sum.
+            part = self.model(**inputs, restore=restore) * self.accelerator.num_processes / total
+            self._backward(part * self.training.restoration.weight if restore else part, is_last)
+        return part.detach()
+
+    def _flops(self, batches: Sequence[Sequence[Block]], full_attention: bool) -> float:
+        return self.utilization.flops([block for each in batches for block in each], full_attention)
 
     def _batch(self, blocks: Sequence[Block]) -> dict[str, Any]:
         """A batch, or what this process has of it."""
+        if self.weights is not None:
+            blocks = [self.weights.apply(block) for block in blocks]
         if self.shards is None:
             return collate(blocks, self.pad_id)
         return self.shards.cut(collate(blocks, self.pad_id, self.shards.shortest))
@@ -315,3 +335,7 @@ def _target_weights(batch: dict[str, Any]) -> list[float]:
     if "loss_weights" in batch:
         return (is_target * batch["loss_weights"].double()).sum(1).tolist()
     return is_target.sum(1).tolist()
+
+
+def _count_tokens(batches: Sequence[dict[str, Any]]) -> int:
+    return sum(batch["input_ids"].numel() for batch in batches)

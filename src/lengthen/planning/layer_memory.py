@@ -1,0 +1,139 @@
+"""Bytes of decoder layers: what autograd saves in one, tensor by tensor, and what its backward pass takes.
+
+Trained tensors are float32 masters under autocast (adapters/build.py): where what a trained product takes is cast, it
+keeps a copy.
+"""
+
+from dataclasses import dataclass
+
+from lengthen.planning.shape import LayerShape
+from lengthen.recipe import Recipe
+
+__all__ = ["FLOAT32", "LayerBytes", "exchanged_bytes", "layer_bytes", "norm_bytes", "working_bytes"]
+
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class LayerBytes:
+    """Bytes per token of one layer; `tile_*` of one MLP tile's tokens, 0 without tiles."""
+
+    saved: float
+    attention_only: float
+    kept: float
+    mlp_moment: float
+    attention_moment: float
+    tile_moment: float
+
+
+def working_bytes(layer: LayerBytes, tokens: int, tile: int, checkpointing: bool) -> float:
+    """Bytes that one layer's backward pass adds to what is saved.
+
+    Args:
+        layer: its bytes per token.
+        tokens: that it computes at once.
+        tile: of these, tokens in one tile of its MLP; 0 without tiles.
+        checkpointing: whether the layer is computed again first.
+    """
+    mlp = layer.mlp_moment * tokens + layer.tile_moment * tile
+    attention = layer.attention_moment * tokens
+    if checkpointing:
+        return max(mlp + layer.saved * tokens, attention + layer.attention_only * tokens)
+    return max(mlp, attention - (layer.saved - layer.attention_only) * tokens)
+
+
+def exchanged_bytes(layer: LayerShape, recipe: Recipe, length: int, width: int) -> float:
+    """Bytes of what an attention layer has of other shards, with its gradient.
+
+    Args:
+        layer: its sizes.
+        recipe: the run, whose sequences are in shards.
+        length: tokens of a shard.
+        width: bytes of a number.
+    """
+    if recipe.shares_heads:  # all tokens for some heads: as much again as its own tokens for all heads
+        return 2 * (layer.query + layer.key + 2 * layer.value) * length * width
+    tokens = recipe.group_size // 2 + recipe.attention.sinks
+    # Half of the heads, whose own keys and values are copied behind them; queries are padded.
+    return (layer.query + layer.key + layer.value) / 2 * (2 * tokens + length) * width
+
+
+def norm_bytes(width: int, is_trained: bool, is_fused: bool) -> int:
+    """Bytes that a norm keeps of each element: its input, which eager norms take to float32, and what is multiplied
+    with a trained weight.
+
+    Args:
+        width: bytes of a number of the base's dtype.
+        is_trained: whether its weight is.
+        is_fused: whether one kernel computes it.
+    """
+    return width if is_fused else FLOAT32 + width * is_trained
+
+
+def layer_bytes(layer: LayerShape, hidden: int, width: int, autocast: bool, recipe: Recipe, on_gpu: bool) -> LayerBytes:
+    """Count a layer's tensors.
+
+    Args:
+        layer: its sizes.
+        hidden: E.
+        width: bytes of a number of the base's dtype.
+        autocast: whether float32 masters are cast.
+        recipe: the run; its adapter, kernels and tiles count.
+        on_gpu: whether kernels are a GPU's.
+
+    Returns:
+        Bytes per token.
+    """
+    attention_inputs, mlp_inputs = layer.attention_inputs, layer.mlp_inputs
+    adapter = recipe.adapter
+    has_casts = autocast and (adapter.kind != "lora" or adapter.variant == "dora")
+    if not has_casts and not adapter.dropout:  # what several products take is one tensor
+        attention_inputs = min(attention_inputs, hidden + layer.query)
+        mlp_inputs = min(mlp_inputs, hidden + layer.inner)
+    fused = recipe.memory.fused_kernels
+    plain = layer.norms + layer.qk_norms - layer.trained_norms
+    norms = plain * norm_bytes(width, False, fused) + layer.trained_norms * norm_bytes(width, True, fused)
+    out = layer.value * layer.heads / max(1, layer.kv_heads)
+    scores = layer.heads * FLOAT32  # log-sum-exp
+    keys, values, mask_row = float(layer.key), float(layer.value), 0
+    if layer.window and not layer.chunks and layer.window < recipe.sequence_length:
+        # By blocks (attention/window.py): keys and values of two windows as query heads see them, and the mask's row.
+        keys, values, mask_row = 2.0 * layer.query, 2 * out, 2 * layer.window
+    attention = (attention_inputs + layer.query + keys + values + out + mask_row) * width + scores
+    # Dropout's mask: bytes on GPUs; on CPU in the dtype of what is dropped, float32.
+    mask = 1 if on_gpu else FLOAT32
+    attention += layer.attention_dropout * mask
+    gated = layer.up > layer.inner
+    mlp = (mlp_inputs + layer.up + (layer.inner if gated and not fused else 0)) * width + layer.mlp_dropout * mask
+    # Backward through the MLP: the gradients of the product and of both its factors (the fused kernel puts these in the
+    # factors' place); with casts, a float32 gradient of
+    # what the last product takes. The residual stream's gradient and the block's own.
+    mlp_gradients = max(
+        (1 if fused else 3) * layer.inner * width, layer.mlp_input * (width + (FLOAT32 if has_casts else 0))
+    )
+    residual = 2 * hidden * width
+    # Backward through attention: the output's gradient, also by groups; the gradients of queries, keys and values as
+    # query heads see them, and gathered; the kernel's float32 sums.
+    attention_gradients = (2 * out + 2 * layer.query + out + layer.query + keys + values) * width + mask_row
+    attention_gradients += layer.query * FLOAT32 if on_gpu else 0
+    kept = out * width + scores
+    if recipe.memory.mlp_tile:
+        # What the tiles take is saved, the rest of it is there one tile at a time. The gradients of what they give and
+        # take, the latter by tiles and as one.
+        tiled = hidden * width
+        return LayerBytes(
+            saved=norms + attention + tiled,
+            attention_only=norms / 2 + attention,
+            kept=kept,
+            mlp_moment=residual + 3 * tiled,
+            attention_moment=attention_gradients + residual,
+            tile_moment=mlp + mlp_gradients,
+        )
+    return LayerBytes(
+        saved=norms + attention + mlp,
+        attention_only=norms / 2 + attention,
+        kept=kept,
+        mlp_moment=mlp_gradients + residual,
+        attention_moment=attention_gradients + residual,
+        tile_moment=0.0,
+    )
