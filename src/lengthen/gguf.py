@@ -129,24 +129,16 @@ def _scaling(found: GgufPositions, text: PreTrainedConfig, rope: dict[str, Any],
     # llama.cpp takes a factor without a type for linear.
     kind = keys.get("rope.scaling.type", "linear")
     factor = float(keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 0.0))) or 1.0
-    if "rope_freqs" in divisors and (kind == "yarn" or (kind == "linear" and factor != 1.0)):
-        raise ModelError(
-            f"{path.name} scales positions twice, by {kind} and by its tensor rope_freqs; that has no place "
-            "in a config; take the safetensors weights"
-        )
-    if kind not in ("none", "linear", "yarn", "longrope"):
-        raise ModelError(
-            f"{path.name} scales positions by {kind!r}, which is not known here; take the safetensors weights"
-        )
-    maximum, rotary = text.max_position_embeddings, _rotary_dimension(text, rope)
-    original = int(keys.get("rope.scaling.original_context_length", maximum))
+    _check_scaling(kind, factor, "rope_freqs" in divisors, path)
+    rotary = _rotary_dimension(text, rope)
+    original = int(keys.get("rope.scaling.original_context_length", text.max_position_embeddings))
     if "rope_factors_long" in divisors:
         attention = keys.get("rope.scaling.attn_factor")
         short, long = (divisors[f"rope_factors_{length}"] for length in ("short", "long"))
         return _longrope(short, long, original, attention, rotary, path)
     if "rope_freqs" in divisors:
         given = divisors["rope_freqs"]
-        if all(divisor == 1.0 for divisor in given):
+        if set(given) == {1.0}:
             return None
         # With both lists alike, longrope is one divisor per frequency, at any length.
         return _as_llama3(given, rotary, rope["rope_theta"]) or _longrope(given, given, original, 1.0, rotary, path)
@@ -155,6 +147,18 @@ def _scaling(found: GgufPositions, text: PreTrainedConfig, rope: dict[str, Any],
     if kind == "none" or factor == 1.0:
         return None
     return _yarn(keys, factor, original, path) if kind == "yarn" else {"rope_type": "linear", "factor": factor}
+
+
+def _check_scaling(kind: str, factor: float, has_divisors: bool, path: Path) -> None:
+    if has_divisors and (kind == "yarn" or (kind == "linear" and factor != 1.0)):
+        raise ModelError(
+            f"{path.name} scales positions twice, by {kind} and by its tensor rope_freqs; that has no place "
+            "in a config; take the safetensors weights"
+        )
+    if kind not in ("none", "linear", "yarn", "longrope"):
+        raise ModelError(
+            f"{path.name} scales positions by {kind!r}, which is not known here; take the safetensors weights"
+        )
 
 
 def _yarn(keys: dict[str, Any], factor: float, original: int, path: Path) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _variables(prompt, text):
                     yield ", ".join(members) or None
 
 
-def _journeys(prompt, text):
+def _journeys(prompt, text):  # noqa: C901 - a story is replayed, event by event
     forms = {}
     for kind, templates in chains.JOURNEY_QUESTIONS.items():
         for template in templates:

@@ -20,7 +20,8 @@ from lengthen.data.hub import HubSource
 from lengthen.data.instruct import dataset
 from lengthen.data.instruct.dataset import load_instructions, mix, pack_instructions
 from lengthen.data.instruct.encoding import encode
-from lengthen.data.instruct.formats import Example, Turn, take_example
+from lengthen.data.instruct.formats import Example, take_example
+from lengthen.data.instruct.messages import Turn
 from lengthen.data.instruct.templates import TEMPLATES, Template, use_template
 from lengthen.data.packing import collate
 from lengthen.data.stdlib import stdlib_documents

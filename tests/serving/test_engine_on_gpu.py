@@ -7,7 +7,8 @@ from adapter_files import CPU, make_adapter
 from lengthen.adapters.load import load_apart
 from lengthen.decoding.sampling import Sampler, SamplingParams, pick_tokens
 from lengthen.serving.engine import Engine, GenerationRequest, Limits, LoadedBase
-from lengthen.serving.engine.lora_batch import LoraMatrices, LoraStack, Routing, has_grouped_products
+from lengthen.serving.engine.lora_batch import LoraMatrices, LoraStack, has_grouped_products
+from lengthen.serving.engine.routing import Routing
 
 pytestmark = [
     pytest.mark.gpu,

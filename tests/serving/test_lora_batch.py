@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lengthen.errors import ModelError
-from lengthen.serving.engine.lora_batch import LoraMatrices, LoraStack, Routing
+from lengthen.serving.engine.lora_batch import LoraMatrices, LoraStack
+from lengthen.serving.engine.routing import Routing
 
 IN, OUT, SLOTS, RANK = 12, (8, 4, 6), 12, 5
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.06, torch.float64: 1e-12}

@@ -82,13 +82,6 @@ def add_adapter(model: Any, recipe: AdapterRecipe, autocast: bool = False) -> An
 
 
 def _add_lora(model: Any, recipe: AdapterRecipe) -> PeftModel:
-    all_names = [name for name, _ in model.named_modules()]
-    saved = norm_modules(model, recipe.norms == "with_qk") if recipe.norms else []
-    if recipe.norms and not saved:
-        raise ModelError(f"{type(model).__name__} has no norms to train; set adapter.norms=false")
-    if recipe.embeddings:
-        embeddings = model.get_input_embeddings()
-        saved += [name for name, module in model.named_modules() if module is embeddings]
     experts = expert_parameters(model) if recipe.targets == "all" else []
     if experts and (recipe.dropout or recipe.variant not in ("lora", "rslora")):
         raise ModelError(
@@ -102,13 +95,25 @@ def _add_lora(model: Any, recipe: AdapterRecipe) -> PeftModel:
         lora_dropout=recipe.dropout,
         target_modules=linear_targets(model, recipe.targets),
         target_parameters=experts or None,
-        modules_to_save=shortest_suffixes(saved, all_names) or None,
+        modules_to_save=_trained_whole(model, recipe) or None,
         ensure_weight_tying=recipe.embeddings and has_tied_embeddings(model),
         use_rslora=recipe.variant == "rslora",
         use_dora=recipe.variant == "dora",
         init_lora_weights="pissa" if recipe.variant == "pissa" else True,
     )
     return quiet_peft_model(model, config)
+
+
+def _trained_whole(model: Any, recipe: AdapterRecipe) -> list[str]:
+    """Names of the norms and embeddings that are trained themselves."""
+    modules = dict(model.named_modules())
+    chosen = norm_modules(model, recipe.norms == "with_qk") if recipe.norms else []
+    if recipe.norms and not chosen:
+        raise ModelError(f"{type(model).__name__} has no norms to train; set adapter.norms=false")
+    if recipe.embeddings:
+        embeddings = model.get_input_embeddings()
+        chosen += [name for name, module in modules.items() if module is embeddings]
+    return shortest_suffixes(chosen, list(modules))
 
 
 def _keep_input_dtype(model: PeftModel) -> None:

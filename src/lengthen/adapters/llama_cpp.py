@@ -49,28 +49,41 @@ class GgufSteps:
 def check_positions(config: PreTrainedConfig) -> str:
     """What a GGUF file will state about this config's positions.
 
+    Args:
+        config: of the model that is exported.
+
+    Returns:
+        As text for people: kind, factor and original maximum.
+
     Raises:
         ModelError: llama.cpp would compute others.
     """
     parameters: dict[str, Any] = config.get_text_config().rope_parameters or {}
     parameters = parameters.get("full_attention", parameters)
-    kind, architecture = parameters.get("rope_type", "default"), config.model_type
+    problem = _lost_positions(parameters, config.model_type)
+    if problem is not None:
+        raise ModelError(f"llama.cpp {problem}, so the model would be another one; serve it with vLLM or transformers")
+    kind = parameters.get("rope_type", "default")
+    if kind == "default":
+        return f"RoPE base {parameters['rope_theta']:g}"
+    original = parameters.get("original_max_position_embeddings")
+    factor = f" x {parameters['factor']:g}" if "factor" in parameters else ""
+    return f"RoPE {kind}{factor}" + (f" from {original:,} tokens" if original else "")
+
+
+def _lost_positions(parameters: dict[str, Any], architecture: str) -> str | None:
+    """What llama.cpp would do otherwise."""
+    kind = parameters.get("rope_type", "default")
     lost = [key for key in _YARN_LOST if kind == "yarn" and parameters.get(key) is not None]
     if lost or (kind == "yarn" and parameters.get("truncate") is False):
-        problem = f"computes yarn without {', '.join(lost) or 'truncate=false'}"
-    elif kind == "llama3" and architecture not in _LLAMA3_KEPT:
-        problem = f"drops llama3's scaling of positions for {architecture}"
-    elif kind == "longrope" and architecture not in _LONGROPE_KEPT:
-        problem = f"drops longrope's factors for {architecture}"
-    elif kind not in ("default", "linear", "yarn", "llama3", "longrope"):
-        problem = f"does not know the scaling {kind}"
-    else:
-        if kind == "default":
-            return f"RoPE base {parameters['rope_theta']:g}"
-        original = parameters.get("original_max_position_embeddings")
-        factor = f" x {parameters['factor']:g}" if "factor" in parameters else ""
-        return f"RoPE {kind}{factor}" + (f" from {original:,} tokens" if original else "")
-    raise ModelError(f"llama.cpp {problem}, so the model would be another one; serve it with vLLM or transformers")
+        return f"computes yarn without {', '.join(lost) or 'truncate=false'}"
+    if kind == "llama3" and architecture not in _LLAMA3_KEPT:
+        return f"drops llama3's scaling of positions for {architecture}"
+    if kind == "longrope" and architecture not in _LONGROPE_KEPT:
+        return f"drops longrope's factors for {architecture}"
+    if kind not in ("default", "linear", "yarn", "llama3", "longrope"):
+        return f"does not know the scaling {kind}"
+    return None
 
 
 def gguf_steps(folder: Path, target: str, dtype: Dtype, config: PreTrainedConfig) -> GgufSteps:

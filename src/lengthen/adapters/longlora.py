@@ -249,17 +249,8 @@ def _fill(
     model: PreTrainedModel, settings: LoraConfig, tensors: dict[str, torch.Tensor], folder: Path, source: Source
 ) -> PeftModel:
     """Put an adapter with places for exactly these tensors over the base, and the tensors into it, as float32."""
-    names = [name for name, _ in model.named_modules()]
-    saved = sorted({name.rpartition(".")[0] for name in tensors if ".lora_" not in name})
-    unknown = [name for name in saved if name not in names]
-    if unknown:
-        raise ModelError(f"{source.id} has no {unknown[0]}, which {folder} holds weights for; is it the right base?")
-    tied = has_tied_embeddings(model)
-    if tied:
-        _tie_head(tensors, model, folder)
-        saved = [name for name in saved if f"{name}.weight" != _ends(model)[1]]
-    settings.modules_to_save = shortest_suffixes(saved, names) or None
-    settings.ensure_weight_tying = tied and bool(saved)
+    settings.modules_to_save = _trained_whole(model, tensors, folder, source) or None
+    settings.ensure_weight_tying = has_tied_embeddings(model) and settings.modules_to_save is not None
     try:
         peft_model = quiet_peft_model(model, settings)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -271,6 +262,19 @@ def _fill(
     _check_places({key.removeprefix(_PREFIX): value.shape for key, value in places.items()}, tensors, folder, source)
     set_peft_model_state_dict(peft_model, {_PREFIX + name: tensor.float() for name, tensor in tensors.items()})
     return peft_model
+
+
+def _trained_whole(model: PreTrainedModel, tensors: dict[str, torch.Tensor], folder: Path, source: Source) -> list[str]:
+    """Names of the modules that were trained themselves; a tied head is one with the embeddings."""
+    names = [name for name, _ in model.named_modules()]
+    saved = sorted({name.rpartition(".")[0] for name in tensors if ".lora_" not in name})
+    unknown = [name for name in saved if name not in names]
+    if unknown:
+        raise ModelError(f"{source.id} has no {unknown[0]}, which {folder} holds weights for; is it the right base?")
+    if has_tied_embeddings(model):
+        _tie_head(tensors, model, folder)
+        saved = [name for name in saved if f"{name}.weight" != _ends(model)[1]]
+    return shortest_suffixes(saved, names)
 
 
 def _tie_head(tensors: dict[str, torch.Tensor], model: PreTrainedModel, folder: Path) -> None:

@@ -48,18 +48,23 @@ def linear_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
     elif targets == "all":
         chosen = linear
     else:
-        names = [targets] if isinstance(targets, str) else list(targets)
-        for given in names:
-            if not any(name == given or name.endswith("." + given) for name in linear):
-                last_parts = sorted({name.rsplit(".", 1)[-1] for name in linear})
-                raise ModelError(
-                    f"adapter.targets: no linear layer is called {given!r}; there are {', '.join(last_parts)}"
-                )
-        chosen = [name for name in linear if any(name == given or name.endswith("." + given) for given in names)]
+        chosen = _named(linear, [targets] if isinstance(targets, str) else targets)
     if not chosen:
         raise ModelError(f"{type(model).__name__} has no linear layers for adapter.targets={targets}")
     everywhere = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     return shortest_suffixes(chosen, everywhere)
+
+
+def _named(linear: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The layers with these names, full paths or last parts."""
+    chosen = set()
+    for given in wanted:
+        found = [name for name in linear if name == given or name.endswith("." + given)]
+        if not found:
+            last_parts = sorted({name.rsplit(".", 1)[-1] for name in linear})
+            raise ModelError(f"adapter.targets: no linear layer is called {given!r}; there are {', '.join(last_parts)}")
+        chosen.update(found)
+    return [name for name in linear if name in chosen]
 
 
 def expert_parameters(model: nn.Module) -> list[str]:

@@ -83,30 +83,41 @@ def slices(documents: Documents, groups: Groups, length: int, chunk: int) -> lis
 
 
 def slice_of(documents: Documents, groups: Groups, start: int, stop: int) -> Slice:
-    """The slice whose chunk is [start, stop) of a batch's sequences."""
-    cut = [_cut_document(spans, start) for spans in documents]
-    begins = [start if at is None else at[0] + _first_needed(groups, at[1], start - at[0]) for at in cut]
-    begin = min(begins)
-    # A document that begins in the halo has its sinks there.
-    sinks_at = [
-        at[0] if groups.sinks and at is not None and at[0] < own else None for at, own in zip(cut, begins, strict=True)
-    ]
-    sinks = groups.sinks if any(at is not None for at in sinks_at) else 0
+    """The slice whose chunk is [start, stop) of a batch's sequences.
+
+    Args:
+        documents: per sequence, (start, length) of each document.
+        groups: of the layer.
+        start, stop: tokens of the sequences.
+    """
+    halos = [_halo(spans, groups, start) for spans in documents]
+    begin = min(own for own, _ in halos)
+    places = [at for _, at in halos]
+    sinks = groups.sinks if any(at is not None for at in places) else 0
     layout = tuple(
-        tuple(
-            _part(span, groups, max(own, span[0]), min(stop, span[0] + span[1]), begin - sinks)
-            for span in spans
-            if span[0] < stop and span[0] + span[1] > own
-        )
-        for spans, own in zip(documents, begins, strict=True)
+        _parts(spans, groups, own, stop, begin - sinks) for spans, (own, _) in zip(documents, halos, strict=True)
     )
-    places = tuple(at or 0 for at in sinks_at) if sinks else ()
-    return Slice(begin, start, stop, sinks, places, layout)
+    return Slice(begin, start, stop, sinks, tuple(at or 0 for at in places) if sinks else (), layout)
 
 
-def _cut_document(spans: Spans, at: int) -> tuple[int, int] | None:
-    """The document that goes on at a token and began before it."""
-    return next(((start, length) for start, length, *_ in spans if start < at < start + length), None)
+def _halo(spans: Spans, groups: Groups, start: int) -> tuple[int, int | None]:
+    """Where a sequence's halo begins; and where the document begins whose sinks lie before it, None for none."""
+    cut = next(((first, length) for first, length, *_ in spans if first < start < first + length), None)
+    if cut is None:
+        return start, None
+    first, length = cut
+    begin = first + _first_needed(groups, length, start - first)
+    # A document that begins in the halo has its sinks there.
+    return begin, first if groups.sinks and first < begin else None
+
+
+def _parts(spans: Spans, groups: Groups, begin: int, stop: int, origin: int) -> tuple[tuple[int, int] | Piece, ...]:
+    """What a sequence's slice [begin, stop) has of its documents."""
+    return tuple(
+        _part(span, groups, max(begin, span[0]), min(stop, span[0] + span[1]), origin)
+        for span in spans
+        if span[0] < stop and span[0] + span[1] > begin
+    )
 
 
 def _first_needed(groups: Groups, length: int, token: int) -> int:

@@ -147,7 +147,7 @@ def inspect_command(
     from lengthen.cli.mixtures import inspect_mixture, is_recipe
 
     if is_recipe(inputs[0]):
-        inspect_mixture(inputs[0], inputs[1:], model, sequences, show, output.json_file, output.quiet)
+        inspect_mixture(inputs[0], inputs[1:], model, sequences, show, output)
         return
     if model is None:
         raise typer.BadParameter("name the model whose tokenizer is to be used", param_hint="--model")
@@ -178,8 +178,7 @@ def inspect_command(
             limits,
             packing,
             context,
-            output.json_file,
-            output.quiet,
+            output,
         )
         return
     store, warnings = load_tokens(inputs, tokenizer, vocabulary_size(tokenizer), default_cache(), dtype)

@@ -1,11 +1,14 @@
 """`lengthen export`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lengthen.cli._options import AdapterScale, BaseContext, Output
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["export"]
 
@@ -40,22 +43,13 @@ def export(
 
     For a run over a 4-bit base, the perplexity of what was trained and of the merge are measured and shown.
     """
-    targets = ("vllm", "ollama", "llama.cpp")
-    if for_ not in (None, *targets):
-        raise typer.BadParameter(f"unknown target {for_!r}; choose {', '.join(targets)}", param_hint="--for")
-    if for_ == "vllm" and data:
-        raise typer.BadParameter("documents are measured for merges only; leave it out", param_hint="--data")
-    if for_ == "vllm" and push:
-        raise typer.BadParameter("only a merge is pushed; leave --for vllm out", param_hint="--push")
-    if push and adapter_scale != 1:
-        raise typer.BadParameter("the card's verdict is that of the whole adapter; leave it at 1", param_hint="--push")
+    _check(for_, push, data, adapter_scale)
     from lengthen.adapters.export import export as run_export
     from lengthen.adapters.llama_cpp import check_positions, gguf_steps
     from lengthen.adapters.load import adapter_config, base_of
     from lengthen.adapters.push import create_repository, upload
     from lengthen.adapters.vllm import export_for_vllm
-    from lengthen.errors import DataError
-    from lengthen.evaluation.merge_quality import documents_to_score, perplexities
+    from lengthen.evaluation.merge_quality import perplexities
     from lengthen.models.load import load_config, towers_of
     from lengthen.models.resolve import resolve_model
     from lengthen.report import check_is_run, write_model_card
@@ -82,22 +76,16 @@ def export(
         content |= {"base": str(written.base), "adapter": str(written.adapter), "command": written.command}
         lines.append(written.command)
     else:
-        content["perplexity"] = documents = None
-        try:
-            documents = documents_to_score(run, adapter, data)
-        except DataError as error:
-            if data:
-                raise
-            # The run's own data may be gone; the merge does not need them.
-            lines.insert(0, f"perplexity as trained and merged: not measured, {error}; name documents with --data")
+        documents, notes = _documents_to_score(run, adapter, data)
         run_export(run, out, dtype, adapter, merge_into, base_context, adapter_scale)
+        content["perplexity"] = None
         if documents is not None:
-            measured = content["perplexity"] = perplexities(run, out, adapter, documents, adapter_scale)
-            lines.insert(
-                0,
+            content["perplexity"] = measured = perplexities(run, out, adapter, documents, adapter_scale)
+            notes = [
                 f"perplexity as trained (4-bit base) {measured['trained']:.2f}, merged into the {merge_into} base "
-                f"{measured['merged']:.2f}, on {measured['tokens']:,} tokens",
-            )
+                f"{measured['merged']:.2f}, on {measured['tokens']:,} tokens"
+            ]
+        lines = [*notes, *lines]
         if push:
             write_model_card(Path(run), out, push)
             content["pushed"] = upload(out, push, "Merged by lengthen export")
@@ -112,3 +100,31 @@ def export(
     output.write(content)
     if not output.quiet:
         print("\n".join(lines))
+
+
+def _check(for_: str | None, push: str | None, data: list[str] | None, adapter_scale: float) -> None:
+    targets = ("vllm", "ollama", "llama.cpp")
+    if for_ not in (None, *targets):
+        raise typer.BadParameter(f"unknown target {for_!r}; choose {', '.join(targets)}", param_hint="--for")
+    if for_ == "vllm" and data:
+        raise typer.BadParameter("documents are measured for merges only; leave it out", param_hint="--data")
+    if for_ == "vllm" and push:
+        raise typer.BadParameter("only a merge is pushed; leave --for vllm out", param_hint="--push")
+    if push and adapter_scale != 1:
+        raise typer.BadParameter("the card's verdict is that of the whole adapter; leave it at 1", param_hint="--push")
+
+
+def _documents_to_score(
+    run: str, adapter: str | None, data: list[str] | None
+) -> "tuple[list[np.ndarray] | None, list[str]]":
+    """What a merge over a 4-bit base is measured on, None for others; and a line on why there is nothing."""
+    from lengthen.errors import DataError
+    from lengthen.evaluation.merge_quality import documents_to_score
+
+    try:
+        return documents_to_score(run, adapter, data), []
+    except DataError as error:
+        if data:
+            raise
+        # The run's own data may be gone; the merge does not need them.
+        return None, [f"perplexity as trained and merged: not measured, {error}; name documents with --data"]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lengthen.cli._options import Output
+    from lengthen.data.instruct.dataset import Instructions
     from lengthen.data.instruct.encoding import Encoded
 
 __all__ = ["inspect_instructions"]
@@ -23,19 +25,31 @@ def inspect_instructions(
     limits: tuple[int, int | None],
     packing: str,
     context: int | None,
-    json_file: Path | None,
-    quiet: bool,
+    output: "Output",
 ) -> None:
-    """Print, and write as JSON, what a run with `data.kind: instruct` would train on."""
-    import numpy as np
+    """Print, and write as JSON, what a run with `data.kind: instruct` would train on.
+
+    Args:
+        inputs: files of records.
+        model: whose tokenizer it is.
+        tokenizer: of the model.
+        template: chat template's name.
+        sequence_length: tokens of a block; None packs nothing.
+        limits: fewest and most tokens of an example.
+        packing: how blocks are made.
+        context: of the base, tokens; None where it does not matter.
+        output: where the counts go.
+
+    Raises:
+        DataError: nothing is left to train on.
+    """
     import typer
     from rich.console import Console
 
     from lengthen.cli.data import print_histogram, print_packing, print_warnings, refuse_without_rows
     from lengthen.data.instruct.dataset import load_instructions, pack_instructions
     from lengthen.data.instruct.templates import use_template
-    from lengthen.data.packing import describe_blocks, describe_lengths
-    from lengthen.files import write_json
+    from lengthen.data.packing import describe_blocks
 
     if packing not in ("documents", "none"):
         raise typer.BadParameter(f"--packing {packing} is not for --kind instruct; take documents or none")
@@ -43,10 +57,30 @@ def inspect_instructions(
     loaded = load_instructions(inputs, tokenizer, sequence_length, template, *limits)
     examples = [example for source in loaded for example in source.examples]
     refuse_without_rows(model, tokenizer, (example.input_ids for example in examples))
+    result = {"model": model, "template": template, **_counts(loaded), "packing": None}
+    result["warnings"] = [warning for source in loaded for warning in source.warnings]
+    if sequence_length is not None:
+        blocks = pack_instructions(examples, sequence_length, packing)
+        result["packing"] = {"kind": packing, **describe_blocks(blocks, sequence_length, context)}
+    print_warnings(result["warnings"])
+    if not output.quiet:
+        console = Console(highlight=False, soft_wrap=True)
+        _print_counts(console, result)
+        print_histogram(console, result["histogram"])
+        if result["packing"] is not None:
+            print_packing(console, result["packing"])
+        _print_example(console, loaded[0].names[0], examples[0], tokenizer)
+    output.write(result)
+
+
+def _counts(loaded: "list[Instructions]") -> dict[str, Any]:
+    import numpy as np
+
+    from lengthen.data.packing import describe_lengths
+
+    examples = [example for source in loaded for example in source.examples]
     described = describe_lengths(np.array([example.whole for example in examples]))
-    result: dict[str, Any] = {
-        "model": model,
-        "template": template,
+    return {
         "sources": [
             {"source": source.source, "examples": len(source.examples), "left_out": dict(source.left_out)}
             for source in loaded
@@ -58,22 +92,7 @@ def inspect_instructions(
             "tokens": sum(example.cut for example in examples),
         },
         "trained": sum(int(example.trained.sum()) for example in examples),
-        "packing": None,
-        "warnings": [warning for source in loaded for warning in source.warnings],
     }
-    if sequence_length is not None:
-        blocks = pack_instructions(examples, sequence_length, packing)
-        result["packing"] = {"kind": packing, **describe_blocks(blocks, sequence_length, context)}
-    print_warnings(result["warnings"])
-    if not quiet:
-        console = Console(highlight=False, soft_wrap=True)
-        _print_counts(console, result)
-        print_histogram(console, result["histogram"])
-        if result["packing"] is not None:
-            print_packing(console, result["packing"])
-        _print_example(console, loaded[0].names[0], examples[0], tokenizer)
-    if json_file is not None:
-        write_json(json_file, result)
 
 
 def _print_counts(console: "Console", result: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """`lengthen data inspect RECIPE`: the shares of a mixture, and whole training sequences to look at."""
 
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lengthen.cli._options import Output
+    from lengthen.data.mixture import Mixture
     from lengthen.data.packing import Block
 
 __all__ = ["inspect_mixture", "is_recipe"]
@@ -28,8 +31,7 @@ def inspect_mixture(
     model: str | None,
     sequences: int | None,
     show: int,
-    json_file: Path | None,
-    quiet: bool,
+    output: "Output",
 ) -> None:
     """Print, and write as JSON, what a run of this recipe would train on in one process.
 
@@ -39,8 +41,7 @@ def inspect_mixture(
         model: whose tokenizer; None for the recipe's.
         sequences: how many to count; None for those of the whole run.
         show: sequences to print, of each source as many.
-        json_file: for the counts.
-        quiet: print only warnings.
+        output: where the counts go.
 
     Raises:
         RecipeError: the recipe has no mixture, or no documents.
@@ -52,7 +53,6 @@ def inspect_mixture(
     from lengthen.data.instruct.templates import use_template
     from lengthen.data.sources import open_mixture
     from lengthen.errors import RecipeError
-    from lengthen.files import write_json
     from lengthen.models.load import load_tokenizer
     from lengthen.recipe import check_documents, load_recipe
     from lengthen.vocabulary import vocabulary_size
@@ -83,17 +83,11 @@ def inspect_mixture(
         "sources": mixture.describe(),
         "warnings": warnings,
     }
-    if not quiet:
+    if not output.quiet:
         console = Console(highlight=False, soft_wrap=True)
         _print_shares(console, result)
-        for index in range(len(mixture)):
-            which = mixture.source_of(index)
-            if sum(mixture.source_of(before) == which for before in range(index)) < show:
-                console.print()
-                console.print(f"-- sequence {index}: {mixture.sources[which].name}", markup=False, style="bold")
-                _print_block(console, mixture[index], tokenizer)
-    if json_file is not None:
-        write_json(json_file, result)
+        _print_sequences(console, mixture, show, tokenizer)
+    output.write(result)
 
 
 def _print_shares(console: "Console", result: dict[str, Any]) -> None:
@@ -102,6 +96,18 @@ def _print_shares(console: "Console", result: dict[str, Any]) -> None:
         passes = "" if each["passes"] is None else f", {each['passes']:.2g} passes"
         line = f"{each['share']:>6.1%}  {each['kind']:<10} {each['sequences']:,} sequences, {each['about']}{passes}"
         console.print(line, markup=False)
+
+
+def _print_sequences(console: "Console", mixture: "Mixture", most: int, tokenizer: Any) -> None:
+    """Print the first sequences of each source."""
+    printed: Counter[int] = Counter()
+    for index in range(len(mixture)):
+        which = mixture.source_of(index)
+        if printed[which] < most:
+            printed[which] += 1
+            console.print()
+            console.print(f"-- sequence {index}: {mixture.sources[which].name}", markup=False, style="bold")
+            _print_block(console, mixture[index], tokenizer)
 
 
 def _print_block(console: "Console", block: "Block", tokenizer: Any) -> None:

@@ -81,22 +81,23 @@ def _report(plan: "Plan") -> str:
     ]
     if plan.memory.host:
         lines.append(f"  {'in CPU memory':<24}{plan.memory.host / _GB:>8.2f} GB beside it")
-    flops = plan.flops
-    saved = f", full attention {flops.full_attention:.2e}" if flops.full_attention > flops.attention else ""
-    lines += [
-        "",
-        f"trained: {plan.trained:,} parameters beside a base of {plan.parameters:,}",
-        f"step: {flops.total:.2e} FLOPs (weights {flops.linear:.2e}, attention {flops.attention:.2e}{saved})",
-    ]
-    if plan.seconds_per_step is not None:
-        run = f", {plan.seconds / 3600:.1f} h for {plan.steps:,} steps" if plan.seconds and plan.steps else ""
-        share = f"{plan.efficiency:.0%} of the peak speed, {'as measured' if plan.is_measured else 'not measured'}"
-        lines.append(f"time: {plan.seconds_per_step:.1f} s a step{run}, at {share}")
-    if plan.traffic:
-        lines.append(f"sent: {plan.traffic / _GB:.3g} GB a step to the devices that share a sequence, not in that time")
+    lines += ["", f"trained: {plan.trained:,} parameters beside a base of {plan.parameters:,}", *_step_lines(plan)]
     if not plan.fits:
         lines += ["", "it would fit with" if plan.advice else "nothing that plan knows makes it fit"]
         for advice in plan.advice:
             lines.append(f"  {' '.join(advice.overrides)}")
             lines.append(f"      {advice.peak_bytes / _GB:.1f} GB; {advice.why}")
     return "\n".join(lines)
+
+
+def _step_lines(plan: "Plan") -> list[str]:
+    flops = plan.flops
+    saved = f", full attention {flops.full_attention:.2e}" if flops.full_attention > flops.attention else ""
+    lines = [f"step: {flops.total:.2e} FLOPs (weights {flops.linear:.2e}, attention {flops.attention:.2e}{saved})"]
+    if plan.seconds_per_step is not None:
+        run = f", {plan.seconds / 3600:.1f} h for {plan.steps:,} steps" if plan.seconds and plan.steps else ""
+        share = f"{plan.efficiency:.0%} of the peak speed, {'as measured' if plan.is_measured else 'not measured'}"
+        lines.append(f"time: {plan.seconds_per_step:.1f} s a step{run}, at {share}")
+    if plan.traffic:
+        lines.append(f"sent: {plan.traffic / _GB:.3g} GB a step to the devices that share a sequence, not in that time")
+    return lines

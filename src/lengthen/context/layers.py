@@ -104,25 +104,27 @@ def attention_layers(config: PreTrainedConfig) -> list[AttentionLayer]:
     text = text_config(config)
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = text.nested_rope_parameter_keys(parameters) if parameters else []
-    rotates = getattr(text, "no_rope_layers", None)  # 1 where there is RoPE, in spite of its name
     layers: list[AttentionLayer] = []
     open_windows = has_open_windows(text)
     for index, kind in enumerate(_layer_types(text)):
-        if kind in _WINDOWS:
-            window = None if open_windows else getattr(text, _WINDOWS[kind], None)
-        elif kind in _WHOLE:
-            window = None
+        if kind in _WINDOWS or kind in _WHOLE:
+            window = None if kind in _WHOLE or open_windows else getattr(text, _WINDOWS[kind], None)
+            rope = parameters.get(kind) if nested else parameters or None
+            layers.append(AttentionLayer(kind, window, rope if _rotates(text, kind, index) else None))
         elif "attention" in kind and kind != "linear_attention":
             raise ContextError(f"{text.model_type} has layers of the kind {kind}, whose positions lengthen can't scale")
-        else:
-            continue
-        rope = parameters.get(kind) if nested else parameters or None
-        if has_no_positions(text) or (rotates and not rotates[index]):
-            rope = None
-        if text.model_type in _ROPE_IN_WINDOWS_ONLY and kind in _WHOLE and text.sliding_window is not None:
-            rope = None
-        layers.append(AttentionLayer(kind, window, rope))
     return layers
+
+
+def _rotates(text: PreTrainedConfig, kind: str, index: int) -> bool:
+    """Whether an attention layer has RoPE."""
+    if has_no_positions(text):
+        return False
+    rotating = getattr(text, "no_rope_layers", None)  # 1 where there is RoPE, in spite of its name
+    if rotating and not rotating[index]:
+        return False
+    only_in_windows = text.model_type in _ROPE_IN_WINDOWS_ONLY and text.sliding_window is not None
+    return not (only_in_windows and kind in _WHOLE)
 
 
 def has_no_positions(config: PreTrainedConfig) -> bool:

@@ -194,19 +194,11 @@ def scaled_layers(config: PreTrainedConfig) -> tuple[list[AttentionLayer], list[
     """
     layers, name = attention_layers(config), text_config(config).model_type
     if not any(layer.rope for layer in layers):
-        advice = (
-            "train it for a longer context with context.method=none"
-            if has_no_positions(config)
-            else ("only RoPE bases can be extended")
-        )
+        advice = "only RoPE bases can be extended"
+        if has_no_positions(config):
+            advice = "train it for a longer context with context.method=none"
         raise ContextError(f"{name} has no RoPE in its layers, so there is nothing to scale; {advice}")
-    whole = [layer for layer in layers if layer.window is None]
-    if not whole:
-        raise ContextError(
-            f"every attention layer of {name} sees a window of {max(layer.window or 0 for layer in layers)} tokens, so "
-            "none could use a longer context; if the model can do without (sliding_window: null in its config.json), "
-            "extend it so"
-        )
+    whole = _whole_context(layers, name)
     scaled = [layer for layer in whole if layer.rope]
     if not scaled:
         raise ContextError(
@@ -217,6 +209,17 @@ def scaled_layers(config: PreTrainedConfig) -> tuple[list[AttentionLayer], list[
     if any(layer.rope is not scaled[0].rope for layer in scaled):
         raise ContextError(f"the whole-context layers of {name} rotate positions in several ways; none can be scaled")
     return scaled, [layer for layer in layers if layer.window is not None and layer.rope is scaled[0].rope]
+
+
+def _whole_context(layers: list[AttentionLayer], name: str) -> list[AttentionLayer]:
+    whole = [layer for layer in layers if layer.window is None]
+    if not whole:
+        raise ContextError(
+            f"every attention layer of {name} sees a window of {max(layer.window or 0 for layer in layers)} tokens, so "
+            "none could use a longer context; if the model can do without (sliding_window: null in its config.json), "
+            "extend it so"
+        )
+    return whole
 
 
 def _rotary_dimension(config: PreTrainedConfig, rope: dict[str, Any]) -> int:

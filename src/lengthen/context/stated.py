@@ -136,11 +136,17 @@ def _readings(text: PreTrainedConfig) -> list[StatedContext]:
     if factor == 1 or kind not in ("linear", "yarn", "llama3", "longrope"):
         return [as_written]
     original = rope.get("original_max_position_embeddings") or before
-    if original is None:
-        if kind != "linear":
-            return [as_written]
-        product = f"max_position_embeddings times the {kind} factor {factor:g}"
-        return [as_written, StatedContext(int(maximum * factor), product)]
+    if original is not None:
+        return _readings_by_original(as_written, original, kind, factor)
+    if kind != "linear":
+        return [as_written]
+    product = f"max_position_embeddings times the {kind} factor {factor:g}"
+    return [as_written, StatedContext(int(maximum * factor), product)]
+
+
+def _readings_by_original(as_written: StatedContext, original: int, kind: str, factor: float) -> list[StatedContext]:
+    """Of scaled positions whose original maximum is stated."""
+    maximum = as_written.tokens
     scaled = StatedContext(int(original * factor), f"original maximum {original} times the {kind} factor {factor:g}")
     if scaled.tokens <= maximum:
         return [as_written]

@@ -64,30 +64,51 @@ def html_text(content: bytes, name: object) -> str:
 def _blocks(etree: Any, root: Any) -> Iterator[tuple[str, bool]]:
     """Each block of a tree, and whether it follows its predecessor without an empty line."""
     line, tag, tight = "", "", False
-    around: list[str] = []  # the tags of the elements in which we are, and those of them that decide how a block looks
-    marked: list[str] = []
+    around = _Around()
     for event, element in etree.iterwalk(root, events=("start", "end")):
         own = str(element.tag)
         if event == "start":
-            around.append(own)
-            marked += [own] if _MARKED.fullmatch(own) else []
+            around.enter(own)
         else:
-            around.pop()
-            del marked[len(marked) - bool(_MARKED.fullmatch(own)) :]
+            around.leave(own)
         is_break = event == "end" and own == "br"
         if own in _BLOCKS or is_break:
             block = _block(line, tag)
             if block:
                 yield block, tight or tag in _TIGHT
             # A block's own text may be in elements inside it that are blocks again, such as <li><p>.
-            line, tag, tight = "", (marked or around or [""])[-1], is_break and bool(block)
-            if is_break and tag != "pre":
-                tag = ""
+            line, tag, tight = "", around.look(is_break), is_break and bool(block)
         if event == "start" and own in ("td", "th") and line.strip():
             line += " | "
-        text = element.text if event == "start" else element.tail
-        if text:
-            line += text if "pre" in marked else re.sub(r"\s+", " ", text)
+        text = (element.text if event == "start" else element.tail) or ""
+        line += text if around.keeps_space else re.sub(r"\s+", " ", text)
+
+
+class _Around:
+    """The tags of the elements that a walk is in, and those of them that decide how a block looks."""
+
+    def __init__(self) -> None:
+        self._tags: list[str] = []
+        self._marked: list[str] = []
+
+    def enter(self, tag: str) -> None:
+        self._tags.append(tag)
+        if _MARKED.fullmatch(tag):
+            self._marked.append(tag)
+
+    def leave(self, tag: str) -> None:
+        self._tags.pop()
+        if _MARKED.fullmatch(tag):
+            self._marked.pop()
+
+    def look(self, after_break: bool) -> str:
+        """What decides how the next block looks; a line break keeps nothing but preformatted text as it is."""
+        tag = (self._marked or self._tags or [""])[-1]
+        return "" if after_break and tag != "pre" else tag
+
+    @property
+    def keeps_space(self) -> bool:
+        return "pre" in self._marked
 
 
 def _block(line: str, tag: str) -> str:

@@ -164,16 +164,26 @@ def s2_of(config: PreTrainedConfig) -> str:
 
 def _small(config: PreTrainedConfig) -> Any:
     """A model of the same architecture with few and narrow layers, one at least of each type."""
-    small = copy.deepcopy(config)
-    text = text_config(small)
-    types = getattr(text, "layer_types", None)
+    text = text_config(copy.deepcopy(config))
     if not isinstance(getattr(type(text), "layer_types", None), property):  # which follows from other fields
-        kinds = list(dict.fromkeys(types)) if types else [None]
-        if getattr(text, "num_kv_shared_layers", 0):  # the last layers use keys and values of earlier ones
-            text.num_kv_shared_layers, kinds = len(kinds), kinds * 2
-        text.num_hidden_layers = len(kinds)
-        if types:
-            text.layer_types = kinds
+        _keep_one_layer_of_each_type(text)
+    _narrow(text)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(text, name, 0)
+    return AutoModelForCausalLM.from_config(text, attn_implementation="s2", dtype=torch.float32)
+
+
+def _keep_one_layer_of_each_type(text: PreTrainedConfig) -> None:
+    types = getattr(text, "layer_types", None)
+    kinds = list(dict.fromkeys(types)) if types else [None]
+    if getattr(text, "num_kv_shared_layers", 0):  # the last layers use keys and values of earlier ones
+        text.num_kv_shared_layers, kinds = len(kinds), kinds * 2
+    text.num_hidden_layers = len(kinds)
+    if types:
+        text.layer_types = kinds
+
+
+def _narrow(text: PreTrainedConfig) -> None:
     is_multi_head = getattr(text, "num_key_value_heads", None) == text.num_attention_heads
     for name, value in _SMALL.items():
         if getattr(text, name, None) is not None and not (name == "head_dim" and hasattr(text, "qk_rope_head_dim")):
@@ -188,9 +198,6 @@ def _small(config: PreTrainedConfig) -> Any:
         for name in ("short_factor", "long_factor"):
             if name in rope:
                 rope[name] = rope[name][: int(rotated * rope.get("partial_rotary_factor", 1.0)) // 2]
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(text, name, 0)
-    return AutoModelForCausalLM.from_config(text, attn_implementation="s2", dtype=torch.float32)
 
 
 def _weights(config: PreTrainedConfig) -> Iterator[Finding]:

@@ -29,14 +29,7 @@ def pick_device(device: Device | None = None, device_map: Device | dict[str, Dev
     Raises:
         ModelError: both are given, several devices are named, or the device is unknown or not there.
     """
-    if device is not None and device_map is not None:
-        raise ModelError(f"device={device} and device_map={device_map} are both given; give one of them")
-    if isinstance(device_map, dict):
-        named = sorted({str(each) for each in device_map.values()})
-        if len(named) != 1:
-            raise ModelError(f"device_map spreads the model over {', '.join(named) or 'nothing'}; give one device")
-        device_map = next(iter(device_map.values()))
-    wanted = device_map if device is None else device
+    wanted = _wanted_device(device, device_map)
     if wanted is None or wanted == "auto":
         return default_device()
     try:
@@ -50,6 +43,17 @@ def pick_device(device: Device | None = None, device_map: Device | dict[str, Dev
         have = "only a CPU" if there is None else f"{torch.accelerator.device_count()} x {there.type}"
         raise ModelError(f"device {picked} is not on this machine, which has {have}")
     return picked
+
+
+def _wanted_device(device: Device | None, device_map: Device | dict[str, Device] | None) -> Device | None:
+    if device is not None and device_map is not None:
+        raise ModelError(f"device={device} and device_map={device_map} are both given; give one of them")
+    if not isinstance(device_map, dict):
+        return device_map if device is None else device
+    named = sorted({str(each) for each in device_map.values()})
+    if len(named) != 1:
+        raise ModelError(f"device_map spreads the model over {', '.join(named) or 'nothing'}; give one device")
+    return next(iter(device_map.values()))
 
 
 def pick_dtype(dtype: Dtype | None, device: torch.device, quantized: bool = False) -> torch.dtype:

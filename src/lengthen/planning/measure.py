@@ -237,16 +237,14 @@ def _expert_widths(layer: nn.Module, config: Any) -> dict[str, float]:
 def _trained_in(layer: nn.Module, sizes: dict[str, Any], adapter: AdapterRecipe, hidden: int) -> dict[str, Any]:
     """What is trained in a layer, as widths."""
     attentions, inside = _attentions(layer)
-    trained = sum(p.numel() for p in layer.parameters() if p.requires_grad)
-    trained_norms = 0
-    if any(is_norm(m) and id(m) not in inside and _is_trained(m) for m in layer.modules()):
-        trained_norms += sizes["norms"]
-    if any(is_norm(m) and id(m) in inside and _is_trained(m) for m in layer.modules()):
-        trained_norms += sizes["qk_norms"]
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    norms_inside = {id(m) in inside for m in layer.modules() if is_norm(m) and _is_trained(m)}
+    common = {
+        "trained": sum(p.numel() for p in trained),
+        "trained_norms": sizes["norms"] * (False in norms_inside) + sizes["qk_norms"] * (True in norms_inside),
+    }
     if adapter.kind == "full":
-        return {  # queries, keys and values share one input, gate and up another
-            "trained": trained,
-            "trained_norms": trained_norms,
+        return common | {  # queries, keys and values share one input, gate and up another
             "attention_inputs": hidden + sizes["query"] if attentions else 0,
             "mlp_inputs": hidden + sizes["inner"],
             "mlp_input": sizes["inner"],
@@ -255,21 +253,16 @@ def _trained_in(layer: nn.Module, sizes: dict[str, Any], adapter: AdapterRecipe,
             "active_trained": sizes["active"],
         }
     inputs: dict[bool, list[int]] = {True: [], False: []}
-    ranks = {True: 0, False: 0}
     for module in layer.modules():
         if hasattr(module, "lora_A") and hasattr(module, "in_features"):
             inputs[id(module) in inside].append(module.in_features)  # type: ignore[arg-type]
-            ranks[id(module) in inside] += adapter.rank
-    matrices = sum(p.numel() for p in layer.parameters() if p.requires_grad and p.ndim >= 2)
-    return {
-        "trained": trained,
-        "trained_norms": trained_norms,
-        "attention_inputs": sum(inputs[True]) + ranks[True],
-        "mlp_inputs": sum(inputs[False]) + ranks[False],
+    return common | {
+        "attention_inputs": sum(inputs[True]) + len(inputs[True]) * adapter.rank,
+        "mlp_inputs": sum(inputs[False]) + len(inputs[False]) * adapter.rank,
         "mlp_input": max(inputs[False], default=0),
         "attention_dropout": sum(inputs[True]) * (adapter.dropout > 0),
         "mlp_dropout": sum(inputs[False]) * (adapter.dropout > 0),
-        "active_trained": matrices,
+        "active_trained": sum(p.numel() for p in trained if p.ndim >= 2),
     }
 
 

@@ -77,32 +77,42 @@ def _how_far(event: Event) -> str:
 
 
 def _html(headline: str, detail: str, state: State | None, progress: Progress, folder: Path | None) -> str:
-    next_phase = "plan" if state is None else state.phase
-    # That of a phase before says nothing about this one.
-    event = progress.event if progress.event is not None and progress.event.phase == next_phase else None
-    done = {} if state is None else state.seconds
-    phases = [
-        _Phase(
-            name,
-            "done" if key in done else "now" if progress.is_busy and key == next_phase else "later",
-            as_time(done[key]) if key in done else "",
-        )
-        for key, name in _NAMES.items()
-    ]
-    assert list(_NAMES) == list(PHASES)
-    is_finished = state is not None and state.verdict is not None
+    verdict = None if state is None else state.verdict
     return template("lengthen.ui", "extension.html.j2").render(
         headline=headline,
         detail=detail,
         error=progress.error,
-        phases=phases,
-        share=event.done / event.total if progress.is_busy and event is not None and event.total else None,
+        phases=_phases(state, progress),
+        share=_share_done(state, progress),
         plan=_plan(state, progress),
         loss=_loss(folder),
-        verdict=None if state is None else state.verdict,
-        found=_found(folder) if is_finished and folder is not None else None,
-        report=folder / "report.html" if folder is not None else None,
+        verdict=verdict,
+        found=None if verdict is None or folder is None else _found(folder),
+        report=None if folder is None else folder / "report.html",
     )
+
+
+def _next_phase(state: State | None) -> str | None:
+    return "plan" if state is None else state.phase
+
+
+def _phases(state: State | None, progress: Progress) -> list[_Phase]:
+    assert list(_NAMES) == list(PHASES)
+    done = {} if state is None else state.seconds
+    now = _next_phase(state) if progress.is_busy else None
+    return [
+        _Phase(name, "done", as_time(done[key])) if key in done else _Phase(name, "now" if key == now else "later", "")
+        for key, name in _NAMES.items()
+    ]
+
+
+def _share_done(state: State | None, progress: Progress) -> float | None:
+    """Of the phase in progress."""
+    event = progress.event
+    # That of a phase before says nothing about this one.
+    if event is None or not progress.is_busy or event.phase != _next_phase(state) or not event.total:
+        return None
+    return event.done / event.total
 
 
 def _plan(state: State | None, progress: Progress) -> list[str]:

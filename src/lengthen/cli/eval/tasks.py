@@ -33,16 +33,9 @@ def tasks(
     output: Output,
 ) -> None:
     """Measure a model on benchmark tasks: files of long-document suites, or tasks of lm-eval."""
-    from lengthen.errors import LengthenError
     from lengthen.files import write_json_lines
 
-    if (tasks is None) == (not data):
-        raise LengthenError("give one of `data` (files of long-document suites) and `tasks` (names of lm-eval tasks)")
-    if tasks is None and include is not None:
-        raise LengthenError("`include` goes with `tasks`: it adds configurations of lm-eval tasks")
-    if tasks is not None and metric != "auto":
-        raise LengthenError(f"`metric={metric}` goes with `data`; lm-eval's tasks say themselves how they are scored")
-    measure = _lm_eval(tasks, include, trials) if tasks is not None else _suites(data or [], metric, trials)
+    measure = _pick_measure(tasks, include, data, metric, trials)
     loaded = load_model(model, options)
     size = context or loaded.context
     loaded.check_lengths([size], options.beyond)
@@ -64,6 +57,22 @@ def tasks(
 
 
 _Measure = Callable[[LoadedModel, int, int | None, bool], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+
+
+def _pick_measure(
+    tasks: str | None, include: Path | None, data: list[Path] | None, metric: str, trials: int | None
+) -> _Measure:
+    from lengthen.errors import LengthenError
+
+    if (tasks is None) == (not data):
+        raise LengthenError("give one of `data` (files of long-document suites) and `tasks` (names of lm-eval tasks)")
+    if tasks is None:
+        if include is not None:
+            raise LengthenError("`include` goes with `tasks`: it adds configurations of lm-eval tasks")
+        return _suites(data or [], metric, trials)
+    if metric != "auto":
+        raise LengthenError(f"`metric={metric}` goes with `data`; lm-eval's tasks say themselves how they are scored")
+    return _lm_eval(tasks, include, trials)
 
 
 def _lm_eval(tasks: str, include: Path | None, trials: int | None) -> _Measure:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
-from lengthen.data.instruct.formats import Example, Turn
+from lengthen.data.instruct.formats import Example
+from lengthen.data.instruct.messages import Turn
 from lengthen.data.records import BrokenRecordError
 from lengthen.errors import DataError, one_line
 from lengthen.upstream import chat_prompt, check_chat_template

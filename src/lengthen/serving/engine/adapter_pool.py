@@ -10,8 +10,9 @@ from torch import nn
 
 from lengthen.serving.engine.adapter_weights import AdapterWeights, WeightTable
 from lengthen.serving.engine.base_model import LoadedBase
-from lengthen.serving.engine.lora_batch import GROUPED_STEP, LoraStack, Routing, has_grouped_products
+from lengthen.serving.engine.lora_batch import GROUPED_STEP, LoraStack, has_grouped_products
 from lengthen.serving.engine.per_adapter_layers import PerAdapterNorm, embed_rows_, head_rows_
+from lengthen.serving.engine.routing import Routing
 
 __all__ = ["AdapterPool", "LoadedAdapter"]
 
