@@ -32,6 +32,10 @@ def enable_activation_checkpointing(model: Any, arguments: dict[str, Any]) -> No
     """Recompute a model's layers in the backward pass, with these arguments of torch's checkpoint.
 
     transformers 5.23 renamed it from `gradient_checkpointing_enable`; goes together with `with_cache`'s condition.
+
+    Args:
+        model: a transformers model.
+        arguments: of `torch.utils.checkpoint.checkpoint`.
     """
     name = "activation_checkpointing_enable"
     getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")(arguments)
@@ -75,6 +79,13 @@ def float32_product(a: "torch.Tensor", b: "torch.Tensor") -> "torch.Tensor":
     """a @ b as float32, of 16-bit matrices without rounding the sums to 16 bits where torch can.
 
     Only its CUDA products have `out_dtype`; goes when those of CPUs have it too.
+
+    Args:
+        a: (M, K).
+        b: (K, N), of the same dtype.
+
+    Returns:
+        (M, N), float32.
     """
     import torch
 

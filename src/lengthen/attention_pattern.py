@@ -57,6 +57,10 @@ LayerPattern = Callable[[int, int], tuple[list[int], list[int]]]
 def check_group_size(group_size: int, sinks: int = 0) -> int:
     """Return `group_size` if S2 can use it.
 
+    Args:
+        group_size: g, tokens.
+        sinks: first tokens of each document that all of it sees.
+
     Raises:
         LengthenError: it is below 2, where the shifted heads would have empty half groups, or the sinks don't fit the
             first half group.
@@ -93,6 +97,10 @@ def s2_first_shifted_head(num_heads: int, num_kv_heads: int) -> int:
 
     Heads that share a key/value head go together: the first ceil(K/2) key/value heads are plain. With one key/value
     head (multi-query attention) the query heads are split themselves and share it.
+
+    Args:
+        num_heads: H, of the queries.
+        num_kv_heads: K.
     """
     if num_kv_heads == 1:
         return (num_heads + 1) // 2
@@ -100,7 +108,12 @@ def s2_first_shifted_head(num_heads: int, num_kv_heads: int) -> int:
 
 
 def head_halves(num_heads: int, num_kv_heads: int) -> list[tuple[slice, slice]]:
-    """(query heads, their key/value heads) of the plain and of the shifted half; the second is left out where empty."""
+    """(query heads, their key/value heads) of the plain and of the shifted half; the second is left out where empty.
+
+    Args:
+        num_heads: H, of the queries.
+        num_kv_heads: K.
+    """
     first = s2_first_shifted_head(num_heads, num_kv_heads)
     kv_first = 0 if num_kv_heads == 1 else first * num_kv_heads // num_heads
     halves = [(slice(0, first), slice(0, kv_first or 1)), (slice(first, num_heads), slice(kv_first, num_kv_heads))]
@@ -200,6 +213,10 @@ class Groups:
 
     def cuts(self, length: int, half: int) -> list[int]:
         """Cut points of a document of `length` tokens, for the first (0) or the second (1) half of the heads.
+
+        Args:
+            length: tokens of the document.
+            half: of the heads.
 
         Raises:
             LengthenError: a pattern's function gives something else than increasing points from 0 to `length`.

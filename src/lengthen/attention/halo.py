@@ -64,7 +64,12 @@ class Slice(NamedTuple):
 
 
 def add_sinks(sinks: SinkSums, to_BT: torch.Tensor) -> None:
-    """Add what `Slice.add` has collected to the whole."""
+    """Add what `Slice.add` has collected to the whole.
+
+    Args:
+        sinks: by sequence and first token, what the slices gave of a document's sinks.
+        to_BT: (B, T, ...), changed in place.
+    """
     for (row, at), sums in sinks.items():
         to_BT[row, at : at + len(sums)] += sums.to(to_BT.dtype)
 

@@ -284,6 +284,15 @@ def layout_mask(
 ) -> Layout | torch.Tensor | None:
     """The mask function registered for "s2" (transformers' `AttentionMaskInterface`).
 
+    Args:
+        batch_size: B.
+        q_length, kv_length: tokens of the queries, and of the keys with those of a cache.
+        q_offset, kv_offset: positions of their first tokens.
+        mask_function: which token may see which, as transformers composed it.
+        attention_mask: (B, T) where there is padding.
+        device: of the ordinary mask.
+        **kwargs: further arguments of the ordinary mask function.
+
     Returns:
         A `Layout` where queries and keys are the same tokens; with a key/value cache the ordinary mask, since only
         generation uses one.

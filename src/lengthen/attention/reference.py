@@ -34,5 +34,15 @@ def groups_mask(segment_lengths: Sequence[int], groups: Groups, half: int) -> to
 
 
 def s2_mask(segment_lengths: Sequence[int], group_size: int, shifted: bool, sinks: int = 0) -> torch.Tensor:
-    """`groups_mask` of S2 itself: groups of `group_size` tokens, for the plain or the shifted heads."""
+    """`groups_mask` of S2 itself: groups of `group_size` tokens, for the plain or the shifted heads.
+
+    Args:
+        segment_lengths: tokens of each document, in order; their sum is T.
+        group_size: g, tokens.
+        shifted: whether it is the mask of the shifted heads.
+        sinks: first tokens of each document that all of it sees.
+
+    Returns:
+        bool, (T, T): whether the row's token sees the column's.
+    """
     return groups_mask(segment_lengths, Groups(group_size, sinks), int(shifted))

@@ -186,6 +186,11 @@ class UserSession:
 
         The work goes on in a thread of its own, so that who stops listening holds up nobody: `stop` ends it.
 
+        Args:
+            question: what is asked.
+            max_new_tokens: of the answer, at most.
+            temperature: 0 takes the likeliest token.
+
         Raises:
             DataError: an answer is being written already, or as `ChatSession.stream`.
         """

@@ -32,12 +32,23 @@ class LoadedModel:
     header: dict[str, Any]
 
     def check_lengths(self, lengths: Sequence[int], beyond: bool) -> None:
-        """`check_lengths` of this model."""
+        """`check_lengths` of this model.
+
+        Args:
+            lengths: tokens, one at least.
+            beyond: whether lengths beyond the context are wanted.
+        """
         check_lengths(self.name, self.context, lengths, beyond)
 
 
 def check_lengths(name: str, context: int, lengths: Sequence[int], beyond: bool) -> None:
     """Refuse lengths beyond a model's context; with `beyond` only warn, once.
+
+    Args:
+        name: of the model, for the message.
+        context: of the model, tokens.
+        lengths: tokens, one at least.
+        beyond: whether lengths beyond the context are wanted.
 
     Raises:
         ContextError: a length is beyond, and `beyond` is False.
@@ -54,13 +65,27 @@ def check_lengths(name: str, context: int, lengths: Sequence[int], beyond: bool)
 
 
 def check_scaling(options: EvalOptions) -> None:
-    """Refuse one of the two options that scale positions without the other."""
+    """Refuse one of the two options that scale positions without the other.
+
+    Args:
+        options: of the command.
+
+    Raises:
+        typer.BadParameter: one of them stands alone.
+    """
     if (options.method is None) != (options.target is None):
         raise typer.BadParameter("--method and --target go together: how to scale positions, and to how many tokens")
 
 
 def load_model(name: str, options: LoadOptions) -> LoadedModel:
     """Load what a command's options name.
+
+    Args:
+        name: MODEL.
+        options: of the command.
+
+    Returns:
+        The model, its tokenizer, and what results say of both.
 
     Raises:
         LengthenError: the model can't be loaded so.
@@ -95,6 +120,16 @@ def write_result(
 
     `name` is MODEL. A run folder's file is named by the kind and the time in UTC, so that no result is lost. Other
     models without `json_file` write nothing, and of several processes only the first one writes.
+
+    Args:
+        name: MODEL.
+        header: what results say of the model.
+        kind: of the measurement.
+        content: the results.
+        json_file: as the user named it.
+
+    Returns:
+        The file, None where nothing was written.
     """
     if not is_first_process():
         return None

@@ -192,7 +192,12 @@ def _flag(option: Parameter) -> str:
 
 
 def with_flags(message: str, flags: dict[str, str]) -> str:
-    """An error's message with flags in place of the parameters in it: `name`, or `name=value`."""
+    """An error's message with flags in place of the parameters in it: `name`, or `name=value`.
+
+    Args:
+        message: of an error.
+        flags: of a command, by its parameters.
+    """
 
     def flag(match: re.Match[str]) -> str:
         name, value = match.groups()
@@ -204,7 +209,16 @@ def with_flags(message: str, flags: dict[str, str]) -> str:
 
 
 def parse_lengths(text: str, flag: str, least: int = 2) -> list[int]:
-    """Parse lengths such as "2048,4096", in their order and without repetitions."""
+    """Parse lengths such as "2048,4096", in their order and without repetitions.
+
+    Args:
+        text: as the user wrote it.
+        flag: that it was written behind.
+        least: tokens.
+
+    Raises:
+        typer.BadParameter: it is no such list.
+    """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) >= least for part in parts):
         raise typer.BadParameter(
@@ -214,7 +228,14 @@ def parse_lengths(text: str, flag: str, least: int = 2) -> list[int]:
 
 
 def parse_depths(text: str) -> list[float]:
-    """Parse depths such as "0,0.5,1", in their order and without repetitions."""
+    """Parse depths such as "0,0.5,1", in their order and without repetitions.
+
+    Args:
+        text: as the user wrote it.
+
+    Raises:
+        typer.BadParameter: it is no such list.
+    """
     try:
         depths = [float(part) for part in text.split(",")]
     except ValueError:

@@ -15,6 +15,10 @@ _LONG = 1024
 def pick_streaming(options: StreamingOptions, context: int) -> "Streaming | None":
     """The sizes of a streaming cache, or None where none is wanted.
 
+    Args:
+        options: of the command.
+        context: of the model, tokens.
+
     Raises:
         LengthenError: sizes without streaming, or that don't fit the context.
     """

@@ -7,7 +7,13 @@ __all__ = ["print_table"]
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a title and a table; floats with three decimals."""
+    """Print a title and a table; floats with three decimals.
+
+    Args:
+        title: of the table.
+        columns: their names.
+        rows: a cell for each column.
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -42,6 +42,11 @@ def _check_out(out: Path) -> Path:
 def refuse_without_rows(model: str, tokenizer: Any, ids: "Iterable[np.ndarray]") -> None:
     """Refuse token ids that MODEL has no embedding row for, as a run over them would be.
 
+    Args:
+        model: MODEL.
+        tokenizer: that made the ids.
+        ids: of each document.
+
     Raises:
         ModelError: there is one.
     """
@@ -268,7 +273,12 @@ def _print_inspection(console: "Console", result: dict[str, Any]) -> None:
 
 
 def print_histogram(console: "Console", histogram: list[dict[str, Any]]) -> None:
-    """Print how many documents there are of which lengths, from `describe_lengths`."""
+    """Print how many documents there are of which lengths, from `describe_lengths`.
+
+    Args:
+        console: to print on.
+        histogram: of `describe_lengths`.
+    """
     console.print()
     most = max(bucket["documents"] for bucket in histogram)
     for bucket in histogram:
@@ -278,7 +288,12 @@ def print_histogram(console: "Console", histogram: list[dict[str, Any]]) -> None
 
 
 def print_packing(console: "Console", packed: dict[str, Any]) -> None:
-    """Print the blocks of `describe_blocks`, with the packing as "kind"."""
+    """Print the blocks of `describe_blocks`, with the packing as "kind".
+
+    Args:
+        console: to print on.
+        packed: of `describe_blocks`, with "kind".
+    """
     console.print()
     console.print(f"packing    {packed['kind']}, sequence length {packed['sequence_length']:,}")
     console.print(f"blocks     {packed['blocks']:,} with {packed['segments']:,} segments, {packed['tokens']:,} tokens")

@@ -108,6 +108,10 @@ def files_in(folder: Path, kinds: Sequence[str] | None = None) -> list[Path]:
     """All visible files of a folder, or those of these kinds (see `kind_of`), sorted by path; links to folders are not
     followed.
 
+    Args:
+        folder: with all that is below it.
+        kinds: suffixes such as ".txt"; None for all.
+
     Raises:
         DataError: a folder in it can't be listed.
     """

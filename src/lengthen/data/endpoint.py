@@ -50,6 +50,11 @@ class Endpoint:
     def ask(self, prompt: str, max_tokens: int, temperature: float) -> Reply:
         """Send one user message; a server that is busy is asked again after 1, 4 and 16 seconds.
 
+        Args:
+            prompt: the message.
+            max_tokens: of the answer, at most.
+            temperature: 0 takes the likeliest token.
+
         Raises:
             LengthenError: nothing answers there, the server refuses, or answers something else than the protocol.
         """

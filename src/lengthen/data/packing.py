@@ -124,6 +124,10 @@ def pack(
 def choose_documents(store: TokenStore, min_tokens: int = 1, max_tokens: int | None = None) -> np.ndarray:
     """Indices of the documents whose length is within the limits (in tokens, both included), in order.
 
+    Args:
+        store: tokenized documents.
+        min_tokens, max_tokens: of a document; no maximum by default.
+
     Raises:
         DataError: `max_tokens` is below `min_tokens`.
     """
@@ -165,7 +169,12 @@ def describe_lengths(lengths: np.ndarray) -> dict[str, Any]:
 
 
 def positions_beyond(blocks: Sequence[Block], context: int) -> float:
-    """Share of all tokens whose position in their segment is `context` or later: what a longer context is for."""
+    """Share of all tokens whose position in their segment is `context` or later: what a longer context is for.
+
+    Args:
+        blocks: training sequences.
+        context: of the base, tokens.
+    """
     total = sum(len(block) for block in blocks)
     beyond = sum(_count_beyond(block, context) for block in blocks)
     return beyond / total if total else 0.0
@@ -179,6 +188,11 @@ def _count_beyond(block: Block, context: int) -> int:
 
 def describe_blocks(blocks: Sequence[Block], sequence_length: int, context: int | None = None) -> dict[str, Any]:
     """Count what `pack` made.
+
+    Args:
+        blocks: what `pack` made.
+        sequence_length: tokens of a block, at most.
+        context: of the base, tokens; None leaves its keys out.
 
     Returns:
         "sequence_length", "blocks", "tokens", "segments", "fill" (share of the room in the blocks that holds tokens)

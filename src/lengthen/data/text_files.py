@@ -143,6 +143,10 @@ def read_text(path: Path) -> str:
 def decoded(content: bytes, name: object) -> str:
     """Bytes as text.
 
+    Args:
+        content: of a file.
+        name: of the file, for messages.
+
     Raises:
         DataError: they are not UTF-8; with the encoding they seem to be in.
     """

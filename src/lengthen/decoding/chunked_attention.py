@@ -109,7 +109,16 @@ def chunked_mask(
     allow_is_causal_skip: bool = True,
     **kwargs: Any,
 ) -> torch.Tensor | None:
-    """The mask function registered for "chunked": None where causality at the bottom right is all there is."""
+    """The mask function registered for "chunked": None where causality at the bottom right is all there is.
+
+    Args:
+        q_length, kv_length: tokens of the queries, and of the keys with those of the cache.
+        q_offset: position of the first query.
+        attention_mask: (B, T) where there is padding.
+        local_size: tokens of a window; None for none.
+        allow_is_causal_skip: whether attention that is only causal needs no mask.
+        **kwargs: further arguments of the ordinary mask function.
+    """
     is_plain = allow_is_causal_skip and attention_mask is None and local_size is None
     if is_plain and q_length + q_offset == kv_length:
         return None

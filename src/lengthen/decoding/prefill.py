@@ -56,6 +56,10 @@ def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
 
     An MLP holds three tensors of its width at once; attention and the norms, which compute in float32, hold some eight
     of the hidden size. Both are counted, though one follows the other.
+
+    Args:
+        config: of the model.
+        dtype: of keys, values and arithmetic.
     """
     config = config.get_text_config()
     hidden, heads = config.hidden_size, config.num_attention_heads

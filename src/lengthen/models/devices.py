@@ -61,6 +61,11 @@ def pick_dtype(dtype: Dtype | None, device: torch.device, quantized: bool = Fals
 
     None and "auto" mean bfloat16 where it is fast; else float32, but float16 for a 4-bit base on a GPU (V100, T4).
 
+    Args:
+        dtype: or its name.
+        device: that computes in it.
+        quantized: whether the base is in 4 bits.
+
     Raises:
         ModelError: not one that models are computed in.
     """

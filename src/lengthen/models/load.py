@@ -59,6 +59,11 @@ def quiet_transformers() -> Iterator[None]:
 def from_pretrained(kind: Any, source: Source, **arguments: Any) -> Any:
     """`kind.from_pretrained` of a source's files, without their program code.
 
+    Args:
+        kind: a class of transformers with that method.
+        source: of the model.
+        **arguments: of the method.
+
     Raises:
         ModelError: whatever went wrong there, in one line.
     """
@@ -134,7 +139,15 @@ def towers_of(config: PreTrainedConfig) -> list[str]:
 
 
 def stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, str]]:
-    """Lengths that other fields and files of a base state beside max_position_embeddings."""
+    """Lengths that other fields and files of a base state beside max_position_embeddings.
+
+    Args:
+        source: of the base.
+        config: of the base.
+
+    Returns:
+        (tokens, the field's name) of each.
+    """
     text = config.get_text_config(decoder=True)
     stated = [(getattr(text, name, None), name) for name in LENGTH_FIELDS]
     if not source.gguf:

@@ -59,6 +59,10 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> None:
     """Change a recipe given as nested dicts by `section.key=value` each.
 
+    Args:
+        content: changed in place.
+        overrides: in order.
+
     Raises:
         RecipeError: an override has another form, or names no section.
     """

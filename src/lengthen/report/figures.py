@@ -71,7 +71,15 @@ class Section:
 
 
 def picture(figure: Figure, name: str, caption: str, label: str, source: str) -> Picture:
-    """A figure with its caption and source; `name` and `label` as `inline_svg` takes them."""
+    """A figure with its caption and source; `name` and `label` as `inline_svg` takes them.
+
+    Args:
+        figure: of matplotlib.
+        name: of the picture in the page.
+        caption: under it.
+        label: of the picture, for those who don't see it.
+        source: the command that measured it.
+    """
     return Picture(inline_svg(figure, name, label), caption, source)
 
 

@@ -79,6 +79,10 @@ def check_is_run(folder: Path) -> None:
 def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
     """Read a run folder, its evals/, and results files of its base.
 
+    Args:
+        folder: of the run.
+        compare: results files of its base.
+
     Raises:
         ModelError: not a run folder, or a results file of another model.
         DataError: a file is broken; it is named.

@@ -119,6 +119,10 @@ def save_checkpoint(
 def load_trained(checkpoint: Path, objective: Any) -> None:
     """Take the trained tensors of a checkpoint over, and nothing else of it.
 
+    Args:
+        checkpoint: its folder.
+        objective: model and loss.
+
     Raises:
         OutputError: the checkpoint is damaged, or holds other tensors.
     """
@@ -134,6 +138,13 @@ def load_trained(checkpoint: Path, objective: Any) -> None:
 
 def load_checkpoint(checkpoint: Path, accelerator: Accelerator, objective: Any, model: Any, optimizer: Any) -> int:
     """Take everything of a checkpoint over: weights, optimizer, random states; all processes together.
+
+    Args:
+        checkpoint: its folder.
+        accelerator: of the run.
+        objective: model and loss.
+        model: the objective as accelerate prepared it.
+        optimizer: as accelerate prepared it.
 
     Returns:
         The step that was done last.

@@ -55,7 +55,12 @@ class Utilization:
             self.peak = self._shape = None
 
     def flops(self, blocks: Iterable[Block], full_attention: bool) -> float:
-        """Operations that a step on these sequences needs; 0 where they can't be counted."""
+        """Operations that a step on these sequences needs; 0 where they can't be counted.
+
+        Args:
+            blocks: sequences of the step.
+            full_attention: whether attention is full, whatever the recipe says.
+        """
         if self._shape is None:
             return 0.0
         documents = (length for block in blocks for length in block.segments)
@@ -94,7 +99,13 @@ class BySource:
         self._places: list[tuple[int, float]] = []
 
     def add(self, indices: Sequence[int], losses: torch.Tensor | None, weights: Sequence[float]) -> None:
-        """Count a batch: which blocks it has, the loss of each and the weight of its targets."""
+        """Count a batch: which blocks it has, the loss of each and the weight of its targets.
+
+        Args:
+            indices: of the blocks.
+            losses: (B,), sums; None where they were not kept.
+            weights: of each block's targets, added up.
+        """
         if self._mixture is not None and losses is not None:
             self._sums.append(losses)
             self._places += [(self._mixture.source_of(i), w) for i, w in zip(indices, weights, strict=True)]
@@ -132,7 +143,16 @@ class Metrics:
         self._sums.append(sums)
 
     def record(self, step: int, learning_rate: float, grad_norm: float) -> dict[str, Any]:
-        """The line of metrics.jsonl after a step: losses and speed are means over the steps since the last line."""
+        """The line of metrics.jsonl after a step: losses and speed are means over the steps since the last line.
+
+        Args:
+            step: from 1.
+            learning_rate: of the first group.
+            grad_norm: before clipping.
+
+        Returns:
+            Losses in nats per token, seconds of a step, bytes of memory.
+        """
         now, sums = time.perf_counter(), self._sums
         seconds = now - self._time
         flops = sum(each.flops for each in sums)

@@ -156,7 +156,12 @@ def share_head_weight(objective: Any) -> None:
 
 
 def shard_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A tensor that every process has whole, sharded as a parameter of its shape is; else as it is."""
+    """A tensor that every process has whole, sharded as a parameter of its shape is; else as it is.
+
+    Args:
+        tensor: whole.
+        parameter: sharded or not.
+    """
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -65,7 +65,12 @@ class SequenceShards:
 
 
 def cut_batch(batch: dict[str, Any], shard: Shard) -> dict[str, Any]:
-    """What `CausalLMObjective` takes for a shard, of what it takes for whole sequences (`data.packing.collate`)."""
+    """What `CausalLMObjective` takes for a shard, of what it takes for whole sequences (`data.packing.collate`).
+
+    Args:
+        batch: of whole sequences, (B, T).
+        shard: of this process.
+    """
     own: dict[str, Any] = {"documents": batch["documents"], "shard": shard}
     for name, values in batch.items():
         if isinstance(values, torch.Tensor):

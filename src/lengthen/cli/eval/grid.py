@@ -18,7 +18,15 @@ __all__ = ["report_grid"]
 def report_grid(
     loaded: LoadedModel, kind: str, cells: Sequence["Cell"], content: dict[str, Any], json_file: Path | None
 ) -> None:
-    """Print the cells, depths down and lengths across, and a summary; write them, and beside the file a heatmap."""
+    """Print the cells, depths down and lengths across, and a summary; write them, and beside the file a heatmap.
+
+    Args:
+        loaded: the model.
+        kind: of the measurement.
+        cells: one for each length and depth.
+        content: what else the results say.
+        json_file: as the user named it.
+    """
     from lengthen.evaluation.plot import plot_heatmap
 
     found = {(cell.tokens, cell.depth): _found(cell) for cell in cells}

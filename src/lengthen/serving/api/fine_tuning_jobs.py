@@ -84,7 +84,13 @@ class Job:
         return self.status not in ("queued", "running")
 
     def tell(self, message: str, level: str = "info", metrics: dict[str, Any] | None = None) -> None:
-        """Add an event."""
+        """Add an event.
+
+        Args:
+            message: for people.
+            level: "info", "warn" or "error".
+            metrics: of a step; None for what is no step.
+        """
         self.events.append(
             {
                 "id": f"ftevent-{self.id.removeprefix('ftjob-')}-{len(self.events)}",
@@ -98,7 +104,12 @@ class Job:
         )
 
     def end(self, status: Literal["succeeded", "failed", "cancelled"], message: str) -> None:
-        """Close it; of one that failed the message is the error."""
+        """Close it; of one that failed the message is the error.
+
+        Args:
+            status: the last one.
+            message: for people.
+        """
         self.error = message if status == "failed" else None
         self.tell(message, "error" if status == "failed" else "info")
         self.finished = int(time.time())

@@ -301,6 +301,13 @@ class ChatRequest(_Sampled):
 
         Control tokens that messages spell are plain text.
 
+        Args:
+            tokenizer: of the model.
+            control: its control tokens.
+
+        Returns:
+            One prompt, as a list of prompts.
+
         Raises:
             DataError: there is no template, or it does not take such a conversation.
         """

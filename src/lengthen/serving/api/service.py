@@ -155,6 +155,10 @@ class Service:
     def load(self, name: str, path: str) -> None:
         """Load an adapter by request. Slow: not for the event loop.
 
+        Args:
+            name: by which requests will call it.
+            path: of its folder, below an allowed one.
+
         Raises:
             ApiError: the name or the path is not allowed.
             ModelError: it can't be served, or the name is taken.
@@ -177,6 +181,10 @@ class Service:
         """Tokens of texts, counted no further than to the first text with which they are more than `at_most`.
 
         Slow: not for the event loop.
+
+        Args:
+            texts: to count.
+            at_most: tokens that matter.
         """
         total = 0
         for text in texts:

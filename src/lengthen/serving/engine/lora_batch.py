@@ -133,7 +133,13 @@ class LoraStack:
         return new
 
     def add_(self, outputs: Sequence[torch.Tensor], x: torch.Tensor, routing: Routing) -> None:
-        """Add each row's update to the outputs of the P layers, in place: `shrink`, then `expand_` for each of them."""
+        """Add each row's update to the outputs of the P layers, in place: `shrink`, then `expand_` for each of them.
+
+        Args:
+            outputs: (N, O) of each layer, changed in place.
+            x: (N, I), the layers' input.
+            routing: of the batch.
+        """
         low = self.shrink(x, routing)
         for index, y in enumerate(outputs):
             self.expand_(y, low, index, routing)

@@ -57,13 +57,23 @@ class PerAdapterNorm(nn.Module):
         return self._gain_SH.nbytes + (0 if self._bias_SH is None else self._bias_SH.nbytes)
 
     def put(self, slot: int, own: NormWeights | None) -> None:
-        """Put an adapter's weights into a slot; None: the base's."""
+        """Put an adapter's weights into a slot; None: the base's.
+
+        Args:
+            slot: from 0.
+            own: the adapter's weights.
+        """
         self._gain_SH[slot] = self._gain_SH[-1] if own is None else own.weight + self._offset
         if self._bias_SH is not None:
             self._bias_SH[slot] = self._bias_SH[-1] if own is None or own.bias is None else own.bias
 
     def resize(self, slots: int, moves: Mapping[int, int]) -> None:
-        """Change the number of slots, and keep those that `moves` names (old to new)."""
+        """Change the number of slots, and keep those that `moves` names (old to new).
+
+        Args:
+            slots: from now on.
+            moves: new slot of each old one that is kept.
+        """
         self._gain_SH = _moved(self._gain_SH, slots, moves)
         if self._bias_SH is not None:
             self._bias_SH = _moved(self._bias_SH, slots, moves)

@@ -106,6 +106,11 @@ class AdapterRegistry:
     def add(self, name: str, adapter: Adapter, weights: AdapterWeights) -> None:
         """Make an adapter known, and take it into memory where others don't use all of that now.
 
+        Args:
+            name: by which requests call it.
+            adapter: read before.
+            weights: its tensors.
+
         Raises:
             ModelError: the name is taken, or one of its norms is none that can be batched.
         """
@@ -126,7 +131,12 @@ class AdapterRegistry:
         self._leave_if_done(adapter)
 
     def release(self, adapter: Adapter, was_running: bool) -> None:
-        """One of its requests is finished."""
+        """One of its requests is finished.
+
+        Args:
+            adapter: which one.
+            was_running: whether the request was admitted.
+        """
         adapter.users -= 1
         adapter.running -= was_running
         self._leave_if_done(adapter)

@@ -152,7 +152,15 @@ class RequestState:
         self.is_cancelled = True
 
     def take(self, token: int, logprob: Logprob | None = None) -> Event:
-        """Continue by a token."""
+        """Continue by a token.
+
+        Args:
+            token: the next id.
+            logprob: of it; None where it was not asked for.
+
+        Returns:
+            What there is to say about it.
+        """
         self.new_tokens += 1
         self.last = token
         self.sampler.took(token)
