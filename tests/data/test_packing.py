@@ -14,7 +14,7 @@ from lengthen.data.packing import (
     pack,
     positions_beyond,
 )
-from lengthen.data.tokens import TokenStore
+from lengthen.data.token_store import TokenStore
 from lengthen.errors import DataError
 
 IGNORED = -100

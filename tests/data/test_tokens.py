@@ -8,16 +8,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from lengthen.data import token_store
 from lengthen.data import tokens as module
 from lengthen.data.documents import Document
-from lengthen.data.tokens import (
-    TokenStore,
-    default_cache,
-    load_tokens,
-    read_token_file,
-    tokenize,
-    write_token_file,
-)
+from lengthen.data.token_cache import cache_key
+from lengthen.data.token_file import read_token_file, write_token_file
+from lengthen.data.token_store import TokenStore
+from lengthen.data.tokens import default_cache, load_tokens, tokenize
 from lengthen.errors import DataError, OutputError
 from lengthen.progress import show_progress
 from lengthen.vocabulary import vocabulary_size
@@ -127,7 +124,7 @@ def test_progress_only_where_asked(tokenizer, documents, capsys):
 
 
 def key(documents, tokenizer):
-    return module._cache_key([document.text for document in documents], tokenizer)
+    return cache_key([document.text for document in documents], tokenizer)
 
 
 def test_cache_key_follows_texts_and_tokenizer(tokenizer, documents):
@@ -289,7 +286,7 @@ def test_bad_token_files(tmp_path):
 
 @pytest.mark.parametrize("scan", [2, 1000])
 def test_id_outside_the_vocabulary(tmp_path, monkeypatch, scan):
-    monkeypatch.setattr(module, "_SCAN_TOKENS", scan)
+    monkeypatch.setattr(token_store, "_SCAN_TOKENS", scan)
     path = tmp_path / "a.bin"
     np.array([1, 299, 5, 300, 400], dtype="<u2").tofile(path)
     with pytest.raises(DataError, match=r"id 300 at position 3.*300 tokens.*uint32"):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 import lengthen
-from lengthen.data.tokens import TokenStore
+from lengthen.data.token_store import TokenStore
 from lengthen.errors import ContextError, DataError, LengthenError, ModelError, OutputError
 from lengthen.evaluation.compare import compare, find_pair
 from lengthen.extension import PHASES, Extension, extend, plan_extension, read_state

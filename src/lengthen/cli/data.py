@@ -74,7 +74,8 @@ def tokenize_command(
     output: Output,
 ) -> None:
     """Write documents, one after another, as one token file (flat uint16 or uint32 ids)."""
-    from lengthen.data.tokens import default_cache, load_tokens, write_token_file
+    from lengthen.data.token_file import write_token_file
+    from lengthen.data.tokens import default_cache, load_tokens
     from lengthen.errors import OutputError
     from lengthen.models.load import load_tokenizer
     from lengthen.vocabulary import vocabulary_size

@@ -16,6 +16,7 @@ The scaled config must be in place before the model is built, since transformers
 import copy
 import math
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -25,8 +26,6 @@ from lengthen.context.stated import base_context
 from lengthen.errors import ContextError, one_line
 
 __all__ = ["METHODS", "extend", "scaled_layers"]
-
-METHODS = ("linear", "ntk", "yarn", "llama3", "theta", "longrope", "none")
 
 # The band of Llama 3.1's scaling, as published with its weights.
 _LLAMA3_BAND = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -90,8 +89,9 @@ def extend(
             f"context.factor {factor:g} stretches the base's {current} tokens to {factor * current:g}, below target "
             f"{context}; leave it out or use at least {context / current:g}"
         )
-    _check_options(method, theta, short_factor, long_factor)
-    extended = _scaled(config, context, method, factor, theta, short_factor, long_factor)
+    scaling = _Scaling(method, factor, theta, short_factor, long_factor)
+    _check_options(scaling)
+    extended = _scaled(config, context, scaling)
     problem = _refusal(extended)
     if problem is not None:
         raise ContextError(
@@ -107,41 +107,29 @@ def extend(
     return extended
 
 
-def _scaled(
-    config: PreTrainedConfig,
-    context: int,
-    method: str,
-    factor: float,
-    theta: float | None = None,
-    short_factor: list[float] | None = None,
-    long_factor: list[float] | None = None,
-) -> PreTrainedConfig:
+@dataclass(frozen=True)
+class _Scaling:
+    """How positions are to be scaled; its fields are the arguments of `extend`."""
+
+    method: str
+    factor: float
+    theta: float | None = None
+    short_factor: list[float] | None = None
+    long_factor: list[float] | None = None
+
+
+def _scaled(config: PreTrainedConfig, context: int, scaling: _Scaling) -> PreTrainedConfig:
     """A copy of a config with the RoPE parameters of its whole-context layers scaled, and its maxima written."""
     extended = copy.deepcopy(config)
     text = text_config(extended)
     rope: dict[str, Any] = {}
-    if method != "none":
+    if scaling.method != "none":
         rope = scaled_layers(text)[0][0].rope or {}
-        _check_composition(text, rope, method)
+        _check_composition(text, rope, scaling.method)
     original = getattr(text, "original_max_position_embeddings", None)
     original = original or rope.get("original_max_position_embeddings") or text.max_position_embeddings
-
-    if method == "ntk":
-        rotary = _rotary_dimension(text, rope)
-        rope["rope_theta"] *= factor ** (rotary / (rotary - 2))
-    elif method == "theta":
-        rope["rope_theta"] = float(theta)  # type: ignore[arg-type]
-    elif method == "longrope":
-        _set_longrope(rope, _rotary_dimension(text, rope), factor, short_factor, long_factor)
-        rope["original_max_position_embeddings"] = original
-    elif method != "none":
-        _drop_default_attention_factor(rope)
-        rope["factor"] = float(rope.get("factor") or 1.0) * factor
-        if method == "llama3" and rope["rope_type"] == "default":
-            rope.update(_LLAMA3_BAND)
-        if method in ("yarn", "llama3"):
-            rope["original_max_position_embeddings"] = original
-        rope["rope_type"] = method
+    if scaling.method != "none":
+        _SCALE[scaling.method](rope, scaling, _rotary_dimension(text, rope), original)
     text.original_max_position_embeddings = original
     text.max_position_embeddings = context
     return extended
@@ -168,7 +156,7 @@ def _allowed(config: PreTrainedConfig, context: int) -> list[str]:
     allowed = []
     for method in METHODS:
         try:
-            extended = _scaled(config, context, method, 2.0, **options.get(method, {}))
+            extended = _scaled(config, context, _Scaling(method, 2.0, **options.get(method, {})))
         except ContextError:  # it does not compose with what the base has
             continue
         if _refusal(extended) is None:
@@ -227,12 +215,13 @@ def _rotary_dimension(config: PreTrainedConfig, rope: dict[str, Any]) -> int:
     return int(head * rope.get("partial_rotary_factor", 1.0))
 
 
-def _check_options(method: str, theta: float | None, short: list[float] | None, long: list[float] | None) -> None:
+def _check_options(scaling: _Scaling) -> None:
+    method, theta = scaling.method, scaling.theta
     if method == "theta" and not (theta and theta > 1):
         raise ContextError(f"context.method=theta needs context.theta, the new RoPE base, above 1; it is {theta}")
     if method != "theta" and theta is not None:
         raise ContextError(f"context.theta is for context.method=theta; the method is {method}")
-    if method != "longrope" and (short is not None or long is not None):
+    if method != "longrope" and (scaling.short_factor is not None or scaling.long_factor is not None):
         raise ContextError(f"short_factor and long_factor are for context.method=longrope; the method is {method}")
 
 
@@ -255,6 +244,51 @@ def _check_composition(config: PreTrainedConfig, rope: dict[str, Any], method: s
         )
 
 
+# Each changes the RoPE parameters of a config: how, its rotary dimension d, and its first maximum in tokens.
+
+
+def _raise_base(rope: dict[str, Any], scaling: _Scaling, rotary: int, _original: int) -> None:
+    rope["rope_theta"] *= scaling.factor ** (rotary / (rotary - 2))
+
+
+def _set_base(rope: dict[str, Any], scaling: _Scaling, _rotary: int, _original: int) -> None:
+    assert scaling.theta is not None
+    rope["rope_theta"] = float(scaling.theta)
+
+
+def _multiply_factor(rope: dict[str, Any], scaling: _Scaling, _rotary: int, _original: int) -> None:
+    _drop_default_attention_factor(rope)
+    rope["factor"] = float(rope.get("factor") or 1.0) * scaling.factor
+    rope["rope_type"] = scaling.method
+
+
+def _multiply_yarn(rope: dict[str, Any], scaling: _Scaling, rotary: int, original: int) -> None:
+    _multiply_factor(rope, scaling, rotary, original)
+    rope["original_max_position_embeddings"] = original
+
+
+def _multiply_llama3(rope: dict[str, Any], scaling: _Scaling, rotary: int, original: int) -> None:
+    if rope["rope_type"] == "default":
+        rope.update(_LLAMA3_BAND)
+    _multiply_yarn(rope, scaling, rotary, original)
+
+
+def _set_longrope(rope: dict[str, Any], scaling: _Scaling, rotary: int, original: int) -> None:
+    short, long = scaling.short_factor, scaling.long_factor
+    rope["original_max_position_embeddings"] = original
+    if short is None and long is None and rope["rope_type"] == "longrope":
+        rope["long_factor"] = [value * scaling.factor for value in rope["long_factor"]]
+        return
+    if short is None or long is None:
+        raise ContextError("longrope needs context.short_factor and context.long_factor; the base brings none")
+    for name, values in (("short_factor", short), ("long_factor", long)):
+        if len(values) != rotary // 2:
+            raise ContextError(
+                f"context.{name} has {len(values)} values; this base has {rotary // 2} rotary frequencies"
+            )
+    rope.update(rope_type="longrope", short_factor=list(short), long_factor=list(long))
+
+
 def _drop_default_attention_factor(rope: dict[str, Any]) -> None:
     """A written-out default must follow the new factor; one that was chosen can't be scaled by a rule."""
     written = rope.get("attention_factor")
@@ -269,17 +303,12 @@ def _drop_default_attention_factor(rope: dict[str, Any]) -> None:
     del rope["attention_factor"]
 
 
-def _set_longrope(
-    rope: dict[str, Any], rotary: int, factor: float, short: list[float] | None, long: list[float] | None
-) -> None:
-    if short is None and long is None and rope["rope_type"] == "longrope":
-        rope["long_factor"] = [value * factor for value in rope["long_factor"]]
-        return
-    if short is None or long is None:
-        raise ContextError("longrope needs context.short_factor and context.long_factor; the base brings none")
-    for name, values in (("short_factor", short), ("long_factor", long)):
-        if len(values) != rotary // 2:
-            raise ContextError(
-                f"context.{name} has {len(values)} values; this base has {rotary // 2} rotary frequencies"
-            )
-    rope.update(rope_type="longrope", short_factor=list(short), long_factor=list(long))
+_SCALE = {
+    "linear": _multiply_factor,
+    "ntk": _raise_base,
+    "yarn": _multiply_yarn,
+    "llama3": _multiply_llama3,
+    "theta": _set_base,
+    "longrope": _set_longrope,
+}
+METHODS = (*_SCALE, "none")

@@ -10,14 +10,9 @@ if TYPE_CHECKING:
     from lengthen.data.documents import Document, read_documents
     from lengthen.data.packing import Block, collate, pack, positions_beyond
     from lengthen.data.stdlib import stdlib_documents
-    from lengthen.data.tokens import (
-        TokenStore,
-        default_cache,
-        load_tokens,
-        read_token_file,
-        tokenize,
-        write_token_file,
-    )
+    from lengthen.data.token_file import read_token_file, write_token_file
+    from lengthen.data.token_store import TokenStore
+    from lengthen.data.tokens import default_cache, load_tokens, tokenize
 
 __all__ = [
     "Block",
@@ -39,7 +34,9 @@ _MODULES = {
     "documents": ("Document", "read_documents"),
     "packing": ("Block", "collate", "pack", "positions_beyond"),
     "stdlib": ("stdlib_documents",),
-    "tokens": ("TokenStore", "default_cache", "load_tokens", "read_token_file", "tokenize", "write_token_file"),
+    "token_file": ("read_token_file", "write_token_file"),
+    "token_store": ("TokenStore",),
+    "tokens": ("default_cache", "load_tokens", "tokenize"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lengthen.data.tokens import TokenStore
+from lengthen.data.token_store import TokenStore
 from lengthen.errors import DataError
 
 __all__ = [

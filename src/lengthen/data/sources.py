@@ -14,7 +14,8 @@ from lengthen.data.retrieval.documents import Documents
 from lengthen.data.retrieval.source import Retrieval, Settings
 from lengthen.data.retrieval.tasks import SHARES
 from lengthen.data.skip_wise import skip_wise
-from lengthen.data.tokens import TokenStore, default_cache, load_tokens, tokenize
+from lengthen.data.token_store import TokenStore
+from lengthen.data.tokens import default_cache, load_tokens, tokenize
 from lengthen.errors import DataError
 from lengthen.recipe import Recipe, SourceRecipe
 

@@ -12,7 +12,7 @@ from lengthen.data.instruct.formats import Example, take_example
 from lengthen.data.instruct.templates import Template
 from lengthen.data.records import RECORDS, BrokenRecordError, read_records, split_column, text_of
 from lengthen.data.text_files import kind_of
-from lengthen.data.tokens import read_token_file
+from lengthen.data.token_file import read_token_file
 from lengthen.doctor.model import Finding
 from lengthen.errors import LengthenError
 from lengthen.vocabulary import vocabulary_size

@@ -7,7 +7,8 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from lengthen.context import base_context, stated_context
-from lengthen.data.tokens import TokenStore, default_cache, load_tokens
+from lengthen.data.token_store import TokenStore
+from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.doctor.model import s2_of, scaling_of
 from lengthen.errors import ContextError, DataError, ModelError
 from lengthen.extension.request import Request

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.context import base_context
-from lengthen.data.tokens import TokenStore
+from lengthen.data.token_store import TokenStore
 from lengthen.evaluation.compare import Asked, Comparison, Measured, Side, find_pair, judge, measure
 from lengthen.evaluation.compare.verdict import RETRIEVAL
 from lengthen.evaluation.retrieval.needle import DEPTHS

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
-from lengthen.data.tokens import TokenStore
+from lengthen.data.token_store import TokenStore
 from lengthen.errors import DataError
 from lengthen.evaluation.answers import ask
 from lengthen.evaluation.compare import (

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lengthen.data.mixture import FiniteSource
 from lengthen.data.packing import Block
-from lengthen.data.tokens import TokenStore
+from lengthen.data.token_store import TokenStore
 from lengthen.errors import DataError, ModelError
 from lengthen.head import decoder_of
 from lengthen.recipe import TrainingRecipe

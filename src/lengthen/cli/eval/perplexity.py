@@ -11,7 +11,7 @@ from lengthen.cli._options import EvalOptions, Model, Output, parse_lengths
 from lengthen.cli._tables import print_table
 
 if TYPE_CHECKING:
-    from lengthen.data.tokens import TokenStore
+    from lengthen.data.token_store import TokenStore
     from lengthen.evaluation import PerplexityResult
 
 __all__ = ["perplexity"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lengthen.data.tokens import TokenStore
+from lengthen.data.token_store import TokenStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
