@@ -13,17 +13,18 @@ Shape suffixes: B sequences, T tokens of this process's shard, S tokens with wha
 K key/value heads, R heads of one call, D head size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import pad
 
+from lengthen.attention.exchange import ALL, Exchange, Part
 from lengthen.attention.halo import Slice, slice_of
-from lengthen.attention.layout import Documents, Messages, Shard, ShardLayout
+from lengthen.attention.layout import Documents, Shard, ShardLayout
 from lengthen.attention_pattern import Groups, Piece, head_parts
 from lengthen.errors import ModelError
 
@@ -188,154 +189,24 @@ def _held(needs: Sequence[_Tokens], start: int, stop: int) -> list[_Tokens]:
     return held
 
 
-class _Part(NamedTuple):
-    """A part of one of an exchange's tensors (B, heads, tokens, D)."""
-
-    tensor: int
-    rows: slice
-    heads: slice
-    tokens: slice
-
-    def of(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        return tensors[self.tensor][self.rows, self.heads, self.tokens]
-
-
-_ALL = slice(None)
-
-
-class _Exchange:
-    """Parts of tensors that go to other processes, and come from them; their gradients go the other way.
-
-    Both ways are begun before and ended after something else that is computed meanwhile.
-
-    Args:
-        shard: of this process.
-        tensors: that are given.
-        shapes: of those that are made; what nothing is put into is zero.
-        keep: parts of the given tensors, and of the made ones where they go.
-        send: parts of the given tensors by who gets them.
-        receive: parts of the made tensors by who sends them.
-    """
-
-    def __init__(
-        self,
-        shard: Shard,
-        tensors: Sequence[torch.Tensor],
-        shapes: Sequence[tuple[int, ...]],
-        keep: Sequence[tuple[_Part, _Part]],
-        send: dict[int, list[_Part]],
-        receive: dict[int, list[_Part]],
-    ):
-        self._transport, self._tensors = shard.transport, tensors
-        self._given = [torch.empty_like(x, device="meta") for x in tensors]
-        self._made = [x.new_empty(shape) for x, shape in zip(self._given, shapes, strict=True)]
-        self._keep, self._send, self._receive = keep, send, receive
-        self._messages: Messages = {}
-        self._wait: Callable[[], None] | None = None
-
-    def begin(self) -> tuple[torch.Tensor, ...]:
-        """Begin; hand the result to `end`."""
-        tensors, self._tensors = self._tensors, ()
-        return _Begin.apply(self, *tensors)
-
-    def end(self, begun: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """The tensors that are made."""
-        return _End.apply(self, *begun)
-
-    def send_given(self, given: Sequence[torch.Tensor]) -> None:
-        """Begin the way forward."""
-        self._start(given, self._send, self._made, self._receive)
-
-    def make(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """End the way forward."""
-        made = tuple(torch.zeros_like(x, device=given[0].device) for x in self._made)
-        for source, target in self._keep:
-            target.of(made).copy_(source.of(given))
-        for part, values in self._received(self._receive, made):
-            part.of(made).copy_(values)
-        return made
-
-    def send_gradients(self, grads: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Begin the way back; the gradients of what stayed here."""
-        self._start(grads, self._receive, self._given, self._send)
-        own = tuple(torch.zeros_like(x, device=grads[0].device) for x in self._given)
-        for source, target in self._keep:
-            source.of(own).copy_(target.of(grads))
-        return own
-
-    def add_gradients(self, own: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """End the way back: add the gradients of what went to others."""
-        for part, values in self._received(self._send, own):
-            part.of(own).add_(values)
-        return own
-
-    def _start(
-        self,
-        tensors: Sequence[torch.Tensor],
-        send: dict[int, list[_Part]],
-        wanted: Sequence[torch.Tensor],
-        receive: dict[int, list[_Part]],
-    ) -> None:
-        messages = {other: torch.cat([part.of(tensors).reshape(-1) for part in parts]) for other, parts in send.items()}
-        self._messages = {
-            other: tensors[0].new_empty(sum(part.of(wanted).numel() for part in parts))
-            for other, parts in receive.items()
-        }
-        self._wait = self._transport(messages, self._messages)
-
-    def _received(
-        self, parts: dict[int, list[_Part]], tensors: Sequence[torch.Tensor]
-    ) -> Iterator[tuple[_Part, torch.Tensor]]:
-        assert self._wait is not None
-        self._wait()
-        messages, self._messages, self._wait = self._messages, {}, None
-        for other, message in messages.items():
-            shapes = [part.of(tensors).shape for part in parts[other]]
-            values = message.split([shape.numel() for shape in shapes])
-            yield from ((part, x.view(shape)) for part, x, shape in zip(parts[other], values, shapes, strict=True))
-
-
-class _Begin(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, exchange: _Exchange, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        ctx.exchange = exchange
-        exchange.send_given(given)
-        return tuple(x.view_as(x) for x in given)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        return None, *ctx.exchange.add_gradients(grads)
-
-
-class _End(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, exchange: _Exchange, *begun: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        ctx.exchange = exchange
-        return exchange.make(begun)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        return None, *ctx.exchange.send_gradients(grads)
-
-
-def _exchange_of_halo(halo: _Halo, shard: Shard, k_BRTD: torch.Tensor, v_BRTD: torch.Tensor) -> _Exchange:
+def _exchange_of_halo(halo: _Halo, shard: Shard, k_BRTD: torch.Tensor, v_BRTD: torch.Tensor) -> Exchange:
     """Keys and values with those before them that the shard needs: (B, R, T, D) to (B, R, S, D)."""
     length, slice_ = shard.stop - shard.start, halo.slice
     extra = slice_.sinks + slice_.start - slice_.begin
 
-    def parts(tokens: Sequence[_Tokens], places: bool) -> list[_Part]:
+    def parts(tokens: Sequence[_Tokens], places: bool) -> list[Part]:
         found = []
         for row, first, end, place in tokens:
             at = place if places else first - shard.start
             rows, span = slice(row, row + 1), slice(at, at + end - first)
-            found += [_Part(tensor, rows, _ALL, span) for tensor in (0, 1)]
+            found += [Part(tensor, rows, ALL, span) for tensor in (0, 1)]
         return found
 
-    return _Exchange(
+    return Exchange(
         shard,
         (k_BRTD, v_BRTD),
         [(*x.shape[:2], extra + length, x.shape[3]) for x in (k_BRTD, v_BRTD)],
-        [(_Part(i, _ALL, _ALL, _ALL), _Part(i, _ALL, _ALL, slice(extra, None))) for i in (0, 1)],
+        [(Part(i, ALL, ALL, ALL), Part(i, ALL, ALL, slice(extra, None))) for i in (0, 1)],
         {other: parts(tokens, places=False) for other, tokens in halo.send.items()},
         {other: parts(tokens, places=True) for other, tokens in halo.receive.items()},
     )
@@ -358,14 +229,14 @@ def _by_heads(
     tokens = [slice(*ends) for ends in pairwise(bounds)]
     given = (q_BHTD, k_BKTD, v_BKTD)
 
-    def sent(other: int) -> list[_Part]:
-        return [_Part(i, _ALL, heads[other][i], _ALL) for i in range(3)]
+    def sent(other: int) -> list[Part]:
+        return [Part(i, ALL, heads[other][i], ALL) for i in range(3)]
 
-    def taken(other: int) -> list[_Part]:
-        return [_Part(i, _ALL, _ALL, tokens[other]) for i in range(3)]
+    def taken(other: int) -> list[Part]:
+        return [Part(i, ALL, ALL, tokens[other]) for i in range(3)]
 
     others = [other for other in range(count) if other != rank]
-    exchange = _Exchange(
+    exchange = Exchange(
         layout.shard,
         given,
         [(len(x), own.stop - own.start, bounds[-1], x.shape[3]) for x, own in zip(given, heads[rank], strict=True)],
@@ -375,13 +246,13 @@ def _by_heads(
     )
     out_BTRD = backend(*exchange.end(exchange.begin()), layout.documents, groups, scaling, dropout)
     out_BRTD = out_BTRD.transpose(1, 2)
-    back = _Exchange(
+    back = Exchange(
         layout.shard,
         (out_BRTD,),
         [(len(q_BHTD), q_BHTD.shape[1], layout.shard.stop - layout.shard.start, out_BRTD.shape[3])],
-        [(_Part(0, _ALL, _ALL, tokens[rank]), _Part(0, _ALL, shares[rank][0], _ALL))],
-        {other: [_Part(0, _ALL, _ALL, tokens[other])] for other in others},
-        {other: [_Part(0, _ALL, shares[other][0], _ALL)] for other in others},
+        [(Part(0, ALL, ALL, tokens[rank]), Part(0, ALL, shares[rank][0], ALL))],
+        {other: [Part(0, ALL, ALL, tokens[other])] for other in others},
+        {other: [Part(0, ALL, shares[other][0], ALL)] for other in others},
     )
     (whole_BHTD,) = back.end(back.begin())
     return whole_BHTD.transpose(1, 2)
