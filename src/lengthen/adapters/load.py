@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthen.adapters.finite import check_adapter
+from lengthen.adapters.folder import adapter_config, adapter_rows, check_folder, weight_shapes
 from lengthen.adapters.scale import check_scale, scale_adapter
 from lengthen.adapters.tokenizer import tokenizer_beside
 from lengthen.context import extend
@@ -19,7 +19,7 @@ from lengthen.context.layers import text_config
 from lengthen.errors import ModelError
 from lengthen.models.devices import Device, Dtype, pick_device, pick_dtype
 from lengthen.models.fingerprint import weight_hashes
-from lengthen.models.load import from_pretrained, load_base, load_config, quiet_transformers
+from lengthen.models.load import load_base, load_config, quiet_transformers
 from lengthen.models.resolve import Source, resolve_model
 from lengthen.quantization import dequantize
 from lengthen.run_folder import RunFolder, read_base_record
@@ -28,19 +28,14 @@ from lengthen.vocabulary import embedding_rows, guard_embeddings
 
 __all__ = [
     "BaseApart",
-    "adapter_config",
-    "adapter_rows",
     "attaching",
     "base_of",
     "check_base",
-    "check_folder",
     "load",
     "load_apart",
     "load_dequantized",
     "resize_like",
     "stated_rows",
-    "trained_over_nf4",
-    "weight_shapes",
 ]
 
 
@@ -252,31 +247,6 @@ def _embedding_rows_of(model: Any, adapter: Path) -> int | None:
     return None
 
 
-def weight_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a PEFT folder by their names in its file; none where it has no weights.
-
-    Raises:
-        ModelError: the file can't be read.
-    """
-    path, older = adapter / "adapter_model.safetensors", adapter / "adapter_model.bin"
-    with reading(f"the adapter {adapter}"):
-        if path.is_file():
-            with safe_open(path, framework="pt") as file:
-                return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        if older.is_file():
-            tensors = torch.load(older, map_location="meta", weights_only=True)
-            return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    return {}
-
-
-def adapter_rows(adapter: Path) -> int | None:
-    """The embedding rows that an adapter brings, where it trained or resized them."""
-    for name, shape in weight_shapes(adapter).items():
-        if "embed" in name and name.endswith("weight") and "lora" not in name:
-            return shape[0]
-    return None
-
-
 def stated_rows(model: str | Path) -> int:
     """How many tokens MODEL has embeddings for, by its config and its adapter, without its weights.
 
@@ -306,34 +276,6 @@ def _scaled_config(
 def _shape(config: PreTrainedConfig) -> list[Any]:
     text = config.get_text_config()
     return [getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers")]
-
-
-def check_folder(adapter: Path) -> None:
-    """Refuse a folder without an adapter.
-
-    Raises:
-        ModelError: it has no adapter_config.json.
-    """
-    if not (adapter / "adapter_config.json").is_file():
-        raise ModelError(f"{adapter} has no adapter_config.json, so it holds no adapter; give a PEFT folder")
-
-
-def adapter_config(adapter: Path) -> PreTrainedConfig | None:
-    """The extended config that an adapter of lengthen brings along; None for others, whose positions are the base's."""
-    if not (adapter / "config.json").is_file():
-        return None
-    return from_pretrained(AutoConfig, Source(str(adapter), str(adapter)))
-
-
-def trained_over_nf4(model: str | Path, adapter: str | Path | None) -> bool | None:
-    """Whether an adapter was trained over a 4-bit base, by its maker's note; None for adapters of others.
-
-    Args:
-        model: a run folder, or a base with `adapter`.
-        adapter: a PEFT folder.
-    """
-    record = read_base_record(Path(adapter) if adapter else RunFolder(Path(model)).adapter)
-    return None if record is None else record.get("quantize") == "nf4"
 
 
 def _base_of(run: Path) -> Source:

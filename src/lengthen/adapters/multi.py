@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.adapters.finite import check_adapter
-from lengthen.adapters.load import adapter_config, attaching, check_folder, load
+from lengthen.adapters.folder import adapter_config, check_folder
+from lengthen.adapters.load import attaching, load
 from lengthen.context import base_context, positions
 from lengthen.errors import ModelError
 from lengthen.models.devices import Dtype

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lengthen.adapters.load import load, trained_over_nf4
+from lengthen.adapters.folder import trained_over_nf4
+from lengthen.adapters.load import load
 from lengthen.data.instruct.dataset import load_instructions
 from lengthen.data.instruct.templates import use_template
 from lengthen.data.tokens import default_cache, load_tokens

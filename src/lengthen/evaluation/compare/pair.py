@@ -12,7 +12,8 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from lengthen.adapters.load import adapter_config, load
+from lengthen.adapters.folder import adapter_config
+from lengthen.adapters.load import load
 from lengthen.context import base_context, extend
 from lengthen.errors import ModelError
 from lengthen.head import causal_lm
