@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,9 @@ def load(
         ContextError: `method` can't be applied.
     """
     scaling = _Scaling(base_context, method, target)
-    return _load(str(model), dtype, adapter, quantize, scaling, pick_device(device, device_map), adapter_scale)
+    check_scale(adapter_scale)
+    apart = _load_apart(str(model), dtype, adapter, quantize, scaling, pick_device(device, device_map))
+    return _joined(apart, str(model), adapter_scale)
 
 
 def load_apart(
@@ -142,7 +144,9 @@ def load_dequantized(
         base_context: of the base, tokens, where its files leave that open.
         adapter_scale: the share of the adapter that is applied, 0 to 1.
     """
-    return _load(str(model), dtype, adapter, "nf4", _Scaling(base_context), device, adapter_scale, dequantized=True)
+    check_scale(adapter_scale)
+    apart = _load_apart(str(model), dtype, adapter, "nf4", _Scaling(base_context), device)
+    return _joined(replace(apart, model=dequantize(apart.model)), str(model), adapter_scale)
 
 
 def base_of(model: str | Path) -> Source:
@@ -155,19 +159,9 @@ def base_of(model: str | Path) -> Source:
     return source if source.run is None else _base_of(source.run)
 
 
-def _load(
-    model: str,
-    dtype: Dtype | None,
-    adapter: str | Path | None,
-    quantize: str | None,
-    scaling: "_Scaling",
-    device: torch.device,
-    adapter_scale: float = 1.0,
-    dequantized: bool = False,
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    check_scale(adapter_scale)
-    apart = _load_apart(model, dtype, adapter, quantize, scaling, device)
-    loaded = dequantize(apart.model) if dequantized else apart.model
+def _joined(apart: BaseApart, model: str, adapter_scale: float) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Put the adapter over its base."""
+    loaded = apart.model
     if apart.adapter is not None:
         loaded = _with_adapter(loaded, apart.adapter, apart.source)
         scale_adapter(loaded, adapter_scale, apart.adapter)
@@ -181,7 +175,7 @@ def _load_apart(
     dtype: Dtype | None,
     adapter: str | Path | None,
     quantize: str | None,
-    scaling: "_Scaling",
+    scaling: _Scaling,
     device: torch.device,
 ) -> BaseApart:
     if quantize not in (None, "none", "nf4"):
@@ -259,7 +253,7 @@ def stated_rows(model: str | Path) -> int:
 
 
 def _scaled_config(
-    source: Source, adapter: Path | None, record: dict[str, str] | None, scaling: "_Scaling"
+    source: Source, adapter: Path | None, record: dict[str, str] | None, scaling: _Scaling
 ) -> PreTrainedConfig:
     """The base's config, with the positions that its adapter was trained with, or scaled anew."""
     plain = load_config(source, scaling.base_context)

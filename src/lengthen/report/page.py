@@ -57,6 +57,6 @@ def _render(run: Run) -> str:
         evaluations=evaluations(run),
         unmeasured=unmeasured(run),
         commands=commands(run),
-        versions=run.about["commands"][-1]["versions"] if run.about.get("commands") else {},
+        versions=run.metadata["commands"][-1]["versions"] if run.metadata.get("commands") else {},
         recipe=run.recipe.to_yaml(),
     )

@@ -43,7 +43,7 @@ class Run:
         folder: where it is.
         recipe: what was asked.
         base: id and context (tokens) of the base; the context is None where the run did not write it.
-        about: run.json: commands, versions, trainable parameters, device; empty for runs made before there was one.
+        metadata: run.json: commands, versions, trainable parameters, device; empty for runs made before there was one.
         metrics: lines of metrics.jsonl.
         evaluations: of the run and of its base, oldest first.
         is_finished: whether the run came to its end.
@@ -52,7 +52,7 @@ class Run:
     folder: Path
     recipe: Recipe
     base: dict[str, Any]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     metrics: list[dict[str, Any]]
     evaluations: list[Evaluation]
     is_finished: bool
@@ -90,9 +90,9 @@ def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
     run = RunFolder(folder)
     check_is_run(folder)
     recipe = load_recipe(run.recipe)
-    about = run.read_metadata()
+    metadata = run.read_metadata()
     base_file = run.adapter / "base.json"
-    base = about.get("base") or (read_json(base_file) if base_file.is_file() else {"id": recipe.model})
+    base = metadata.get("base") or (read_json(base_file) if base_file.is_file() else {"id": recipe.model})
     names = {folder.resolve().name, Path(recipe.out or "").name}
     evaluations = []
     for path in sorted(run.evals.glob("*.json")):  # named by kind and time
@@ -103,7 +103,7 @@ def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
         folder=folder,
         recipe=recipe,
         base={"context": None, **base},
-        about=about,
+        metadata=metadata,
         metrics=check_metrics(run.read_metrics(), run.metrics),
         evaluations=evaluations,
         is_finished=run.is_finished,

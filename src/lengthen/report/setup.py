@@ -38,7 +38,7 @@ def cost(run: Run) -> list[tuple[str, str, str]]:
     if not run.metrics:
         return []
     notes = [f"{as_bytes(_peak_memory(run.metrics))} of memory"]
-    parameters = run.about.get("trainable")
+    parameters = run.metadata.get("trainable")
     if parameters:
         trained = _trained_parameters(parameters)
         notes.insert(0, f"{trained:,} parameters, {as_share(trained, parameters['total'])} of the model")
@@ -55,7 +55,7 @@ def setup(run: Run) -> Pairs:
     length = as_count(training.steps, "step") if training.steps else f"{training.epochs:g} epochs"
     step = as_count(training.batch_size * training.accumulation, "sequence")
     before = f"{run.base['context']:,} \u2192 " if run.base["context"] else ""
-    processes = run.about.get("processes", 1)
+    processes = run.metadata.get("processes", 1)
     pairs = [
         ("base", run.base["id"]),
         ("context", f"{before}{recipe.context.target:,} tokens"),
@@ -67,7 +67,7 @@ def setup(run: Run) -> Pairs:
         ("sequences", _sequences(run)),
         ("length", f"{length} of {step} per process"),
         ("learning rate", f"{training.learning_rate:g}, {training.schedule}, {training.warmup_steps} warm-up steps"),
-        ("device", run.about.get("device", "") + (f", {processes} processes" if processes > 1 else "")),
+        ("device", run.metadata.get("device", "") + (f", {processes} processes" if processes > 1 else "")),
     ]
     return [(name, value) for name, value in pairs if value]
 
@@ -87,7 +87,7 @@ def _adapter(run: Run) -> str:
 
 def _data(run: Run) -> str:
     """The paths; of a mixture each source's kind, share and what it is."""
-    sources = run.about.get("data", {}).get("sources")
+    sources = run.metadata.get("data", {}).get("sources")
     if not sources:
         return ", ".join(run.recipe.data.paths)
     return "; ".join(f"{source['share']:.0%} {source['kind']}: {source['about']}" for source in sources)
@@ -95,13 +95,13 @@ def _data(run: Run) -> str:
 
 def _sequences(run: Run) -> str:
     length = f"{run.recipe.sequence_length:,} tokens each, {run.recipe.data.packing}"
-    data = run.about.get("data")
+    data = run.metadata.get("data")
     return f"{data['sequences']:,} with {data['tokens']:,} tokens in all; at most {length}" if data else length
 
 
 def trainable(run: Run) -> Table | None:
     """Parameters by kind; a tensor that two layers share counts once. None where the run did not record them."""
-    parameters = run.about.get("trainable")
+    parameters = run.metadata.get("trainable")
     if not parameters:
         return None
     total, trained = parameters["total"], _trained_parameters(parameters)
@@ -152,7 +152,7 @@ def _peak_memory(metrics: Sequence[Mapping[str, Any]]) -> int:
 
 def commands(run: Run) -> Pairs:
     """Each command that was typed, under the time or the results file that tells it apart, and how to run it again."""
-    started = [(command["started"], command["command"]) for command in run.about.get("commands", [])]
+    started = [(command["started"], command["command"]) for command in run.metadata.get("commands", [])]
     measured = [(evaluation.file, evaluation.command) for evaluation in run.evaluations if evaluation.command]
     again = f"lengthen train {shlex.quote(str(run.folder / 'recipe.yaml'))} out=NEW_FOLDER"
     return [*started, *dict.fromkeys(measured), ("to run it again", again)]

@@ -179,16 +179,12 @@ def _documents(
 
     from lengthen.data.tokens import default_cache, load_tokens
     from lengthen.evaluation.prompts import encode
-    from lengthen.recipe import load_recipe
-    from lengthen.run_folder import RunFolder
 
-    run, held_out = RunFolder(Path(pair.name)), set[str]()
-    if data is None and run.is_run:
-        about = load_recipe(run.recipe).data
-        held_out = set(about.held_out)
-        data = about.paths if held_out else about.validation if about.kind == "text" and about.validation else None
     if not most:
         return [], []
+    held_out: set[str] = set()
+    if data is None:
+        data, held_out = _data_of_run(pair)
     if data is None:
         ids = np.array(encode(pair.tokenizer, prose))
         pieces = [ids[start : start + tokens] for start in range(0, len(ids), tokens)][:most]
@@ -201,6 +197,20 @@ def _documents(
         store = store.take([index for index, name in enumerate(store.names) if name in held_out])
     longest = np.argsort(-store.lengths, kind="stable")[:most]
     return [store.names[i] for i in longest], [store[i][:tokens] for i in longest]
+
+
+def _data_of_run(pair: "Pair") -> tuple[list[str] | None, set[str]]:
+    """What a run did not train on: its documents with the names of those that it held out, or its validation data."""
+    from lengthen.recipe import load_recipe
+    from lengthen.run_folder import RunFolder
+
+    run = RunFolder(Path(pair.name))
+    if not run.is_run:
+        return None, set()
+    data = load_recipe(run.recipe).data
+    if data.held_out:
+        return data.paths, set(data.held_out)
+    return (data.validation or None) if data.kind == "text" else None, set()
 
 
 def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
