@@ -555,9 +555,9 @@ def test_a_drivers_name_is_found_in_the_table(driver, name):
 
 
 def test_settings_that_can_not_be_planned():
-    with pytest.raises(LengthenError, match="--devices is 0"):
+    with pytest.raises(LengthenError, match="devices=0` is too low"):
         plan(shipped(), A100, 0)
-    with pytest.raises(LengthenError, match="--efficiency is 2"):
+    with pytest.raises(LengthenError, match="efficiency=2` is no share"):
         plan(shipped(), A100, efficiency=2)
     with pytest.raises(RecipeError, match="needs CUDA"):
         plan(shipped("llama2-7b-8k-qlora"), "cpu")

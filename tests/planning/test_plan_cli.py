@@ -67,8 +67,8 @@ def test_input_that_can_not_be_used_is_one_line(run, make_base, tmp_path, monkey
     (tmp_path / "gpt2" / "model.safetensors").write_bytes(b"")
     refused = {
         ("llama2-7b-8k", "--device", "a100"): "a100-40gb, a100-80gb",
-        ("llama2-7b-8k", "--devices", "0"): "--devices is 0",
-        ("llama2-7b-8k", "--device", "b200", "--efficiency", "0"): "--efficiency is 0",
+        ("llama2-7b-8k", "--devices", "0"): "--devices 0 is too low",
+        ("llama2-7b-8k", "--device", "b200", "--efficiency", "0"): "--efficiency 0 is no share",
         ("llama2-7b-8k", "--device", "b200", "base_config="): "base_config",
         ("llama2-7b-8k", "--device", "b200", f"model={tmp_path / 'gpt2'}"): "gpt2 has no RoPE",
         ("llama2-7b-8k", "--device", "b200", f"model={tmp_path / 'none'}"): "does not exist",

@@ -140,9 +140,9 @@ def plan(
     """
     device = find_device(device) if isinstance(device, str) else device
     if devices < 1:
-        raise LengthenError(f"--devices is {devices}; give at least 1")
+        raise LengthenError(f"`devices={devices}` is too low; give at least 1")
     if efficiency is not None and not 0 < efficiency <= 1:
-        raise LengthenError(f"--efficiency is {efficiency:g}; give a share of the peak, above 0 and at most 1")
+        raise LengthenError(f"`efficiency={efficiency:g}` is no share; give one of the peak, above 0 and at most 1")
     if device.kind == "cpu":  # its processes share the memory and the cores
         device = replace(
             device,
@@ -156,7 +156,7 @@ def plan(
         )
     share = recipe.parallel.sequence
     if devices % share:
-        raise RecipeError(f"parallel.sequence={share} wants a multiple of {share} devices, and --devices is {devices}")
+        raise RecipeError(f"parallel.sequence={share} wants a multiple of {share} devices, not `devices={devices}`")
     base = base_of(recipe)
     for text in base.warnings:
         warnings.warn(text, stacklevel=2)

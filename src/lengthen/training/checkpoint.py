@@ -180,7 +180,7 @@ def _reading(checkpoint: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise OutputError(
-            f"{checkpoint} is damaged ({one_line(error)}); remove it, and go on from the one before with --resume"
+            f"{checkpoint} is damaged ({one_line(error)}); remove it, and go on from the one before with `resume`"
         ) from error
 
 
