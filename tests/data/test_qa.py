@@ -16,7 +16,8 @@ from lengthen.cli.data import app
 from lengthen.data.documents import Document, read_documents
 from lengthen.data.endpoint import Endpoint
 from lengthen.data.instruct.formats import take_example
-from lengthen.data.qa import KINDS, make_pairs, passages_of
+from lengthen.data.passages import passages_of
+from lengthen.data.qa import KINDS, make_pairs
 from lengthen.errors import DataError, LengthenError
 
 TEXTS = {module.__name__: inspect.getsource(module) for module in (textwrap, inspect, subprocess)}

@@ -12,18 +12,17 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from lengthen.data.documents import Document
 from lengthen.data.endpoint import Endpoint, Reply
+from lengthen.data.passages import LEAST_CHARS, Passage, passages_of, passages_of_document
 from lengthen.errors import DataError, LengthenError
 from lengthen.files import parse_json, writing
 from lengthen.progress import progress_bar
 
-__all__ = ["KINDS", "make_pairs", "passages_of"]
+__all__ = ["KINDS", "make_pairs"]
 
 KINDS = {
     "summary": "The question asks for a summary of the passage, or of a long part of it. "
@@ -53,7 +52,6 @@ Question: (the question)
 Answer: (the answer)"""
 
 _SHORT = 2000  # characters of the passage of a short pair
-_LEAST = 200  # characters; there is little to ask about less
 _ATTEMPTS = 3  # replies that are asked for until one is usable
 _PATIENCE = 10  # pairs that may fail in succession before the endpoint is given up
 _TEMPERATURE = 0.7  # above 0, so that a new attempt gives another reply
@@ -64,48 +62,8 @@ _PAIR = re.compile(r"^\W*question\W*?:\W*?\s(.+?)\n\W*answer\W*?:\W*?\s(.+)", re
 _LABEL = re.compile(r"^\W*(?:question|answer)\W*?:", re.IGNORECASE | re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class _Passage:
-    """A part of a document: its name, the characters from start to stop, and what they are."""
-
-    document: str
-    start: int
-    stop: int
-    text: str
-
-    def part(self, start: int, stop: int) -> "_Passage":
-        return _Passage(self.document, self.start + start, self.start + stop, self.text[start:stop])
-
-
 class _UnusableError(Exception):
     """A reply holds no pair that can be used; the message says why."""
-
-
-def passages_of(text: str, size: int) -> list[tuple[int, int]]:
-    """Cut a text into passages of about the same length, at paragraphs where there are some, else lines or words.
-
-    Args:
-        text: the whole text.
-        size: characters that a passage has at most.
-
-    Returns:
-        Start and stop of each in characters; together they are the text.
-    """
-    cuts = [0]
-    while cuts[-1] < len(text):
-        left = len(text) - cuts[-1]
-        even = -(-left // -(-left // size))
-        cuts.append(cuts[-1] + (left if left <= size else _break(text[cuts[-1] : cuts[-1] + even])))
-    return list(pairwise(cuts))
-
-
-def _break(window: str) -> int:
-    """Where to cut: behind the last gap in the second half of the window."""
-    for gap in ("\n\n", "\n", " "):
-        found = window.rfind(gap, len(window) // 2)
-        if found >= 0:
-            return found + len(gap)
-    return len(window)
 
 
 def make_pairs(
@@ -144,10 +102,12 @@ def make_pairs(
     for kind in kinds:
         if kind not in KINDS:
             raise DataError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-    found = [passage for document in documents for passage in _spread(_passages(document, passage_chars), max_passages)]
+    found = [
+        passage for document in documents for passage in passages_of_document(document, passage_chars, max_passages)
+    ]
     passages = list({passage.text: passage for passage in found}.values())
     if not passages:
-        raise DataError(f"none of the {len(documents)} documents has {_LEAST} characters; give longer ones")
+        raise DataError(f"none of the {len(documents)} documents has {LEAST_CHARS} characters; give longer ones")
     sheet = _Sheet(out)
     work = _Work(endpoint, sheet, kinds)
     wanted = {_id(_subject(passage, kind), kind) for passage in passages for kind in kinds}
@@ -165,19 +125,7 @@ def make_pairs(
     }
 
 
-def _passages(document: Document, size: int) -> list[_Passage]:
-    found = (_Passage(document.name, start, stop, document.text[start:stop])
-             for start, stop in passages_of(document.text, size))  # fmt: skip
-    return [passage for passage in found if len(passage.text.strip()) >= _LEAST]
-
-
-def _spread(passages: list[_Passage], most: int | None) -> list[_Passage]:
-    if most is None or len(passages) <= most:
-        return passages
-    return [passages[index * len(passages) // most] for index in range(most)]
-
-
-def _subject(passage: _Passage, kind: str) -> _Passage:
+def _subject(passage: Passage, kind: str) -> Passage:
     """What a pair of this kind is about: the passage, or a small part from its middle."""
     if kind != "short":
         return passage
@@ -185,11 +133,11 @@ def _subject(passage: _Passage, kind: str) -> _Passage:
     return passage.part(*parts[len(parts) // 2])
 
 
-def _id(passage: _Passage, kind: str) -> str:
+def _id(passage: Passage, kind: str) -> str:
     return hashlib.sha256(f"{kind}\0{passage.text}".encode()).hexdigest()[:16]
 
 
-def _run_all(work: "_Work", passages: list[_Passage], parallel: int, advance: Any) -> None:
+def _run_all(work: "_Work", passages: list[Passage], parallel: int, advance: Any) -> None:
     with ThreadPoolExecutor(parallel) as pool:
         try:
             for done in as_completed([pool.submit(work.ask_about, passage, advance) for passage in passages]):
@@ -214,7 +162,7 @@ class _Work:
         self._failed = 0
         self._lock = threading.Lock()
 
-    def ask_about(self, passage: _Passage, advance: Any) -> None:
+    def ask_about(self, passage: Passage, advance: Any) -> None:
         """Make what is missing of a passage's pairs."""
         for kind in self._kinds:
             subject = _subject(passage, kind)
@@ -242,7 +190,7 @@ class _Work:
                 f"the last time as its reply {reason}; ask another model"
             )
 
-    def _make(self, passage: _Passage, kind: str, id_: str) -> str | None:
+    def _make(self, passage: Passage, kind: str, id_: str) -> str | None:
         """Make a pair and write it down, or say why there is none."""
         reason = ""
         for _ in range(_ATTEMPTS):
@@ -257,7 +205,7 @@ class _Work:
         return reason
 
 
-def _prompt(passage: _Passage, kind: str, asked: Sequence[str]) -> str:
+def _prompt(passage: Passage, kind: str, asked: Sequence[str]) -> str:
     other = "".join(f"\nAsk something else than: {question}" for question in asked)
     name = Path(passage.document).name
     return _PROMPT.format(name=name, text=passage.text.strip(), wish=KINDS[kind], other=other)
@@ -285,7 +233,7 @@ def _parse(reply: Reply) -> tuple[str, str]:
     return question, answer
 
 
-def _record(passage: _Passage, kind: str, id_: str, question: str, answer: str, model: str) -> dict[str, Any]:
+def _record(passage: Passage, kind: str, id_: str, question: str, answer: str, model: str) -> dict[str, Any]:
     return {
         "instruction": question,
         "input": passage.text,

@@ -47,7 +47,7 @@ def read_message(message: Any, number: int) -> tuple[Turn | None, list[str]]:
 
     Args:
         message: as read from JSON.
-        number: of it, from 1, for messages to people.
+        number: from 1, for errors.
 
     Returns:
         The turn, None for a system message that says nothing; and the keys that have a value and were not read.
@@ -93,7 +93,7 @@ def refuse_media(fields: dict[str, Any], where: str = "") -> None:
 
     Args:
         fields: of a record or message.
-        where: they are, for the message.
+        where: they stand, such as " in message 3", for the error.
 
     Raises:
         BrokenRecordError: there are some.
