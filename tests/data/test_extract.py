@@ -217,6 +217,7 @@ def test_marks_for_layout_are_no_text(tmp_path, page, text):
         ("latin1", b"caf\xe9 \x85", "caf\xe9 \u2026"),
         ("iso-8859-9", b"\xfd\xfe \x80", "\u0131\u015f \u20ac"),
         ("gb2312", "\u9555".encode("gbk"), "\u9555"),  # not in GB 2312 itself
+        ("gbk", "\u4e2d\u20ac\U00020087".encode("gb18030"), "\u4e2d\u20ac\U00020087"),
         ("shift_jis", "\u2460".encode("cp932"), "\u2460"),
         ("x-sjis", "\u5c71".encode("cp932"), "\u5c71"),
         ("unicode-1-1-utf-8", b"caf\xc3\xa9", "caf\xe9"),
@@ -321,6 +322,12 @@ WORD = {
         "<w:p><w:r><w:t>e</w:t><w:softHyphen/><w:t>mail</w:t><w:tab/><w:t>co</w:t><w:noBreakHyphen/><w:t>op</w:t>"
         "<w:br/><w:t>x\u00ady\u200bz</w:t></w:r></w:p>",
         "email\tco-op\nxyz",
+    ),
+    "symbols": (
+        '<w:p><w:r><w:sym w:font="Symbol" w:char="F061"/><w:sym w:font="Wingdings" w:char="F0FE"/><w:t xml:space='
+        '"preserve"> yes </w:t><w:sym w:font="Symbol" w:char="00B3"/><w:sym w:font="Arial" w:char="20AC"/>'
+        '<w:sym w:font="Webdings" w:char="F041"/></w:r></w:p>',
+        "\u03b1\u2611 yes \u2265\u20ac\ufffd",
     ),
     "nested table": (
         f"<w:tbl><w:tr><w:tc><w:p>{run('a')}</w:p></w:tc><w:tc><w:tbl><w:tr><w:tc><w:p>{run('b')}</w:p></w:tc>"

@@ -140,6 +140,8 @@ def _decoded(content: bytes, name: object) -> str:
             return content.decode(encoding, "replace")
     declared = _CHARSET.search(content[:2048])
     known = webencodings.lookup(declared[1].decode()) if declared else None
+    if known and known.name == "gbk":  # which browsers read as GB 18030, the larger one
+        known = webencodings.lookup("gb18030")
     for codec in (webencodings.UTF8, known):
         if codec is not None:
             try:

@@ -21,6 +21,17 @@ _LEFT_OUT = {
 }  # fmt: skip
 _CHARACTERS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 _NOTES = {"footnoteReference": "footnotes", "endnoteReference": "endnotes"}
+# What stands for the letters of fonts of signs (ECMA-376, part 1, 17.3.3.30): Symbol's Greek and commonest signs, the
+# check boxes of Wingdings. All others are shown as a sign that can't be read.
+_SYMBOLS = {
+    "symbol": {
+        **dict(zip(range(0x41, 0x5B), "ΑΒΧΔΕΦΓΗΙϑΚΛΜΝΟΠΘΡΣΤΥςΩΞΨΖ", strict=True)),
+        **dict(zip(range(0x61, 0x7B), "αβχδεφγηιϕκλμνοπθρστυϖωξψζ", strict=True)),
+        0xA3: "≤", 0xA5: "∞", 0xAE: "→", 0xB0: "°", 0xB1: "±", 0xB3: "≥", 0xB4: "×", 0xB7: "•", 0xB9: "≠", 0xBB: "≈",
+    },
+    "wingdings": {0x6F: "☐", 0xA8: "☐", 0xFB: "✗", 0xFC: "✓", 0xFD: "☒", 0xFE: "☑"},
+}  # fmt: skip
+_UNKNOWN = "\ufffd"
 _BASED_ON = 20  # styles that are based on one another, at most
 
 
@@ -81,6 +92,8 @@ class _Document:
                 yield child.text or ""
             elif tag in _CHARACTERS:
                 yield _CHARACTERS[tag]
+            elif tag == "sym":
+                yield _symbol(_attribute(child, "font"), _attribute(child, "char"))
             elif tag in _NOTES:
                 self._noted.append((_NOTES[tag], _attribute(child, "id")))
                 yield f"[^{len(self._noted)}]"
@@ -171,6 +184,14 @@ def _inside(parent: Any, tag: str) -> Iterable[Any]:
             yield child
         elif _tag(child) not in {"tr", "tc", "tbl", *_LEFT_OUT}:
             yield from _inside(child, tag)
+
+
+def _symbol(font: str, code: str) -> str:
+    """The character of a symbol, whose number of four hexadecimal digits may be moved up by F000."""
+    number = int(code, 16)
+    if not 0xF000 <= number <= 0xF0FF and font.lower() not in _SYMBOLS:
+        return chr(number)
+    return _SYMBOLS.get(font.lower(), {}).get(number & 0xFF, _UNKNOWN)
 
 
 def _is_continued(cell: Any) -> bool:
