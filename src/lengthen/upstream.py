@@ -49,6 +49,11 @@ def reading(
                 f"{name} needs program code from its own folder (auto_map), which lengthen does not run; take a model "
                 "whose architecture transformers has built in, or a conversion of this one to such"
             ) from error
+        if "Unrecognized configuration class" in str(error):  # followed by the names of all that there are
+            raise ModelError(
+                f"{name} is no text model that transformers can build alone, such as one that reads pictures; take the "
+                "text model that it was made from, or one whose text decoder can be had (gemma3, llama4)"
+            ) from error
         raise kind(problem.format(name=name, error=one_line(error))) from error
 
 

@@ -5,15 +5,18 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoTokenizer, Gemma3ForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Gemma3ForConditionalGeneration
 from typer.testing import CliRunner
 
+import lengthen
 from lengthen.adapters.build import add_adapter
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.save import save_adapter
 from lengthen.cli import app
+from lengthen.doctor import examine_model
+from lengthen.errors import ModelError
 from lengthen.models.fingerprint import weight_hashes
-from lengthen.models.load import load_config, towers_of
+from lengthen.models.load import keeps_towers, load_config, towers_of
 from lengthen.recipe import AdapterRecipe
 
 pytestmark = pytest.mark.invariants
@@ -66,3 +69,31 @@ def test_only_the_decoder_is_adapted_and_an_export_keeps_the_rest(multimodal, tm
     assert {name for name in before if "vision" in name or "projector" in name} <= same
     assert len(same) < len(before)
     assert (out / "preprocessor_config.json").is_file()
+
+
+TEXT = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0,
+    "pad_token_id": 0,
+}  # fmt: skip
+VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("gemma3", True), ("llama4", False)])
+def test_towers_are_kept_where_they_are_loaded(kind, kept):
+    config = AutoConfig.for_model(kind, text_config=TEXT, vision_config=VISION)
+    assert towers_of(config) == ["vision"]
+    assert keeps_towers(config) == kept
+
+
+@pytest.mark.parametrize("text", ["llama", "mistral"])
+def test_a_base_whose_text_decoder_can_not_be_had_is_refused_in_one_line(text, base, tmp_path):
+    vision = {**VISION, "model_type": "clip_vision_model", "image_size": 28, "patch_size": 14}
+    config = AutoConfig.for_model("llava", text_config={**TEXT, "model_type": text}, vision_config=vision)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no text model that transformers can build alone"):
+        lengthen.load(str(tmp_path))
+    (towers,) = [found for found in examine_model(str(tmp_path)) if found.subject == "towers"]
+    assert towers.is_problem
+    assert "no text model" in towers.text

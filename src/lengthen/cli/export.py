@@ -51,7 +51,7 @@ def export(
     from lengthen.adapters.push import create_repository, upload
     from lengthen.adapters.vllm import export_for_vllm
     from lengthen.evaluation.merge_quality import perplexities
-    from lengthen.models.load import load_config, towers_of
+    from lengthen.models.load import keeps_towers, load_config, towers_of
     from lengthen.models.resolve import resolve_model
     from lengthen.report import check_is_run, write_model_card
     from lengthen.run_folder import RunFolder
@@ -95,9 +95,13 @@ def export(
             steps = gguf_steps(out, for_, dtype, extended)
             content |= {"commands": steps.commands, "modelfile": steps.modelfile}
             lines += [f"# with llama.cpp's converter, which keeps {steps.positions}", *steps.commands]
-    content["towers"] = towers = towers_of(load_config(base_of(run), base_context))
+    config = load_config(base_of(run), base_context)
+    towers = towers_of(config)
+    is_kept = bool(towers) and keeps_towers(config)
+    content["towers"] = towers if is_kept else []
     if towers:
-        lines.insert(0, f"the text decoder has what was trained; {' and '.join(towers)} kept as in the base")
+        fate = "kept as in the base" if is_kept else "left out"
+        lines.insert(0, f"the text decoder has what was trained; {' and '.join(towers)} {fate}")
     output.write(content)
     if not output.quiet:
         print("\n".join(lines))

@@ -22,7 +22,7 @@ from lengthen.adapters.tokenizer import tokenizer_beside
 from lengthen.context import METHODS, attention_layers, extend, stated_context
 from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import LengthenError, one_line
-from lengthen.models.load import load_config, quiet_transformers, stated_lengths, towers_of
+from lengthen.models.load import keeps_towers, load_config, quiet_transformers, stated_lengths, towers_of
 from lengthen.models.resolve import resolve_model
 from lengthen.quantization import check_not_quantized
 from lengthen.run_folder import RunFolder, read_base_record
@@ -210,9 +210,11 @@ def _weights(config: PreTrainedConfig) -> Iterator[Finding]:
         yield Finding("quantization", str(error), is_problem=True)
     towers = towers_of(config)
     if towers:
-        yield Finding(
-            "towers", f"{' and '.join(towers)} beside the text decoder: not trained, kept in exports as they are"
-        )
+        try:
+            fate = "not trained, kept in exports as they are" if keeps_towers(config) else "neither loaded nor exported"
+            yield Finding("towers", f"{' and '.join(towers)} beside the text decoder: {fate}")
+        except LengthenError as error:
+            yield Finding("towers", str(error), is_problem=True)
 
 
 def _adapter(adapter: Path, config: PreTrainedConfig) -> Iterator[Finding]:

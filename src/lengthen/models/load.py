@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "from_pretrained",
+    "keeps_towers",
     "load_base",
     "load_config",
     "load_tokenizer",
@@ -136,6 +137,18 @@ def _read_config(source: Source) -> PreTrainedConfig:
 def towers_of(config: PreTrainedConfig) -> list[str]:
     """What a multimodal model has beside its text decoder: "vision", "audio"."""
     return [kind for kind in ("vision", "audio") if getattr(config, f"{kind}_config", None) is not None]
+
+
+def keeps_towers(config: PreTrainedConfig) -> bool:
+    """Whether a multimodal base is loaded with them (Gemma 3), or as its text decoder alone (Llama 4).
+
+    Raises:
+        ModelError: transformers has no such model that generates text alone (LLaVA).
+    """
+    from transformers import AutoModelForCausalLM
+
+    with reading(config.model_type), torch.device("meta"), quiet_transformers():
+        return isinstance(AutoModelForCausalLM.from_config(config).config, type(config))
 
 
 def stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, str]]:
