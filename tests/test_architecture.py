@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 GROUND = {"errors", "_compat", "files", "progress", "provenance"}
 # Packages that import a name's module when it is first used; and what starts without torch where it can: a plan from
 # the cache, a report of a run that has no adapter yet.
-LATE = {"lengthen", "lengthen.data", "lengthen.evaluation", "lengthen.planning.base", "lengthen.report.page"}
+LATE = {"lengthen", "lengthen.evaluation", "lengthen.planning.base", "lengthen.report.page"}
 # They use the package as its users do.
 USERS = {"cli", "quickstart"}
 

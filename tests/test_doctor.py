@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from lengthen.doctor import examine_model
 from lengthen.doctor.model import s2_of, scaling_of
 from lengthen.errors import ModelError
-from lengthen.models import resolve_model
+from lengthen.models.resolve import resolve_model
 
 
 def said(findings, subject):

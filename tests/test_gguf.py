@@ -16,8 +16,8 @@ from gguf_files import llama3_divisors, write_gguf
 from lengthen.context import base_context, extend, is_length_dependent
 from lengthen.errors import ModelError
 from lengthen.gguf import add_positions
-from lengthen.models import resolve_model
 from lengthen.models.load import load_config
+from lengthen.models.resolve import resolve_model
 
 ROTARY = 32
 YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.original_context_length": 32}
