@@ -41,7 +41,6 @@ __all__ = [
     "HeadPart",
     "LayerPattern",
     "Piece",
-    "check_group_size",
     "head_halves",
     "head_parts",
     "layer_patterns",
@@ -54,7 +53,7 @@ LayerPattern = Callable[[int, int], tuple[list[int], list[int]]]
 """From (length of a document, group size) to the cut points of the first and of the second half of the heads."""
 
 
-def check_group_size(group_size: int, sinks: int = 0) -> int:
+def _check_group_size(group_size: int, sinks: int = 0) -> int:
     """Return `group_size` if S2 can use it.
 
     Args:
@@ -89,7 +88,7 @@ def s2_segments(length: int, group_size: int, shifted: bool) -> list[int]:
         Increasing cut points from 0 to `length`.
     """
     first = group_size // 2 if shifted else group_size
-    return [0, *range(first, length, check_group_size(group_size)), length]
+    return [0, *range(first, length, _check_group_size(group_size)), length]
 
 
 def s2_first_shifted_head(num_heads: int, num_kv_heads: int) -> int:
@@ -204,7 +203,7 @@ class Groups:
     pattern: LayerPattern = _s2
 
     def __post_init__(self) -> None:
-        check_group_size(self.size, self.sinks)
+        _check_group_size(self.size, self.sinks)
 
     @property
     def is_full(self) -> bool:

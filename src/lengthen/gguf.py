@@ -26,13 +26,15 @@ from lengthen.context.layers import attention_layers, text_config
 from lengthen.errors import ModelError, require
 from lengthen.upstream import reading
 
-__all__ = ["GgufPositions", "add_positions", "read_positions"]
+__all__ = [
+    "add_positions",
+]
 
 _TENSORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
 
 @dataclass(frozen=True)
-class GgufPositions:
+class _GgufPositions:
     """What a GGUF file says about positions.
 
     Attributes:
@@ -44,7 +46,7 @@ class GgufPositions:
     divisors: dict[str, list[float]]
 
 
-def read_positions(path: Path) -> GgufPositions:
+def _read_positions(path: Path) -> _GgufPositions:
     """Read the metadata of a GGUF file.
 
     Raises:
@@ -54,7 +56,7 @@ def read_positions(path: Path) -> GgufPositions:
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, _changed: int) -> GgufPositions:
+def _read(path: Path, _changed: int) -> _GgufPositions:
     require(f"reading {path.name}", "gguf", "gguf", error=ModelError)
     from gguf import GGUFReader, GGUFValueType
 
@@ -72,7 +74,7 @@ def _read(path: Path, _changed: int) -> GgufPositions:
             for tensor in file.tensors
             if (name := tensor.name.removesuffix(".weight").rsplit(".", 1)[-1]) in _TENSORS
         }
-    return GgufPositions(keys, divisors)
+    return _GgufPositions(keys, divisors)
 
 
 def add_positions(config: PreTrainedConfig, path: Path) -> PreTrainedConfig:
@@ -85,7 +87,7 @@ def add_positions(config: PreTrainedConfig, path: Path) -> PreTrainedConfig:
     Raises:
         ModelError: the file can't be read, or scales positions in a way that this architecture has no place for.
     """
-    found = read_positions(path)
+    found = _read_positions(path)
     if "rope.dimension_count" not in found.keys and "rope.freq_base" not in found.keys and not found.divisors:
         return config  # an architecture without RoPE
     text = text_config(config)
@@ -109,7 +111,7 @@ def add_positions(config: PreTrainedConfig, path: Path) -> PreTrainedConfig:
     return config
 
 
-def _check_rotary_dimension(text: PreTrainedConfig, rope: dict[str, Any], found: GgufPositions, path: Path) -> None:
+def _check_rotary_dimension(text: PreTrainedConfig, rope: dict[str, Any], found: _GgufPositions, path: Path) -> None:
     stated = found.keys.get("rope.dimension_count")
     ours = _rotary_dimension(text, rope)
     if stated is not None and stated != ours:
@@ -124,7 +126,7 @@ def _rotary_dimension(text: PreTrainedConfig, rope: dict[str, Any]) -> int:
     return int(head * rope.get("partial_rotary_factor", 1.0))
 
 
-def _scaling(found: GgufPositions, text: PreTrainedConfig, rope: dict[str, Any], path: Path) -> dict[str, Any] | None:
+def _scaling(found: _GgufPositions, text: PreTrainedConfig, rope: dict[str, Any], path: Path) -> dict[str, Any] | None:
     keys, divisors = found.keys, found.divisors
     # llama.cpp takes a factor without a type for linear.
     kind = keys.get("rope.scaling.type", "linear")

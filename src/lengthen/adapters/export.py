@@ -17,9 +17,9 @@ from lengthen.models.devices import Dtype, pick_dtype
 from lengthen.models.load import load_config, quiet_transformers
 from lengthen.quantization import check_not_quantized
 
-__all__ = ["MERGE_INTO", "check_is_new", "export", "load_for_export", "merge", "save_model"]
+__all__ = ["check_is_new", "export", "load_for_export", "merge", "save_model"]
 
-MERGE_INTO = ("original", "dequantized")
+_MERGE_INTO = ("original", "dequantized")
 
 
 def merge(model: Any) -> Any:
@@ -111,8 +111,8 @@ def load_for_export(
     Raises:
         ModelError: it can't be loaded so.
     """
-    if merge_into not in MERGE_INTO:
-        raise ModelError(f"unknown merge_into={merge_into}; choose {' or '.join(MERGE_INTO)}")
+    if merge_into not in _MERGE_INTO:
+        raise ModelError(f"unknown merge_into={merge_into}; choose {' or '.join(_MERGE_INTO)}")
     cpu = torch.device("cpu")
     check_not_quantized(load_config(base_of(model)))
     if merge_into == "original":

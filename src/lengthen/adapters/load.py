@@ -34,7 +34,6 @@ __all__ = [
     "load",
     "load_apart",
     "load_dequantized",
-    "resize_like",
     "stated_rows",
 ]
 
@@ -202,12 +201,12 @@ def _load_apart(
     if folder is not None and record is not None:
         check_base(weight_hashes(loaded), folder, record, source)
     if folder is not None:
-        resize_like(loaded, folder)
+        _resize_like(loaded, folder)
     guard_embeddings(loaded, tokenizer)
     return BaseApart(loaded.eval(), tokenizer, source, folder)
 
 
-def resize_like(model: Any, adapter: Path) -> int:
+def _resize_like(model: Any, adapter: Path) -> int:
     """Give a base the embedding rows that an adapter was trained with, where tokens were added to it.
 
     Args:

@@ -26,7 +26,6 @@ __all__ = [
     "EvalOptions",
     "GridOptions",
     "Haystack",
-    "JsonFile",
     "Lengths",
     "LoadOptions",
     "Model",
@@ -54,7 +53,7 @@ AdapterScale = Annotated[
 Template = Annotated[
     str | None, typer.Option(help="Chat template: llama2, vicuna, alpaca or chatml; default the tokenizer's own.")
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results to this file.")]
+_JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results to this file.")]
 Lengths = Annotated[str, typer.Option(help="Tokens of prompt and answer, such as 2048,4096.")]
 Depths = Annotated[str, typer.Option(help="Shares of the text before what is hidden, 0 to 1.")]
 Trials = Annotated[int, typer.Option(min=1, help="Prompts for each length (and task, where there are several).")]
@@ -124,7 +123,7 @@ class StreamingOptions:
 class Output:
     """Where the results go beside the terminal, and how much is printed."""
 
-    json_file: JsonFile = None
+    json_file: _JsonFile = None
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, and only the result.")] = False
 
     def write(self, content: Any) -> None:

@@ -13,11 +13,11 @@ from lengthen.data.documents import Document
 from lengthen.data.records import BrokenRecordError, report_broken, text_of
 from lengthen.errors import DataError
 
-__all__ = ["PREFIX", "HubSource", "HubStream", "is_hub_source", "parse_hub_source", "read_hub_records"]
+__all__ = ["HubSource", "HubStream", "is_hub_source", "parse_hub_source", "read_hub_records"]
 
 T = TypeVar("T")
 
-PREFIX = "hf:"
+_PREFIX = "hf:"
 _FORM = "hf:NAME[@REVISION][:CONFIG][:SPLIT][?COLUMN]"
 _PATTERN = re.compile(
     r"hf:(?P<name>[^:@?]+)(@(?P<revision>[^:?]+))?((:(?P<config>[^:?]+))?:(?P<split>[^:?]+))?(\?(?P<column>.+))?"
@@ -45,12 +45,12 @@ class HubSource:
     data_files: str | None = None
 
     def __str__(self) -> str:
-        return f"{PREFIX}{self.name}:{self.split}"
+        return f"{_PREFIX}{self.name}:{self.split}"
 
 
 def is_hub_source(source: object) -> bool:
     """Whether a data source is a dataset by name and not a path."""
-    return str(source).startswith(PREFIX)
+    return str(source).startswith(_PREFIX)
 
 
 def parse_hub_source(text: str) -> HubSource:
