@@ -10,7 +10,7 @@ STEMS = (
 )
 BRITISH = re.compile(
     rf"(?:{STEMS})is(?:e|ed|er|ers|es|ing|ation|ations)(?![a-z])"
-    "|analyse|artefact|behaviour|centre|colour|favour|judgement|(?<!aria-)labelled|labelling|modelling|neighbour|whilst",
+    "|analyse|artefact|behaviour|centre|colour|favour|judgement|(?<!aria-)labelled|labelling|learnt|modelling|neighbour|whilst",
     re.IGNORECASE,
 )
 

@@ -2,7 +2,7 @@
 
 A sequence is two chunks of one document. The first has the positions 0, 1, 2, ...; those of the second go on after a
 jump, so that distances up to the target context are seen at the cost of the sequence's own length. What is between the
-chunks is never computed, hence nothing is learnt from it either: what is trained is the positions.
+chunks is never computed, hence nothing is learned from it either: what is trained is the positions.
 
 Source: section 3.2 with two chunks, as in the revised procedure of the published code: the first chunk has 1 to half of
 the tokens, begins its document and has no jump of its own; where the second begins in the text, and how far its

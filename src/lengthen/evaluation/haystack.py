@@ -48,7 +48,12 @@ class Haystack:
         self.sentences = sorted({0, *(place for place in places if place < self.tokens)})
 
     def take(self, start: int, count: int) -> str:
-        """The text of `count` tokens from token `start` on, both 0 or more and both as large as wanted."""
+        """The text of `count` tokens from token `start` on, both 0 or more and both as large as wanted.
+
+        Args:
+            start: token of the haystack, whose end is followed by its beginning.
+            count: tokens.
+        """
         parts = []
         while count > 0:
             start %= self.tokens
@@ -58,7 +63,12 @@ class Haystack:
         return "".join(parts)
 
     def near_sentence(self, place: int, reach: int) -> int:
-        """The sentence start nearest to token `place`, or `place` itself where none is within `reach` tokens."""
+        """The sentence start nearest to token `place`, or `place` itself where none is within `reach` tokens.
+
+        Args:
+            place: token of the haystack.
+            reach: tokens.
+        """
         lap, within = divmod(place, self.tokens)
         after = bisect_left(self.sentences, within)
         near = [*self.sentences[max(0, after - 1) : after + 1], self.tokens]
@@ -88,7 +98,12 @@ class Essay:
             raise DataError("the haystack is empty; give a file with text")
 
     def take(self, start: int, count: int) -> list[str]:
-        """`count` sentences from the one numbered `start` on; from the first one again after the last."""
+        """`count` sentences from the one numbered `start` on; from the first one again after the last.
+
+        Args:
+            start: number of a sentence.
+            count: sentences.
+        """
         return [self.sentences[index % len(self.sentences)] for index in range(start, start + count)]
 
 

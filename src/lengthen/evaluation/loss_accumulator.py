@@ -23,7 +23,12 @@ class LossSums:
         self.sums = np.zeros(size, np.float64)
 
     def add(self, keys: np.ndarray, losses: np.ndarray) -> None:
-        """Add each loss to its key."""
+        """Add each loss to its key.
+
+        Args:
+            keys: int, (N,).
+            losses: (N,), nats.
+        """
         np.add.at(self.counts, keys, 1)
         np.add.at(self.sums, keys, losses)
 
@@ -62,7 +67,12 @@ class LossAccumulator:
         self.stretches = LossSums(longest // context + 1)
 
     def add(self, window: Window, losses_S: np.ndarray) -> None:
-        """Add the losses of a window's scored tokens."""
+        """Add the losses of a window's scored tokens.
+
+        Args:
+            window: of a document.
+            losses_S: (S,), nats of each scored token.
+        """
         places = np.arange(window.score, window.end)
         begins = np.full_like(places, window.begin)
         self.documents.add(np.full_like(places, window.document), losses_S)

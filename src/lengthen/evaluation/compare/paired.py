@@ -27,6 +27,12 @@ def score_rows(
     """A row for each probe, and one for each of its depths.
 
     Intervals are of the mean difference run - base, by a bootstrap over prompts, whose questions are not independent.
+
+    Args:
+        probes: what was asked.
+        base, run: answers to each question of each prompt of each probe.
+        base_context: of the base, tokens.
+        scaled: the base's answers with the run's positions; None where it was not asked so.
     """
     rows = []
     for number, probe in enumerate(probes):

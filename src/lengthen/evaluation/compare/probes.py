@@ -66,7 +66,12 @@ class Probe:
 
 
 def default_lengths(base_context: int, context: int) -> list[int]:
-    """The run's context and halves of it, down to a quarter of the base's, tokens in rising order."""
+    """The run's context and halves of it, down to a quarter of the base's, tokens in rising order.
+
+    Args:
+        base_context: of the base, tokens.
+        context: of the run, tokens.
+    """
     least = max(base_context // 4, min(256, context))
     halves = [context // 2**power for power in range(context.bit_length())]
     return [length for length in reversed(halves) if length >= least]
@@ -76,6 +81,14 @@ def needle_probe(
     tokenizer: Any, haystack: Haystack, tokens: int, depths: Sequence[float], trials: int, seed: int
 ) -> Probe:
     """The prompts of `lengthen eval needle`: the same seed, length, depths and number give the same prompt.
+
+    Args:
+        tokenizer: of the run.
+        haystack: the text around the needles.
+        tokens: of a prompt with its answer.
+        depths: of the needles, 0 to 1; one question each.
+        trials: prompts.
+        seed: of what is hidden where.
 
     Raises:
         DataError: no prompt of this length can be made.
@@ -87,6 +100,14 @@ def lookup_probe(
     tokenizer: Any, haystack: Haystack, tokens: int, depths: Sequence[float], trials: int, seed: int
 ) -> Probe:
     """Numbers that statements of Python give to keys, asked for at the end: the needles of a model of code.
+
+    Args:
+        tokenizer: of the run.
+        haystack: the text around the statements.
+        tokens: of a prompt with its answer.
+        depths: of the statements, 0 to 1; one question each.
+        trials: prompts.
+        seed: of what is hidden where.
 
     Raises:
         DataError: no prompt of this length can be made.
@@ -113,6 +134,14 @@ def _hidden(
 def ruler_probe(tokenizer: Any, sources: Sources, task: str, tokens: int, trials: int, seed: int) -> Probe:
     """The prompts of `lengthen eval ruler`.
 
+    Args:
+        tokenizer: of the run.
+        sources: the texts that tasks are made of.
+        task: one of RULER's.
+        tokens: of a prompt with its answer.
+        trials: prompts.
+        seed: of the prompts.
+
     Raises:
         DataError: no prompt of this length can be made.
     """
@@ -121,6 +150,14 @@ def ruler_probe(tokenizer: Any, sources: Sources, task: str, tokens: int, trials
 
 def babilong_probe(tokenizer: Any, haystack: Haystack, task: str, tokens: int, trials: int, seed: int) -> Probe:
     """The prompts of `lengthen.evaluation.retrieval.babilong`.
+
+    Args:
+        tokenizer: of the run.
+        haystack: the text around the story.
+        task: one of BABILong's.
+        tokens: of a prompt with its answer.
+        trials: prompts.
+        seed: of the stories.
 
     Raises:
         DataError: no prompt of this length can be made.
@@ -131,7 +168,13 @@ def babilong_probe(tokenizer: Any, haystack: Haystack, task: str, tokens: int, t
 
 
 def copy_probe(tokenizer: Any, trials: int, seed: int) -> Probe:
-    """Numbers of 5, 8 and 12 digits to be copied, after examples: what linear interpolation loses at any length."""
+    """Numbers of 5, 8 and 12 digits to be copied, after examples: what linear interpolation loses at any length.
+
+    Args:
+        tokenizer: of the run.
+        trials: prompts, each with a number of every size.
+        seed: of the numbers.
+    """
     prompts = []
     for i in range(trials):
         generator = random.Random(f"{seed} copy {i}")
@@ -149,6 +192,12 @@ def copy_probe(tokenizer: Any, trials: int, seed: int) -> Probe:
 
 def cloze_probe(tokenizer: Any, haystack: Haystack, trials: int, seed: int) -> Probe:
     """Which of four continuations a passage of the haystack has; the others are from elsewhere in it.
+
+    Args:
+        tokenizer: of the run.
+        haystack: where the passages are from.
+        trials: prompts.
+        seed: of the passages.
 
     Raises:
         DataError: the haystack is too short.
