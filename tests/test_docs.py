@@ -22,7 +22,7 @@ from docs_pages import PAGES, commands  # noqa: E402
 PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("[!ra]*/*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Options in the text that are other programs'.
-OTHERS = {"--no-deps", "--multi_gpu", "--nproc-per-node"}
+OTHERS = {"--no-deps", "--multi_gpu", "--nproc-per-node", "--node-rank"}
 
 
 @pytest.fixture

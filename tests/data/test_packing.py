@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,29 @@ def test_limits_choose_documents(packing):
     assert choose_documents(store, min_tokens=7).tolist() == [3]
     blocks = pack(store, 11, packing, min_tokens=5, max_tokens=6)
     assert [block.input_ids.tolist() for block in blocks] == [list(range(4, 15))]
+
+
+@pytest.mark.parametrize("packing", ["documents", "concatenate"])
+def test_the_corpus_is_held_once(packing):
+    """A million tokens, of which no copy is made before a block is asked for."""
+    store = store_of(*[50_000] * 20)
+    tracemalloc.start()
+    try:
+        blocks = pack(store, 32_768, packing, max_tokens=60_000)
+        assert positions_beyond(blocks, 16_384) > 0.3
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(blocks) > 20
+    assert peak < 1_000_000, "less than an eighth of the ids in int64"
+
+
+def test_slices_of_blocks():
+    blocks = pack(store_of(4, 5, 6, 7), 7)
+    assert [len(block) for block in blocks[1:3]] == [len(blocks[1]), len(blocks[2])]
+    assert blocks[-1].input_ids.tolist() == blocks[len(blocks) - 1].input_ids.tolist()
+    with pytest.raises(IndexError):
+        blocks[len(blocks)]
 
 
 def test_memory_mapped_ids_pack_too():

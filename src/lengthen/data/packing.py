@@ -19,7 +19,7 @@ a boundary:
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from lengthen.errors import DataError
 __all__ = [
     "PACKINGS",
     "Block",
+    "StoredBlocks",
     "best_fit",
     "choose_documents",
     "collate",
@@ -80,7 +81,7 @@ def pack(
     packing: str = "documents",
     min_tokens: int = 1,
     max_tokens: int | None = None,
-) -> list[Block]:
+) -> "StoredBlocks":
     """Pack documents into blocks; the same store always gives the same blocks.
 
     Args:
@@ -107,7 +108,7 @@ def pack(
         blocks = _pack_documents(store, chosen, sequence_length)
     else:
         blocks = _concatenate(store, chosen, sequence_length)
-    if not blocks:
+    if len(blocks) == 0:
         lengths = store.lengths
         limits = f"min_tokens {min_tokens}, max_tokens {'none' if max_tokens is None else max_tokens}"
         advice = "change these limits" if len(chosen) == 0 else "give more text"
@@ -119,6 +120,34 @@ def pack(
             f"sequence_length is {sequence_length}; {advice}"
         )
     return blocks
+
+
+class StoredBlocks(Sequence[Block]):
+    """Blocks that are made when they are asked for: only the store, and where they lie in it, is held.
+
+    Args:
+        store: of the documents.
+        contents: the pieces of documents in each block, in order.
+        joined: whether a block is one segment, whatever documents are in it.
+    """
+
+    def __init__(self, store: TokenStore, contents: "list[list[_Piece]]", joined: bool = False):
+        self._store, self._contents, self._joined = store, contents, joined
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    @overload
+    def __getitem__(self, index: int) -> Block: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Block]: ...
+    def __getitem__(self, index: int | slice) -> Block | list[Block]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        content = self._contents[index]
+        ids = np.concatenate([self._store[which][start:stop] for which, start, stop in content], dtype=np.int64)
+        lengths = [stop - start for _, start, stop in content]
+        return Block(ids, (len(ids),) if self._joined else tuple(lengths))
 
 
 def choose_documents(store: TokenStore, min_tokens: int = 1, max_tokens: int | None = None) -> np.ndarray:
@@ -268,7 +297,7 @@ def collate(blocks: Sequence[Block], pad_id: int, shortest: int = 0) -> dict[str
     return batch
 
 
-def pack_windows(store: TokenStore, window: int, sequence_length: int, seed: int) -> list[Block]:
+def pack_windows(store: TokenStore, window: int, sequence_length: int, seed: int) -> "StoredBlocks":
     """Cut documents into short windows, each a segment, and put windows of different places beside each other.
 
     Args:
@@ -288,7 +317,7 @@ def pack_windows(store: TokenStore, window: int, sequence_length: int, seed: int
     return _fill([pieces[which] for which in order], store, sequence_length)
 
 
-def _pack_documents(store: TokenStore, chosen: np.ndarray, sequence_length: int) -> list[Block]:
+def _pack_documents(store: TokenStore, chosen: np.ndarray, sequence_length: int) -> "StoredBlocks":
     return _fill(_pieces(store, chosen.tolist(), sequence_length), store, sequence_length)
 
 
@@ -307,13 +336,9 @@ def _pieces(store: TokenStore, chosen: Iterable[int], longest: int) -> list[_Pie
     return pieces
 
 
-def _fill(pieces: Sequence[_Piece], store: TokenStore, sequence_length: int) -> list[Block]:
-    blocks = []
-    for bin_ in best_fit([stop - start for _, start, stop in pieces], sequence_length):
-        content = [pieces[which] for which in bin_]
-        ids = np.concatenate([store[index][start:stop] for index, start, stop in content])
-        blocks.append(Block(ids.astype(np.int64), tuple(stop - start for _, start, stop in content)))
-    return blocks
+def _fill(pieces: Sequence[_Piece], store: TokenStore, sequence_length: int) -> "StoredBlocks":
+    bins = best_fit([stop - start for _, start, stop in pieces], sequence_length)
+    return StoredBlocks(store, [[pieces[which] for which in bin_] for bin_ in bins])
 
 
 def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -341,10 +366,17 @@ def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
     return sorted(map(sorted, bins))
 
 
-def _concatenate(store: TokenStore, chosen: np.ndarray, sequence_length: int) -> list[Block]:
-    if len(chosen) == len(store):
-        stream = store.tokens
-    else:
-        stream = np.concatenate([store.tokens[:0], *(store[index] for index in chosen.tolist())])
-    starts = range(0, len(stream) - sequence_length + 1, sequence_length)
-    return [Block(stream[start : start + sequence_length].astype(np.int64), (sequence_length,)) for start in starts]
+def _concatenate(store: TokenStore, chosen: np.ndarray, sequence_length: int) -> "StoredBlocks":
+    contents: list[list[_Piece]] = []
+    content: list[_Piece] = []
+    room = sequence_length
+    for index in chosen.tolist():
+        start, length = 0, int(store.offsets[index + 1] - store.offsets[index])
+        while start < length:
+            stop = min(length, start + room)
+            content.append((index, start, stop))
+            start, room = stop, room - (stop - start)
+            if room == 0:
+                contents.append(content)
+                content, room = [], sequence_length
+    return StoredBlocks(store, contents, joined=True)

@@ -50,7 +50,7 @@ def training_sequences(
         _LOG.warning("%s", warning)
     store = store.without(data.held_out)
     length = recipe.context.target if data.skip_wise else recipe.sequence_length
-    blocks = pack(store, length, data.packing, data.min_tokens, data.max_tokens)
+    blocks: Sequence[Block] = pack(store, length, data.packing, data.min_tokens, data.max_tokens)
     if data.skip_wise:
         blocks = skip_wise(blocks, recipe.sequence_length, recipe.context.target, recipe.seed)
     tokens = sum(len(block.input_ids) for block in blocks)

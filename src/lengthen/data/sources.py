@@ -129,7 +129,7 @@ class _Opener:
             )
         return store.take(inside)
 
-    def _cut(self, store: TokenStore, source: SourceRecipe, seed: tuple[int, ...]) -> list[Block]:
+    def _cut(self, store: TokenStore, source: SourceRecipe, seed: tuple[int, ...]) -> Sequence[Block]:
         data, length, target = self._recipe.data, self._recipe.sequence_length, self._recipe.context.target
         if source.kind == "short":
             return pack_windows(store, min(source.window, length), length, _number(seed))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from lengthen.data.token_store import TokenStore
 from lengthen.errors import OutputError
@@ -66,12 +66,11 @@ def read_cache(path: Path) -> tuple[np.ndarray, np.ndarray, int] | None:
         path: its file.
     """
     try:
-        arrays = safetensors.numpy.load(path.read_bytes())
-        tokens, offsets, checksum = arrays["tokens"], arrays["offsets"], arrays["checksum"]
-        spelled = int(arrays["spelled"])
-    except (OSError, KeyError, ValueError, SafetensorError):
+        with safe_open(path, "numpy") as file:  # maps it, where reading it would hold all bytes beside the arrays
+            tokens, offsets, checksum, spelled = map(file.get_tensor, ("tokens", "offsets", "checksum", "spelled"))
+    except (OSError, ValueError, SafetensorError):
         return None
-    return (tokens, offsets, spelled) if np.array_equal(checksum, _checksum(tokens, offsets)) else None
+    return (tokens, offsets, int(spelled)) if np.array_equal(checksum, _checksum(tokens, offsets)) else None
 
 
 def write_cache(path: Path, store: TokenStore) -> None:
@@ -94,6 +93,6 @@ def write_cache(path: Path, store: TokenStore) -> None:
 
 def _checksum(tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """A damaged byte in a cache would otherwise be a wrong token that nobody sees."""
-    digest = hashlib.sha256(offsets.tobytes())
-    digest.update(tokens.tobytes())
+    digest = hashlib.sha256(offsets.data)
+    digest.update(tokens.data)
     return np.frombuffer(digest.digest(), dtype=np.uint8)

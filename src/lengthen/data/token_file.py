@@ -76,7 +76,7 @@ def write_token_file(path: str | Path, store: TokenStore, vocab_size: int) -> No
         OutputError: the file can't be written.
     """
     check_vocabulary(store, vocab_size)
-    write_bytes(Path(path), store.tokens.astype(_DTYPES[_dtype_for(vocab_size)]).tobytes())
+    write_bytes(Path(path), store.tokens.astype(_DTYPES[_dtype_for(vocab_size)], copy=False).data)
 
 
 def _dtype_for(vocab_size: int) -> str:

@@ -185,13 +185,26 @@ def _kind(source: str | Path) -> str:
 
 
 def _build(ids: list[np.ndarray], names: list[str], spelled: int) -> TokenStore:
-    tokens = np.concatenate([np.empty(0, dtype=np.uint32), *ids])
-    return TokenStore(tokens, np.cumsum([0, *map(len, ids)], dtype=np.int64), names, spelled)
+    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+    return TokenStore(_joined(ids), offsets, names, spelled)
 
 
 def _join(stores: list[TokenStore]) -> TokenStore:
-    ids = [store[i] for store in stores for i in range(len(store))]
-    return _build(ids, [name for store in stores for name in store.names], sum(store.spelled for store in stores))
+    lengths = [length for store in stores for length in store.lengths.tolist()]
+    names, spelled = [name for store in stores for name in store.names], sum(store.spelled for store in stores)
+    parts = [stores.pop().tokens for _ in range(len(stores))]
+    return TokenStore(_joined(parts[::-1]), np.cumsum([0, *lengths], dtype=np.int64), names, spelled)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """All ids in one array; the list is emptied on the way, so that hardly any are held twice."""
+    tokens = np.empty(sum(map(len, parts)), dtype=np.uint32)
+    end = len(tokens)
+    while parts:
+        part = parts.pop()
+        tokens[end - len(part) : end] = part
+        end -= len(part)
+    return tokens
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
