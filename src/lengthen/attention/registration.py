@@ -96,19 +96,7 @@ def s2_attention(
     window = _window(module, layout, kwargs, length)
     is_training = module.training and query.shape[2] == key.shape[2]
     if is_training and window is None:
-        if attention_mask is None:
-            raise ModelError(
-                f"{type(module).__name__} does not ask transformers' mask registry for its mask, so S2 can't tell "
-                "where documents lie; set attention.kind=full"
-            )
-        if not hasattr(module, "s2_groups"):
-            raise ModelError("no S2 group size; call lengthen.attention.set_group_size(model, tokens) before training")
-        layer: Any = module
-        documents = layout.documents if layout else documents_of_mask(attention_mask)  # type: ignore[arg-type]
-        if isinstance(layout, ShardLayout):
-            out = sharded_attention(layer.s2_backend, query, key, value, layout, layer.s2_groups, scaling, dropout)
-        else:
-            out = layer.s2_backend(query, key, value, documents, layer.s2_groups, scaling, dropout)
+        out = _by_groups(module, query, key, value, attention_mask, scaling, dropout)
         return out.contiguous(), None  # some architectures take a view of it
     is_whole = layout is not None and not isinstance(layout, SliceLayout)
     if is_training and window is not None and is_whole and hasattr(module, "s2_window_backend"):
@@ -123,6 +111,29 @@ def _window(module: nn.Module, layout: Layout | None, arguments: dict[str, Any],
     window = arguments.get("sliding_window") or (layout.window if layout else None)
     is_open = getattr(module, "s2_open_window", False) and window is not None and length <= window
     return None if is_open else window
+
+
+def _by_groups(
+    layer: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Layout | torch.Tensor | None,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """S2, (B, T, H, D')."""
+    if attention_mask is None:
+        raise ModelError(
+            f"{type(layer).__name__} does not ask transformers' mask registry for its mask, so S2 can't tell where "
+            "documents lie; set attention.kind=full"
+        )
+    if not hasattr(layer, "s2_groups"):
+        raise ModelError("no S2 group size; call lengthen.attention.set_group_size(model, tokens) before training")
+    if isinstance(attention_mask, ShardLayout):
+        return sharded_attention(layer.s2_backend, query, key, value, attention_mask, layer.s2_groups, scaling, dropout)
+    documents = attention_mask.documents if isinstance(attention_mask, Layout) else documents_of_mask(attention_mask)
+    return layer.s2_backend(query, key, value, documents, layer.s2_groups, scaling, dropout)
 
 
 def _within(
