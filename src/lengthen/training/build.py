@@ -116,6 +116,8 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
     }
     if recipe.attention.kind == "s2":
         _set_s2(model, recipe, blocks)
+    if recipe.parallel.sequence > 1:
+        check_layers(model, "parallel.sequence=1")  # runs the model, so S2 has to be set
     _save_memory(model, recipe)
     positions = BasePositions(model, setup.base_config) if recipe.training.restoration.share else None
     model = add_adapter(model, recipe.adapter, recipe.uses_autocast(setup.dtype.itemsize))
@@ -139,8 +141,6 @@ def _check_model(model: Any, setup: Setup, blocks: Sequence[Block]) -> None:
         if by_shards:
             raise ModelError(f"{type(model).__name__} can't share out attention's heads; set parallel.sequence=1")
         _LOG.info("note: full attention keeps packed documents apart by a mask of all pairs of tokens in this model")
-    if by_shards:
-        check_layers(model, "parallel.sequence=1")
 
 
 def _set_s2(model: Any, recipe: Recipe, blocks: Sequence[Block]) -> None:
