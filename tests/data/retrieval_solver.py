@@ -7,7 +7,7 @@ from collections import Counter
 from functools import cache
 from itertools import product
 
-from lengthen.data.retrieval import chains, copying, lists, lookups, records
+from lengthen.data.retrieval import chains, copying, lists, lookups, python, records
 from lengthen.data.retrieval.phrasings import PHRASINGS
 
 KEYS = {
@@ -313,6 +313,18 @@ def _passages(prompt, text):
             yield lines[0].removeprefix(asked["cue"]).strip() if len(set(lines)) == 1 else None
 
 
+def _python(prompt, text):
+    for statement, forms in python.STYLES:
+        for form in forms:
+            asked = question_regex(form, k=NAME, o=NAME).fullmatch(prompt)
+            if asked:
+                about = {name: re.escape(found) for name, found in asked.groupdict().items()}
+                groups = {"o": NAME, "v": r"\d+|'[^'\n]*'"} | about
+                values = {match["v"] for match in regex(statement, **groups).finditer(text)}
+                yield values.pop() if len(values) == 1 else None
+
+
 SOLVERS = (
     _lookups, _quotations, _variables, _journeys, _counting, _positions, _sections, _records, _strings, _passages,
+    _python,
 )  # fmt: skip

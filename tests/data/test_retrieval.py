@@ -13,12 +13,13 @@ from lengthen import evaluation
 from lengthen.data.documents import Document
 from lengthen.data.retrieval import vocabulary
 from lengthen.data.retrieval.documents import Documents
+from lengthen.data.retrieval.python import STYLES, WORDS
 from lengthen.data.retrieval.source import LEAST_TOKENS, Retrieval, Settings
 from lengthen.data.retrieval.tasks import SHARES, TASKS
 from lengthen.data.retrieval.vocabulary import VALUES, Draw
 from lengthen.data.tokens import tokenize
 from lengthen.errors import DataError
-from lengthen.evaluation.retrieval.needle import _CITIES
+from lengthen.evaluation.retrieval.needle import _CITIES, LOOKUPS
 from lengthen.evaluation.ruler.words import ADJECTIVES, NOUNS, VERBS
 from lengthen.models.load import load_tokenizer
 
@@ -275,6 +276,15 @@ def test_no_value_of_the_evaluation_can_be_drawn():
     assert not [name for name in names if re.fullmatch(r"[A-Z]{3}|[A-Z]{5}", name)]
 
 
-def test_every_task_has_a_share():
-    assert SHARES.keys() == TASKS.keys()
+def test_no_lookup_of_the_evaluation():
+    fields = {"k": "name", "o": "numbers", "v": ""}
+    forms = {form.format(**fields).rstrip() for statement, asked in STYLES for form in (statement, *asked)}
+    theirs = {form.format(key="name", number="").rstrip() for form in (LOOKUPS.fact, LOOKUPS.question)}
+    assert not forms & theirs
+    assert not set(WORDS) & set(LOOKUPS.keys)
+
+
+def test_every_task_has_a_share_but_the_one_for_models_of_code():
+    assert TASKS.keys() - SHARES.keys() == {"python"}
+    assert SHARES.keys() <= TASKS.keys()
     assert sum(SHARES.values()) == pytest.approx(1)

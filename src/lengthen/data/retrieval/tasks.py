@@ -7,6 +7,7 @@ from lengthen.data.retrieval.copying import passages, strings
 from lengthen.data.retrieval.episode import Episode, Passages
 from lengthen.data.retrieval.lists import counting, positions, sections
 from lengthen.data.retrieval.lookups import lookup, many_values, quotation, single
+from lengthen.data.retrieval.python import python
 from lengthen.data.retrieval.records import records
 from lengthen.data.retrieval.vocabulary import Draw
 
@@ -25,6 +26,7 @@ TASKS: dict[str, Callable[[Draw, int, Passages], Episode]] = {
     "sections": sections,
     "strings": strings,
     "passages": passages,
+    "python": python,
 }
 """By name: makes an episode, given the draws, about how many facts it may have, and where passages come from."""
 

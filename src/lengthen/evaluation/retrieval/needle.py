@@ -20,7 +20,11 @@ _CITIES = [
     "Lisbon", "Oslo", "Nairobi", "Lima", "Hanoi", "Cairo", "Toronto", "Vienna", "Santiago", "Jakarta", "Dublin",
     "Bogota", "Helsinki", "Accra", "Manila", "Prague", "Denver", "Osaka", "Sydney", "Warsaw",
 ]  # fmt: skip
-MOST_NEEDLES = len(_CITIES)
+_NAMES = [
+    "cache", "color", "domain", "filter", "format", "height", "host", "index", "limit", "module", "network", "offset",
+    "owner", "pattern", "port", "queue", "server", "socket", "timeout", "width",
+]  # fmt: skip
+MOST_NEEDLES = min(len(_CITIES), len(_NAMES))
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ LOOKUPS = Wording(
     "",
     'numbers["{key}"] = {number}',
     'assert numbers["{key}"] ==',
-    tuple(city.lower() for city in _CITIES),
+    tuple(_NAMES),
 )
 """Statements of Python, for models of code, which may understand nothing else."""
 
