@@ -17,11 +17,11 @@ from lengthen.context import extend
 from lengthen.data.stdlib import STDLIB
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.evaluation import perplexity
+from lengthen.extension.questions import spread_documents
 from lengthen.files import write_json
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.load import load_base, load_config, load_tokenizer
 from lengthen.models.resolve import resolve_model
-from lengthen.quickstart import held_out_documents
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.run import train
@@ -30,7 +30,7 @@ from record import record
 MODEL, BASE_CONTEXT, TARGET = "tiny", 256, 2048
 STEPS, SEQUENCES, WARMUP = 24, 2, 3
 SEEDS = (0, 1, 2)
-CHOICE_DOCUMENTS = 8
+DOCUMENTS, CHOICE_DOCUMENTS = 16, 8
 
 BARE = {"embeddings": False, "norms": False}
 ADAPTERS: dict[str, dict[str, Any]] = {
@@ -211,7 +211,7 @@ def held_out() -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The documents that are reported, and others, of the same split, that learning rates are chosen on."""
     tokenizer = load_tokenizer(MODEL)
     store, _ = load_tokens([f"{STDLIB}:validation"], tokenizer, len(tokenizer), default_cache())
-    reported = held_out_documents(MODEL)
+    reported = [store[i][:TARGET] for i in spread_documents(store, DOCUMENTS, TARGET)]
     long_enough = [store[i][:TARGET] for i in range(len(store)) if len(store[i]) >= TARGET]
     others = [ids for ids in long_enough if not any(np.array_equal(ids, each) for each in reported)]
     assert len(others) >= CHOICE_DOCUMENTS, "this Python's library has too few long held-out files"

@@ -16,7 +16,7 @@ GROUND = {"errors", "_compat", "files", "progress", "provenance"}
 # the cache, a report of a run that has no adapter yet.
 LATE = {"lengthen", "lengthen.evaluation", "lengthen.planning.base", "lengthen.report.page"}
 # They use the package as its users do.
-USERS = {"cli", "quickstart"}
+USERS = {"cli"}
 
 
 def module_of(path):

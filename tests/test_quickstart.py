@@ -1,16 +1,15 @@
 """The quickstart: what it measures and writes; its goals are a slow test, since they need the whole training."""
 
-import html
 import json
 
 import pytest
 import torch
 from safetensors import safe_open
+from typer.testing import CliRunner
 
+from lengthen.cli import app
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.models.resolve import resolve_model
-from lengthen.quickstart import CONTEXTS, quickstart
-from lengthen.report.numbers import as_perplexity
 
 
 def test_train_and_validation_files_are_apart_and_without_tests():
@@ -29,25 +28,35 @@ def test_the_shipped_base_is_small_bfloat16_and_untied():
         assert "lm_head.weight" in names
 
 
-def test_one_step_writes_table_plot_and_json(tmp_path):
-    result = quickstart(tmp_path / "run", overrides=["training.steps=1"])
-    assert set(result) == {"seconds", "documents", "base", "scaled", "extended", "by_position", "run"}
-    assert result["documents"] == 16
-    for name in ("base", "scaled", "extended"):
-        assert list(result[name]) == [str(context) for context in CONTEXTS]
-    assert result["base"]["2048"] > 3 * result["base"]["256"]
-    assert result["scaled"]["2048"] < result["base"]["2048"]
-    assert json.loads((tmp_path / "run" / "evals" / "quickstart.json").read_text()) == result
-    assert (tmp_path / "run" / "perplexity.png").read_bytes().startswith(b"\x89PNG")
-    report = html.unescape((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
-    extended, base = (as_perplexity(result[name]["2048"]) for name in ("extended", "base"))
-    assert f"Given 2,048 tokens the run's perplexity is {extended}, and the base's {base}" in report
+LENGTHS = ["256", "512", "1024", "2048"]
+
+
+def quickstart(folder, *overrides):
+    done = CliRunner().invoke(
+        app, ["quickstart", *overrides, "--out", str(folder / "run"), "--json", str(folder / "numbers.json")]
+    )
+    assert done.exit_code == 0, done.output
+    return json.loads((folder / "numbers.json").read_text()), done
+
+
+def test_one_step_measures_base_and_run_and_prints_a_table(tmp_path):
+    result, done = quickstart(tmp_path, "training.steps=1")
+    assert {"seconds", "documents", "base", "sliding", "extended", "by_position", "lookup", "run"} <= set(result)
+    for found in result["lookup"].values():
+        assert list(found) == LENGTHS
+        assert all(0 <= share <= 1 for share in found.values())
+    # Within its context the base finds; beyond it nothing.
+    assert result["lookup"]["base"]["256"] >= 0.9
+    assert result["lookup"]["base"]["2048"] <= 0.05
+    assert list(result["sliding"]) == LENGTHS
+    assert result["base"] == {"256": result["sliding"]["256"]}
+    assert "look-ups found: base (256 tokens)" in done.stdout
+    assert "perplexity: extended to 2,048" in done.stdout
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 @pytest.mark.slow
 def test_goals(tmp_path):
-    result = quickstart(tmp_path / "run")
-    base, scaled, extended = (result[name] for name in ("base", "scaled", "extended"))
-    assert extended["2048"] < base["256"]
-    assert extended["2048"] <= 0.95 * scaled["2048"]
-    assert extended["256"] <= 1.15 * base["256"]
+    result, _ = quickstart(tmp_path)
+    assert all(share >= 0.9 for share in result["lookup"]["extended"].values())
+    assert result["extended"]["2048"] <= result["sliding"]["2048"]

@@ -113,19 +113,6 @@ class TasksFile(TypedDict):
     results: Annotated[list[TaskResult], Field(min_length=1)]
 
 
-_Curve = dict[Length, float | None]
-
-
-class QuickstartFile(TypedDict):
-    """Of `lengthen quickstart`: perplexity by context, and by position at the longest one."""
-
-    documents: int
-    base: _Curve
-    scaled: _Curve
-    extended: _Curve
-    by_position: NotRequired[dict[str, list[Bucket]]]
-
-
 class MetricsRecord(TypedDict):
     """A line of metrics.jsonl."""
 
@@ -244,7 +231,6 @@ _FILES: dict[str, TypeAdapter[Any]] = {
     "ruler": TypeAdapter(RulerFile),
     "tasks": TypeAdapter(TasksFile),
     "compare": TypeAdapter(Comparison),
-    "quickstart": TypeAdapter(QuickstartFile),
 }
 _METRICS: TypeAdapter[Any] = TypeAdapter(list[MetricsRecord])
 
@@ -270,7 +256,7 @@ def check_results(kind: str, content: dict[str, Any], path: Path) -> dict[str, A
     """The content of a results file in the form of its kind, without what is not part of it.
 
     Args:
-        kind: perplexity, passkey, needle, ruler, tasks, compare or quickstart.
+        kind: perplexity, passkey, needle, ruler, tasks or compare.
         content: of the file.
         path: of the file, for messages.
 

@@ -5,6 +5,8 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,13 +15,17 @@ from transformers import LlamaConfig
 
 import lengthen
 from lengthen.data.token_store import TokenStore
+from lengthen.data.tokens import load_tokens
 from lengthen.errors import ContextError, DataError, LengthenError, ModelError, OutputError
-from lengthen.evaluation.compare import compare, find_pair
-from lengthen.extension import PHASES, Extension, extend, plan_extension, read_state
-from lengthen.extension.draft import learning_rate, wanted_steps
+from lengthen.evaluation.answers import Answer
+from lengthen.evaluation.compare import Probe, compare, find_pair
+from lengthen.extension import PHASES, Extension, extend, plan_extension, questions, read_state
+from lengthen.extension.draft import draft, learning_rate, wanted_steps, with_task
 from lengthen.extension.look import choose_held_out
-from lengthen.extension.questions import choose_questions, documents_to_measure, haystack_of, make_asked
+from lengthen.extension.questions import choose_questions, choose_task, documents_to_measure, haystack_of, make_asked
+from lengthen.extension.request import Request
 from lengthen.files import write_text
+from lengthen.models.load import load_tokenizer
 from lengthen.planning import DEVICES, Device
 from lengthen.recipe import load_recipe
 from lengthen.run_folder import RunFolder
@@ -265,10 +271,55 @@ def test_more_hours_buy_more_questions():
     assert many.sides * many.seconds <= 0.3 * 3600
 
 
+@pytest.mark.parametrize(
+    ("needle", "lookup", "chosen"),
+    [
+        (1.0, 1.0, "needle"),
+        (0.65, 0.75, "needle"),  # SmolLM2-135M-Instruct at 1,024 tokens
+        (0.65, 0.95, "lookup"),
+        (0.3, 0.4, "lookup"),
+        (0.0, 0.0, "needle"),
+        (None, 0.2, "lookup"),
+    ],
+)
+def test_a_base_is_asked_what_it_answers(monkeypatch, needle, lookup, chosen):
+    shares = {"needle": needle, "lookup": lookup}
+
+    def probe(task, *_arguments):
+        if shares[task] is None:
+            raise DataError("no room")
+        answers = [Answer((0.1,), (index < 20 * shares[task],), (1,)) for index in range(20)]
+        return Probe(task, 256, answers)
+
+    monkeypatch.setattr(questions, "_MAKERS", {task: partial(probe, task) for task in shares})
+    monkeypatch.setattr(questions, "ask", lambda _model, _tokenizer, prompts: [prompts])
+    assert choose_task(None, None, None, 256) == chosen
+
+
+def test_a_base_that_can_be_asked_nothing_is_refused(small, books):
+    tokenizer = load_tokenizer(small)
+    store, _ = load_tokens([books], tokenizer, len(tokenizer), None)
+    with pytest.raises(DataError, match="context of 16 tokens has no room for a question"):
+        choose_task(None, tokenizer, haystack_of(store, tokenizer), 16)
+
+
+def test_questions_that_are_trained_on_go_with_those_that_are_asked(small, books):
+    request = Request(small, TARGET, (books,))
+    recipe = draft(request, LlamaConfig())
+    tasks = {task: with_task(recipe, task).data.beside[0].tasks for task in ("needle", "lookup")}
+    assert tasks == {"needle": {}, "lookup": {"python": 1}}
+    own = "data.beside=[{kind: retrieval, weight: 0.5, tasks: {lookup: 1}}]"
+    recipe = draft(replace(request, overrides=(own,)), LlamaConfig())
+    assert with_task(recipe, "lookup").data.beside[0].tasks == {"lookup": 1}
+    inside = f"data.train=[{{path: {books}}}, {{kind: retrieval}}]"
+    recipe = draft(replace(request, overrides=(inside, "data.beside=[]")), LlamaConfig())
+    assert [source.tasks for source in with_task(recipe, "lookup").data.train] == [{}, {"python": 1}]
+
+
 def test_wider_models_get_smaller_rates_and_more_steps():
     rates = [learning_rate(LlamaConfig(hidden_size=width)) for width in (128, 576, 2048, 4096, 8192, 1 << 15)]
     assert rates == sorted(rates, reverse=True)
-    assert rates[1] == 2e-3
+    assert rates[0] == rates[1] == 2e-3
     assert wanted_steps(rates[1]) == 90
     assert 600 < wanted_steps(rates[3]) < 700
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import report_files as files
 from lengthen.cli import app
 from lengthen.errors import DataError, ModelError, OutputError
-from lengthen.evaluation.plot import bars_figure, heatmap_figure, plot_bars, plot_by_context, plot_heatmap
+from lengthen.evaluation.plot import bars_figure, heatmap_figure, plot_bars, plot_found, plot_heatmap
 from lengthen.provenance import command_line
 from lengthen.recipe import load_recipe
 from lengthen.report import write_report
@@ -437,7 +437,7 @@ def test_pictures_are_saved(tmp_path, suffix, begins):
     cells = files.grid("run", "passkey")["results"]
     plot_heatmap(cells, tmp_path / f"heatmap.{suffix}", "A title")
     plot_bars({"all": {64: 0.0}}, tmp_path / f"bars.{suffix}", "All fail", threshold=50)
-    plot_by_context({"flat": {64: 5.0, 128: 5.0}}, tmp_path / f"context.{suffix}", "Flat", 64)
+    plot_found({"flat": {64: 0.5, 128: 0.5}}, tmp_path / f"found.{suffix}", "Flat", 64)
     assert all(path.read_bytes().startswith(begins) for path in tmp_path.iterdir())
 
 

@@ -2,15 +2,20 @@
 
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lengthen.cli._options import Output
 
-__all__ = ["extend"]
+if TYPE_CHECKING:
+    from lengthen.extension import Event
+
+__all__ = ["extend", "stoppable", "teller"]
 
 
 def extend(
@@ -38,13 +43,8 @@ def extend(
     """Extend a model's context and say what of it is usable. Stopped by whatever, the same command goes on."""
     if device is not None and not plan_only:
         raise typer.BadParameter("a device is chosen for a plan; add --plan-only", param_hint="--device")
-    from lengthen.extension import Event, plan_extension, read_state
     from lengthen.extension import extend as run_extension
-    from lengthen.training.run import Interrupted
-
-    def show(event: Event) -> None:
-        if event.text and not output.quiet:
-            print(event.text, file=sys.stderr)
+    from lengthen.extension import plan_extension, read_state
 
     given: dict[str, Any] = {
         "out": out,
@@ -52,19 +52,13 @@ def extend(
         "hours": hours,
         "task": task,
         "overrides": overrides or (),
-        "on_event": show,
+        "on_event": teller(output),
     }
-    try:
+    with stoppable():
         if plan_only:
             output.write(asdict(plan_extension(model, to, data, device=device, **given)))
             return
         run = run_extension(model, to, data, **given)
-    except Interrupted as interruption:
-        print(f"lengthen: {interruption}; the same command goes on", file=sys.stderr)
-        raise typer.Exit(128 + interruption.signal) from interruption
-    except KeyboardInterrupt as interruption:
-        print("lengthen: stopped; the same command goes on", file=sys.stderr)
-        raise typer.Exit(128 + signal.SIGINT) from interruption
     state = read_state(run.folder)
     assert state is not None
     output.write({"run": str(run.folder), **asdict(state)})
@@ -73,3 +67,28 @@ def extend(
         print("\nnext:", *run.verdict.next, sep="\n  ")
         if run.verdict.advice:
             print("\nwhat to try, cheapest first:", *run.verdict.advice, sep="\n  ")
+
+
+def teller(output: Output) -> "Callable[[Event], None]":
+    """What prints the events of an extension, unless it is to be quiet."""
+
+    def tell(event: "Event") -> None:
+        if event.text and not output.quiet:
+            print(event.text, file=sys.stderr)
+
+    return tell
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Where an extension is stopped, say that it goes on, and exit as a shell says it of a signal."""
+    from lengthen.training.run import Interrupted
+
+    try:
+        yield
+    except Interrupted as interruption:
+        print(f"lengthen: {interruption}; the same command goes on", file=sys.stderr)
+        raise typer.Exit(128 + interruption.signal) from interruption
+    except KeyboardInterrupt as interruption:
+        print("lengthen: stopped; the same command goes on", file=sys.stderr)
+        raise typer.Exit(128 + signal.SIGINT) from interruption

@@ -26,7 +26,6 @@ __all__ = [
     "found_figure",
     "heatmap_figure",
     "plot_bars",
-    "plot_by_context",
     "plot_found",
     "plot_heatmap",
     "position_figure",
@@ -281,23 +280,6 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], title: str | None = No
 def right_answers(cell: Mapping[str, Any]) -> int:
     """The generated answers of a cell that are right, or, where none were generated, those that are the likeliest."""
     return cell["exact"] if cell["correct"] is None else cell["correct"]
-
-
-def plot_by_context(
-    curves: Mapping[str, Mapping[int, float]], path: Path, title: str, base_context: int | None = None
-) -> None:
-    """Save a `context_figure`.
-
-    Args:
-        curves: for each label, perplexity by context (tokens).
-        path: of the picture; .png or .svg.
-        title: above the picture.
-        base_context: where the base's own context ends; what is beyond it is shaded.
-
-    Raises:
-        OutputError: the picture can't be written.
-    """
-    _save(context_figure(curves, title, base_context), path)
 
 
 def plot_found(

@@ -12,25 +12,26 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from lengthen.extension.request import Request
-from lengthen.recipe import Recipe, apply_overrides, parse_recipe
+from lengthen.recipe import Recipe, SourceRecipe, apply_overrides, parse_recipe
 
-__all__ = ["draft", "learning_rate", "wanted_steps"]
+__all__ = ["draft", "learning_rate", "wanted_steps", "with_task"]
 
 SEQUENCE = 3072  # tokens
 _STEPS, _RATE, _WIDTH = 90, 2e-3, 576  # that measured best, and the hidden size that they were measured on
-_LEAST_RATE, _MOST_RATE = 1e-4, 4e-3
+_LEAST_RATE = 1e-4
+_TASKS: dict[str, dict[str, float]] = {"needle": {}, "lookup": {"python": 1.0}}
 _WARMUP = 0.05  # of the steps
 
 
 def learning_rate(config: PreTrainedConfig) -> float:
-    """The peak for LoRA and norms: 2e-3 at SmolLM2-135M's hidden size of 576, and less in proportion to more.
+    """The peak for LoRA and norms: 2e-3 up to SmolLM2-135M's hidden size of 576, and less in proportion to more.
 
     A step of Adam moves each number of LoRA's matrices by about the rate, whatever the width; what a layer gives then
     changes in proportion to the width (arXiv 2203.03466, table 3). 4,096, the width of models of 7 and 8 billion
     parameters, gets 2.8e-4, close to the 2e-4 that QLoRA took for them (arXiv 2305.14314, table 9).
     """
     width = config.get_text_config().hidden_size
-    return float(f"{min(_MOST_RATE, max(_LEAST_RATE, _RATE * _WIDTH / width)):.1e}")
+    return float(f"{min(_RATE, max(_LEAST_RATE, _RATE * _WIDTH / width)):.1e}")
 
 
 def wanted_steps(rate: float) -> int:
@@ -78,3 +79,24 @@ def draft(request: Request, config: PreTrainedConfig, given: Mapping[str, Any] =
     if isinstance(training, dict) and isinstance(training.get("steps"), int):
         training.setdefault("warmup_steps", max(1, round(_WARMUP * training["steps"])))
     return parse_recipe(content, "of the extension")
+
+
+def with_task(recipe: Recipe, task: str) -> Recipe:
+    """The recipe for a base that is asked so: sources of questions that name no tasks train what goes with it.
+
+    A base that knows code and little else learns nothing from questions in sentences, and loses what it has.
+
+    Args:
+        recipe: of the extension.
+        task: of `lengthen.evaluation.compare.verdict.RETRIEVAL`.
+    """
+
+    def asked(source: SourceRecipe) -> SourceRecipe:
+        if source.kind != "retrieval" or source.tasks:
+            return source
+        return source.model_copy(update={"tasks": _TASKS[task]})
+
+    data = recipe.data
+    train = [asked(each) if isinstance(each, SourceRecipe) else each for each in data.train]
+    beside = [asked(each) for each in data.beside]
+    return recipe.model_copy(update={"data": data.model_copy(update={"train": train, "beside": beside})})

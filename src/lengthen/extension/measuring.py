@@ -2,14 +2,12 @@
 
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lengthen.context import base_context
 from lengthen.data.token_store import TokenStore
-from lengthen.evaluation.compare import Asked, Comparison, Measured, Side, find_pair, judge, measure
-from lengthen.evaluation.compare.verdict import RETRIEVAL
+from lengthen.evaluation.compare import Asked, Comparison, Measured, Pair, Side, find_pair, judge, measure
 from lengthen.evaluation.retrieval.needle import DEPTHS
 from lengthen.extension.kept import fingerprint, load_measured, save_measured
 from lengthen.extension.line import Line
@@ -18,9 +16,10 @@ from lengthen.models.load import load_config, load_tokenizer
 from lengthen.models.resolve import resolve_model
 from lengthen.progress import progress_bar
 from lengthen.provenance import command_line, versions
+from lengthen.recipe import Recipe
 from lengthen.training.run import Interrupted
 
-__all__ = ["Measuring"]
+__all__ = ["Measuring", "try_base"]
 
 
 class Measuring:
@@ -34,32 +33,18 @@ class Measuring:
         self._line = line
         self._asked: Asked | None = None
 
-    def measure_base(self) -> Questions:
-        """Measure the base, and with scaled positions where the plan says so; returns the questions that it got."""
-        line, recipe = self._line, self._line.recipe
-        pair = find_pair(
-            line.request.model,
-            method=recipe.context.method,
-            target=recipe.context.target,
-            dtype=recipe.training.dtype,
-            quantize=recipe.quantize,
-            base_context=recipe.context.base,
-        )
+    def measure_base(self) -> None:
+        """Measure the base, and with scaled positions where the plan says so."""
+        line = self._line
         questions = line.planned.questions
+        asked = self._questions(questions)
+        pair = _base_of(line.recipe)
         with pair.models() as models:
             with models.base() as model:
-                task = line.request.task
-                if task is None:
-                    haystack = haystack_of(self._documents(), pair.tokenizer)
-                    task = choose_task(model, pair.tokenizer, haystack, pair.base_context)
-                line.say(f"asking about {RETRIEVAL[task]}")
-                questions = replace(questions, task=task)
-                asked = self._questions(questions)
                 self._measure(asked, "base", model, pair.tokenizer)
             if questions.scaled:
                 with models.scaled() as model:
                     self._measure(asked, "scaled", model, pair.tokenizer)
-        return questions
 
     def measure_run(self) -> None:
         """Measure what was trained."""
@@ -150,3 +135,30 @@ class Measuring:
                     raise Interrupted(f"stopped while measuring the {side}", signal.SIGTERM)
 
             save_measured(self._kept(side), measure(asked, side, model, tokenizer, on_tokens), of)
+
+
+def try_base(recipe: Recipe, documents: TokenStore) -> str:
+    """Ask a base a few questions of each kind within its own context; returns the kind that it is to be asked.
+
+    Args:
+        recipe: of the run.
+        documents: the text around what is hidden.
+
+    Raises:
+        LengthenError: it can't be loaded, or asked anything.
+    """
+    pair = _base_of(recipe)
+    with pair.models() as models, models.base() as model:
+        return choose_task(model, pair.tokenizer, haystack_of(documents, pair.tokenizer), pair.base_context)
+
+
+def _base_of(recipe: Recipe) -> Pair:
+    """The base of a run that may not be there yet, as the base is, and with the run's positions."""
+    return find_pair(
+        recipe.model,
+        method=recipe.context.method,
+        target=recipe.context.target,
+        dtype=recipe.training.dtype,
+        quantize=recipe.quantize,
+        base_context=recipe.context.base,
+    )

@@ -26,7 +26,16 @@ from lengthen.extension.look import read
 from lengthen.extension.request import Request
 from lengthen.recipe import Recipe
 
-__all__ = ["SEED", "Questions", "choose_questions", "choose_task", "documents_to_measure", "haystack_of", "make_asked"]
+__all__ = [
+    "SEED",
+    "Questions",
+    "choose_questions",
+    "choose_task",
+    "documents_to_measure",
+    "haystack_of",
+    "make_asked",
+    "spread_documents",
+]
 
 # Prompts at the longest length, and documents; shorter prompts get more, as they cost less.
 _LEVELS = ((16, 16), (8, 8), (4, 4), (2, 2), (1, 1))
@@ -51,7 +60,8 @@ class Questions:
         trials: prompts at each of these lengths.
         documents: how many are read.
         scaled: whether the base with the run's positions is asked too.
-        task: of `lengthen.evaluation.compare.verdict.RETRIEVAL`; None until the base was tried.
+        task: of `lengthen.evaluation.compare.verdict.RETRIEVAL`; None where the base could not be tried, in a plan for
+            another device.
         seconds: for a side, about.
     """
 
@@ -117,7 +127,9 @@ def haystack_of(store: TokenStore, tokenizer: Any) -> Haystack:
 
 
 def choose_task(model: Any, tokenizer: Any, haystack: Haystack, context: int) -> str:
-    """The first kind of question about hidden facts that a base answers well within its context, else its best.
+    """The kind of question about hidden facts that a base is to be asked, by what it answers within its context.
+
+    The first that it answers half of, unless it misses another less than half as often; else the one it answers best.
 
     Raises:
         DataError: none can be asked within the context.
@@ -131,11 +143,19 @@ def choose_task(model: Any, tokenizer: Any, haystack: Haystack, context: int) ->
             continue
         answers = [answers for prompt in probe.prompts for answers in ask(model, tokenizer, [prompt])]
         scores[task] = float(np.mean([probe.scores(each) for each in answers]))
-        if scores[task] >= _KNOWS:
-            return task
     if not scores:
         raise DataError(f"the base's context of {context} tokens has no room for a question: {refused}")
-    return max(scores, key=lambda task: scores[task])
+    best = max(scores, key=lambda task: scores[task])
+    known = (task for task in scores if scores[task] >= _KNOWS and 1 - scores[task] <= 2 * (1 - scores[best]))
+    return next(known, best)
+
+
+def spread_documents(store: TokenStore, count: int, target: int) -> list[int]:
+    """Which documents to measure on: of those that reach the target some from everywhere, else the longest."""
+    longest = np.argsort(-store.lengths, kind="stable")
+    chosen = np.sort(longest[store.lengths[longest] >= min(target, int(store.lengths.max()))])
+    chosen = chosen if len(chosen) >= count else np.sort(longest[:count])
+    return [int(chosen[i * len(chosen) // count]) for i in range(count)]
 
 
 def make_asked(
@@ -159,10 +179,7 @@ def make_asked(
     probes += [
         probe for probe in (copied, cloze_probe(tokenizer, haystack, _SHORT_TRIALS, SEED)) if probe.tokens <= context
     ]
-    longest = np.argsort(-store.lengths, kind="stable")
-    chosen = np.sort(longest[store.lengths[longest] >= min(target, int(store.lengths.max()))])
-    chosen = chosen if len(chosen) >= questions.documents else np.sort(longest[: questions.documents])
-    spread = [chosen[i * len(chosen) // questions.documents] for i in range(questions.documents)]
+    spread = spread_documents(store, questions.documents, target)
     documents = [np.array(store[index][:target]) for index in spread]
     names = [store.names[index] for index in spread]
     return Asked(probes, documents, context, target, names, stride=max(1, context // _STRIDES))

@@ -14,11 +14,11 @@ from lengthen.adapters.export import export
 from lengthen.errors import LengthenError, ModelError
 from lengthen.evaluation.compare import draw_found
 from lengthen.evaluation.compare.verdict import RETRIEVAL
-from lengthen.extension.draft import draft
+from lengthen.extension.draft import draft, with_task
 from lengthen.extension.events import PHASES, OnEvent, Phase
 from lengthen.extension.line import Line
 from lengthen.extension.look import Look, check_base, look
-from lengthen.extension.measuring import Measuring
+from lengthen.extension.measuring import Measuring, try_base
 from lengthen.extension.plan import Planned, make_plan, plan_lines
 from lengthen.extension.questions import documents_to_measure
 from lengthen.extension.request import Request
@@ -116,7 +116,7 @@ def extend(
     measuring = Measuring(line)
     phases: dict[Phase, Callable[[], dict[str, Any] | None]] = {
         "plan": lambda: _plan_phase(line),
-        "base": lambda: {"plan": replace(line.planned, questions=measuring.measure_base())},
+        "base": measuring.measure_base,
         "train": lambda: _train_phase(line),
         "run": measuring.measure_run,
         "report": lambda: _report_phase(line, measuring),
@@ -194,6 +194,13 @@ def _plan(line: Line, device: Device | None = None) -> tuple[Look, Recipe, Plann
     recipe, planned = make_plan(
         line.request, looked, len(documents), line.folder, device or this_device(), device is None, line.say
     )
+    task = line.request.task
+    if task is None and device is None:
+        task = try_base(recipe, documents)
+        line.say(f"asking about {RETRIEVAL[task]}, which this base answers best within its own context")
+    if task is not None:
+        recipe = with_task(recipe, task)
+        planned = replace(planned, questions=replace(planned.questions, task=task))
     for text in plan_lines(recipe, planned):
         line.say(text)
     return looked, recipe, planned

@@ -112,8 +112,6 @@ def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
 
 def _read_evaluations(path: Path, own_names: set[str], base: str) -> list[Evaluation]:
     content = read_json(path)
-    if {"base", "scaled", "extended"} <= set(content):
-        return _from_quickstart(check_results("quickstart", content, path), path.name)
     kind = _kind(content)
     label = _label(content, own_names, base)
     if label is None:
@@ -147,14 +145,3 @@ def _label(content: dict[str, Any], own_names: set[str], base: str) -> str | Non
 def _short(model: str) -> str:
     """A hub id's and a folder's own name."""
     return model.rstrip("/").split("/")[-1]
-
-
-def _from_quickstart(content: dict[str, Any], file: str) -> list[Evaluation]:
-    labels = {"base": "base", "scaled": "positions scaled, untrained", "extended": RUN}
-    what = {"protocol": "strided", "documents": [f"{content['documents']} held-out files of the standard library"]}
-    evaluations = []
-    for key, label in labels.items():
-        points = [{"context": context, "perplexity": value} for context, value in content[key].items()]
-        max(points, key=lambda point: point["context"])["by_position"] = content.get("by_position", {}).get(key, [])
-        evaluations.append(Evaluation("perplexity", label, {**what, "results": points}, file))
-    return evaluations
