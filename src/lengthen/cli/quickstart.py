@@ -14,7 +14,7 @@ from lengthen.cli.extend import stoppable, teller
 __all__ = ["numbers", "quickstart"]
 
 TARGET = 2048  # tokens
-STEPS, HOURS = 40, 0.5  # the hours are the most that it may take, on a slow machine
+STEPS, HOURS = 80, 0.5  # the hours are the most that it may take, on a slow machine
 _NAMES = {
     "base": "base (256 tokens)",
     "sliding": "base, 256 tokens at a time",
@@ -34,7 +34,7 @@ def quickstart(
     """Extend the shipped base from 256 to 2048 tokens, and say what it finds before and after: two minutes.
 
     It is `lengthen extend tiny --to 2048 --data python-stdlib:train --eval-data python-stdlib:validation --task lookup
-    training.steps=40`.
+    training.steps=80`.
     """
     from lengthen.data.stdlib import STDLIB
     from lengthen.extension import extend
