@@ -151,7 +151,7 @@ def recorded_windows(tokens, context, *args, **kwargs):
     """Every window as (tokens read, tokens scored), from a document that is 0, 1, 2, ..."""
     seen = []
 
-    def record(model, input_ids, score_from, chunk, on_chunk):
+    def record(model, input_ids, score_from, *_):
         seen.extend((row.tolist(), row[score_from:].tolist()) for row in input_ids)
         return torch.zeros(input_ids.shape[0], input_ids.shape[1] - score_from)
 

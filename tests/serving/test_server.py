@@ -354,7 +354,7 @@ BAD_BODIES = {
     "nothing asked for": ({"prompt": "a", "max_tokens": 0}, 400, "max_tokens is 0"),
     "too few": ({"prompt": "a", "min_tokens": 20}, 400, "min_tokens is 20, which is more than max_tokens, 16"),
     "JSON": ({"prompt": "a", "response_format": {"type": "json_object"}}, 400, "response_format.type: .*'text'"),
-    "wrong token": ({"prompt": [5000]}, 400, "the prompt has the token 5000, and there are tokens 0 to 4095"),
+    "wrong token": ({"prompt": [6000]}, 400, "the prompt has the token 6000, and there are tokens 0 to 5119"),
     "too long": ({"prompt": "a = 1\n" * 200}, 400, r"the prompt has \d+ tokens and 16 more are asked for.*is 256"),
     "too many": ({"prompt": "a", "max_tokens": 256}, 400, "and 256 more are asked for, but the context is 256"),
     "too large": ({"prompt": "a" * 200_000}, 413, "the body is larger than 104857 bytes"),
