@@ -57,7 +57,7 @@ def window_attention(
         _with_the_one_before(_blocks(x, blocks, window), batch).repeat_interleave(heads // x.shape[1], dim=1)
         for x in (k_BKTD, v_BKTD)
     )
-    mask_PWX = _mask(documents, blocks, window).to(q_BHTD.device)
+    mask_PWX = _mask(documents, blocks, window, q_BHTD.device)
     out_PHWD = scaled_dot_product_attention(
         q_PHWD, k_PHXD, v_PHXD, attn_mask=mask_PWX[:, None], dropout_p=dropout, scale=scaling
     )
@@ -78,13 +78,14 @@ def _with_the_one_before(x_PKWD: torch.Tensor, batch: int) -> torch.Tensor:
     return torch.cat([before_BNKWD, x_BNKWD], dim=3).flatten(0, 1)
 
 
-def _mask(documents: Documents, blocks: int, window: int) -> torch.Tensor:
+def _mask(documents: Documents, blocks: int, window: int, device: torch.device) -> torch.Tensor:
     """(B*N, W, 2*W) bool, True where a key is seen. Every token sees itself, so that no row is empty."""
     number_BT = torch.full((len(documents), blocks * window), _PADDING)
     for row, spans in enumerate(documents):
         for index, (start, tokens, *_) in enumerate(spans):
             number_BT[row, start : start + tokens] = index
+    number_BT = number_BT.to(device)  # the mask, 2 W times as large, is made there
     of_queries_PW = number_BT.view(-1, window)
     of_keys_PX = pad(number_BT, (window, 0), value=_BEFORE).unfold(1, 2 * window, window).flatten(0, 1)
-    distance_WX = torch.arange(window)[:, None] + window - torch.arange(2 * window)
+    distance_WX = torch.arange(window, device=device)[:, None] + window - torch.arange(2 * window, device=device)
     return ((distance_WX >= 0) & (distance_WX < window)) & (of_queries_PW[:, :, None] == of_keys_PX[:, None])
