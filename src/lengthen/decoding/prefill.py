@@ -17,7 +17,7 @@ from lengthen.decoding.kv_cache import GrowingLayer
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.head import causal_lm, decoder_of, hidden_states
 
-__all__ = ["check_prefill", "default_chunk", "hidden_chunks", "new_cache", "prefill"]
+__all__ = ["check_prefill", "default_chunk", "hidden_chunks", "new_cache", "prefill", "rounding_tolerance"]
 
 # A whole input needs no mask: it is the fastest way. On CPU, activations are small beside the weights up to here.
 _WHOLE = 8192
@@ -196,13 +196,21 @@ def check_prefill(model: Any, input_ids: torch.Tensor) -> None:
     with without_cudnn_attention():
         whole_BTH = hidden_states(model, ids_BT).float()
         parts_BTH = torch.cat([_continued(model, ids, cache) for ids in ids_BT.tensor_split(2, dim=1)], dim=1).float()
-    # Rounding: the chunks go through other kernels. A cache that is not used changes much more.
-    tolerance = 1e-3 if causal_lm(model).dtype == torch.float32 else 5e-2
+    tolerance = rounding_tolerance(causal_lm(model).dtype)
     if not (whole_BTH - parts_BTH).norm() <= tolerance * whole_BTH.norm() and whole_BTH.isfinite().all():
         raise ModelError(
             f"{type(causal_lm(model)).__name__} computes something else in chunks with a key/value cache than in one "
             "go; read it whole, with a chunk as long as the input"
         )
+
+
+def rounding_tolerance(dtype: torch.dtype) -> float:
+    """How far, of their norm, the same numbers by other kernels may be apart; a cache that is not used changes more.
+
+    Args:
+        dtype: of the arithmetic.
+    """
+    return 1e-3 if dtype == torch.float32 else 5e-2
 
 
 def _continued(model: Any, ids_Bc: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
