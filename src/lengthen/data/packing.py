@@ -204,8 +204,10 @@ def positions_beyond(blocks: Sequence[Block], context: int) -> float:
         blocks: training sequences.
         context: of the base, tokens.
     """
-    total = sum(len(block) for block in blocks)
-    beyond = sum(_count_beyond(block, context) for block in blocks)
+    total = beyond = 0
+    for block in blocks:  # once, as it may be made only now
+        total += len(block)
+        beyond += _count_beyond(block, context)
     return beyond / total if total else 0.0
 
 
@@ -227,12 +229,15 @@ def describe_blocks(blocks: Sequence[Block], sequence_length: int, context: int 
         "sequence_length", "blocks", "tokens", "segments", "fill" (share of the room in the blocks that holds tokens)
         and, with a `context`, "context" and "positions_beyond".
     """
-    tokens = sum(len(block) for block in blocks)
+    tokens = segments = 0
+    for block in blocks:  # once, as it may be made only now
+        tokens += len(block)
+        segments += len(block.segments)
     described = {
         "sequence_length": sequence_length,
         "blocks": len(blocks),
         "tokens": tokens,
-        "segments": sum(len(block.segments) for block in blocks),
+        "segments": segments,
         "fill": tokens / (len(blocks) * sequence_length) if blocks else 0.0,
     }
     if context is not None:
