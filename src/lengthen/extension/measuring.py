@@ -11,7 +11,7 @@ from lengthen.evaluation.compare import Asked, Comparison, Measured, Pair, Side,
 from lengthen.evaluation.retrieval.needle import DEPTHS
 from lengthen.extension.kept import fingerprint, load_measured, save_measured
 from lengthen.extension.line import Line
-from lengthen.extension.questions import SEED, Questions, choose_task, documents_to_measure, haystack_of, make_asked
+from lengthen.extension.questions import SEED, choose_task, documents_to_measure, haystack_of, make_asked
 from lengthen.models.load import load_config, load_tokenizer
 from lengthen.models.resolve import resolve_model
 from lengthen.progress import progress_bar
@@ -36,20 +36,19 @@ class Measuring:
     def measure_base(self) -> None:
         """Measure the base, and with scaled positions where the plan says so."""
         line = self._line
-        questions = line.planned.questions
-        asked = self._questions(questions)
+        asked = self._questions()
         pair = _base_of(line.recipe)
         with pair.models() as models:
             with models.base() as model:
                 self._measure(asked, "base", model, pair.tokenizer)
-            if questions.scaled:
+            if line.planned.questions.scaled:
                 with models.scaled() as model:
                     self._measure(asked, "scaled", model, pair.tokenizer)
 
     def measure_run(self) -> None:
         """Measure what was trained."""
         line = self._line
-        asked = self._questions(line.planned.questions)
+        asked = self._questions()
         pair = find_pair(str(line.folder), dtype=line.recipe.training.dtype)
         with pair.models() as models, models.run() as model:
             self._measure(asked, "run", model, pair.tokenizer)
@@ -60,7 +59,7 @@ class Measuring:
         A side whose answers are gone, or were to questions of another version, is measured again.
         """
         line, questions = self._line, self._line.planned.questions
-        asked = self._questions(questions)
+        asked = self._questions()
         of = fingerprint(asked)
         measured: dict[Side, Measured] = {}
         sides: list[Side] = ["base", "scaled", "run"] if questions.scaled else ["base", "run"]
@@ -101,18 +100,14 @@ class Measuring:
         }
         return found, content
 
-    def _documents(self) -> TokenStore:
-        recipe = self._line.recipe
-        config = load_config(resolve_model(recipe.model), recipe.context.base)
-        return documents_to_measure(self._line.request, recipe, load_tokenizer(recipe.model), config)
-
-    def _questions(self, questions: Questions) -> Asked:
+    def _questions(self) -> Asked:
         if self._asked is None:
-            recipe, store = self._line.recipe, self._documents()
+            line, recipe = self._line, self._line.recipe
+            config = load_config(resolve_model(recipe.model), recipe.context.base)
             tokenizer = load_tokenizer(recipe.model)
-            context = base_context(load_config(resolve_model(recipe.model), recipe.context.base))
-            haystack = haystack_of(store, tokenizer)
-            self._asked = make_asked(questions, store, haystack, tokenizer, context, recipe.context.target)
+            store = documents_to_measure(line.request, recipe, tokenizer, config)
+            haystack, context = haystack_of(store, tokenizer), base_context(config)
+            self._asked = make_asked(line.planned.questions, store, haystack, tokenizer, context, recipe.context.target)
         return self._asked
 
     def _kept(self, side: Side) -> Path:
