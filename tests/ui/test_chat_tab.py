@@ -3,6 +3,7 @@
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from lengthen.data.documents import read_documents  # noqa: E402
 from lengthen.ui.chat_tab import EXAMPLES  # noqa: E402
 from lengthen.ui.page import serve_page  # noqa: E402
 
-QUESTION = "def first(self):"
+QUESTION = "return self.name + "  # the answer is a class, not a column of comment signs
 # Every text that the answer had while it grew.
 RECORD = """() => {
     window.seen = [];
@@ -39,8 +40,11 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def url(tiny):
+    """The page's address. Each token takes 10 ms longer, so that a busy browser sees an answer grow."""
+    pause = tiny[0].register_forward_pre_hook(lambda *_: time.sleep(0.01))
     with serve_page(SharedModel(*tiny, template="llama2"), "tiny") as url:
         yield url
+    pause.remove()
 
 
 @pytest.fixture
