@@ -86,6 +86,9 @@ def s2_segments(length: int, group_size: int, shifted: bool) -> list[int]:
 
     Returns:
         Increasing cut points from 0 to `length`.
+
+    Raises:
+        LengthenError: the group size is below 2.
     """
     first = group_size // 2 if shifted else group_size
     return [0, *range(first, length, _check_group_size(group_size)), length]

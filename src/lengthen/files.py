@@ -46,6 +46,9 @@ def cache_folder(kind: str) -> Path:
 def writing(path: Path) -> Iterator[None]:
     """Turn what goes wrong while `path` is written into one error that names it.
 
+    Args:
+        path: named in the error.
+
     Raises:
         OutputError: the disk is full, or the place is not writable.
     """
@@ -72,7 +75,11 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all, making its folder where needed; where links lead, devices and pipes as such.
+    """Write a file whole or not at all; its folder is made where there is none.
+
+    Args:
+        path: where to; a link is followed, and a device or pipe is appended to.
+        content: all of it.
 
     Raises:
         OutputError: the disk is full, or the place is not writable; an older file at `path` is untouched.
@@ -99,17 +106,41 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` of UTF-8 text."""
+    """`write_bytes` of UTF-8 text.
+
+    Args:
+        path: where to.
+        content: written as UTF-8.
+
+    Raises:
+        OutputError: as `write_bytes`.
+    """
     write_bytes(path, content.encode("utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_bytes` of indented JSON with a final line end."""
+    """`write_bytes` of indented JSON with a final line end.
+
+    Args:
+        path: where to.
+        content: of types that JSON has.
+
+    Raises:
+        OutputError: as `write_bytes`.
+    """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_json_lines(path: Path, records: Iterable[Any]) -> None:
-    """Write objects as JSON, one a line; what JSON has no form for becomes its text."""
+    """Write objects as JSON Lines.
+
+    Args:
+        path: where to.
+        records: one a line; a value that JSON has no type for is written as its `str`.
+
+    Raises:
+        OutputError: as `write_bytes`.
+    """
     write_text(path, "".join(f"{json.dumps(record, ensure_ascii=False, default=str)}\n" for record in records))
 
 

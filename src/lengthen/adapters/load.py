@@ -119,6 +119,9 @@ def load_apart(
         quantize: "nf4", "none", or None for what the adapter was trained over.
         device: where to.
         base_context: of the base, tokens, where its files leave that open.
+
+    Raises:
+        LengthenError: as `load`.
     """
     return _load_apart(str(model), dtype, None, quantize, _Scaling(base_context), device)
 
@@ -142,6 +145,9 @@ def load_dequantized(
         device: where to.
         base_context: of the base, tokens, where its files leave that open.
         adapter_scale: the share of the adapter that is applied, 0 to 1.
+
+    Raises:
+        LengthenError: as `load`.
     """
     check_scale(adapter_scale)
     apart = _load_apart(str(model), dtype, adapter, "nf4", _Scaling(base_context), device)

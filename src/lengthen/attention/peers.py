@@ -30,7 +30,12 @@ class Peers:
 
     @classmethod
     def of_group(cls, group: ProcessGroup, step: int = 1) -> "Peers":
-        """The processes of a group."""
+        """The processes of a group.
+
+        Args:
+            group: of torch.distributed, over which they send.
+            step: tokens of which shards are multiples.
+        """
         return cls(distributed.get_rank(group), distributed.get_world_size(group), transport_over(group), step)
 
     @property
@@ -39,12 +44,20 @@ class Peers:
         return self.count * self.step
 
     def shard(self, length: int) -> Shard:
-        """This process's shard of sequences of `length` tokens, at least `shortest`."""
+        """This process's shard of sequences of `length` tokens, at least `shortest`.
+
+        Args:
+            length: of the sequences, tokens.
+        """
         return Shard(self.rank, shard_bounds(length, self.step, self.count), self.transport)
 
 
 def transport_over(group: ProcessGroup) -> Transport:
-    """Point-to-point messages between the processes of a group."""
+    """Point-to-point messages between the processes of a group.
+
+    Args:
+        group: of torch.distributed.
+    """
 
     def start(messages: Messages, received: Messages) -> Any:
         operations = [

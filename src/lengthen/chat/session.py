@@ -157,7 +157,14 @@ class ChatSession:
         return self.documents[-1]
 
     def tokens(self, question: str = "") -> tuple[int, int | None]:
-        """The tokens of the prompt if this were asked now, and the limit of prompt and answer (None if streaming)."""
+        """The tokens of the prompt if this were asked now, and the limit of prompt and answer (None if streaming).
+
+        Args:
+            question: may be empty, for the documents and the conversation alone.
+
+        Raises:
+            DataError: the question holds a control token that can't be made plain text.
+        """
         return len(self._prompt(question)[2]), None if self._streaming else self._context
 
     def stream(
@@ -236,7 +243,16 @@ class ChatSession:
         on_read: Callable[[int, int], None] = lambda _done, _total: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Answer:
-        """As `stream`, with each piece given to `on_text`; returns the answer when it is whole or stopped."""
+        """As `stream`, with each piece given to `on_text`; returns the answer when it is whole or stopped.
+
+        Args:
+            question, max_new_tokens, temperature, seed, on_read, should_stop: as in `stream`.
+            on_text: called with each piece of the answer.
+
+        Raises:
+            DataError: the question is empty, or leaves no room for an answer.
+            LengthenError: a negative temperature or no tokens asked for.
+        """
         pieces = self.stream(question, max_new_tokens, temperature, seed, on_read, should_stop)
         while True:
             try:

@@ -29,7 +29,16 @@ class GrowingLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add keys and values (B, K, t, D), and return all of them."""
+        """Add keys and values (B, K, t, D), and return all of them.
+
+        Args:
+            key_states: (B, K, t, D), those of the new tokens.
+            value_states: the same.
+            args, kwargs: of transformers' caches; not used.
+
+        Returns:
+            Keys and values of all tokens, (B, K, T, D).
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._memory = [None, None]

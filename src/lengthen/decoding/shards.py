@@ -90,6 +90,9 @@ def continue_shards(model: Any, input_ids: torch.Tensor, shard: Shard, cache: Dy
 
     Returns:
         (B, S, V), logits, the same in all processes.
+
+    Raises:
+        ModelError: the model's attention is not torch's.
     """
     ids_BS = input_ids.to(causal_lm(model).device)
     first = shard.bounds[-1] + cache.get_seq_length() - (shard.stop - shard.start)

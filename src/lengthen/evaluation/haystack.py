@@ -81,14 +81,16 @@ class Haystack:
 
 
 class Essay:
-    """Prose as a ring of sentences; sentences of more than 40 words (tables, code) are cut there."""
+    """Prose as a ring of sentences; sentences of more than 40 words (tables, code) are cut there.
+
+    Args:
+        text: to be split.
+
+    Raises:
+        DataError: it is empty.
+    """
 
     def __init__(self, text: str):
-        """Split a text.
-
-        Raises:
-            DataError: it is empty.
-        """
         self.sentences: list[str] = []
         for sentence in re.split(r"(?<=[.!?])\s+", text):
             words = sentence.split()

@@ -16,7 +16,11 @@ __all__ = ["LossAccumulator", "LossSums", "gain_over"]
 
 
 class LossSums:
-    """Counts and float64 sums of losses for the keys 0 to size - 1."""
+    """Counts and float64 sums of losses for the keys 0 to size - 1.
+
+    Args:
+        size: how many keys there are.
+    """
 
     def __init__(self, size: int) -> None:
         self.counts = np.zeros(size, np.int64)
@@ -48,6 +52,13 @@ class LossAccumulator:
 
     Positions are those in the document; for the published protocols, whose windows are means of their own, those in
     the window, and a window belongs as a whole to the stretch that it begins in.
+
+    Args:
+        documents: token ids of each, (T,).
+        windows: all that are read.
+        context: of a window, tokens; also of a stretch.
+        protocol: of the perplexity.
+        bucket: positions of a bucket, tokens; None for a power of two that gives four to eight buckets.
     """
 
     def __init__(
@@ -97,7 +108,14 @@ class LossAccumulator:
         return self.documents if self.over == "documents" else self.stretches
 
     def interval(self, less: "LossAccumulator | None" = None) -> tuple[float, float] | None:
-        """The 95% interval of the mean loss, or of how far it is above that of the same tokens in `less`."""
+        """The 95% interval of the mean loss, or of how far it is above that of the same tokens in `less`.
+
+        Args:
+            less: losses of the same tokens, read otherwise.
+
+        Returns:
+            (low, high), nats per token; None where there are too few units to resample.
+        """
         sums = self.units.sums if less is None else self.units.sums - less.units.sums
         scored = self.units.counts > 0
         return bootstrap_interval(sums[scored], self.units.counts[scored])

@@ -18,7 +18,11 @@ __all__ = ["fingerprint", "load_measured", "save_measured"]
 
 
 def fingerprint(asked: Asked) -> str:
-    """Of every token that is read and how."""
+    """Of every token that is read and how.
+
+    Args:
+        asked: prompts and documents, and the contexts of both sides.
+    """
     digest = hashlib.sha256(
         repr((asked.base_context, asked.context, asked.evaluator, asked.short, asked.stride)).encode()
     )
@@ -55,7 +59,12 @@ def save_measured(path: Path, measured: Measured, of: str) -> None:
 
 
 def load_measured(path: Path, of: str) -> Measured | None:
-    """A measurement that was kept; None where there is none, or one of other questions."""
+    """A measurement that was kept; None where there is none, or one of other questions.
+
+    Args:
+        path: the file, .npz.
+        of: the `fingerprint` of what is asked now.
+    """
     if not path.is_file():
         return None
     try:

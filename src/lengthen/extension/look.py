@@ -77,7 +77,16 @@ def check_base(request: Request, stated: int | None) -> tuple[Source, PreTrained
 
 
 def read(paths: tuple[str, ...], tokenizer: Any, config: PreTrainedConfig) -> tuple[TokenStore, list[str]]:
-    """The documents of some paths in tokens, from the cache where they were read before; and warnings."""
+    """The documents of some paths in tokens, from the cache where they were read before; and warnings.
+
+    Args:
+        paths: files, folders, token files, or datasets by name.
+        tokenizer: of the base.
+        config: of the base; ids must have rows in its embeddings.
+
+    Raises:
+        DataError: a source can't be read, or has ids beyond the vocabulary.
+    """
     return load_tokens(paths, tokenizer, config.get_text_config().vocab_size, default_cache())
 
 

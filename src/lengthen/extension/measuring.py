@@ -34,7 +34,12 @@ class Measuring:
         self._asked: Asked | None = None
 
     def measure_base(self) -> None:
-        """Measure the base, and with scaled positions where the plan says so."""
+        """Measure the base, and with scaled positions where the plan says so.
+
+        Raises:
+            LengthenError: it can't be loaded, or its answers can't be written.
+            Interrupted: the line was stopped; a side that is done is kept.
+        """
         line = self._line
         asked = self._questions()
         pair = _base_of(line.recipe)
@@ -46,7 +51,12 @@ class Measuring:
                     self._measure(asked, "scaled", model, pair.tokenizer)
 
     def measure_run(self) -> None:
-        """Measure what was trained."""
+        """Measure what was trained.
+
+        Raises:
+            LengthenError: it can't be loaded, or its answers can't be written.
+            Interrupted: the line was stopped.
+        """
         line = self._line
         asked = self._questions()
         pair = find_pair(str(line.folder), dtype=line.recipe.training.dtype)

@@ -253,7 +253,12 @@ def _nothing_fits(looked: Look, device: Device, refused: Plan | None) -> Context
 
 
 def plan_lines(recipe: Recipe, planned: Planned) -> list[str]:
-    """The plan for people: what is trained how, time, memory and disk."""
+    """The plan for people: what is trained how, time, memory and disk.
+
+    Args:
+        recipe: of the run.
+        planned: what else was decided.
+    """
     data = recipe.data
     how = "positions that jump" if recipe.is_skip_wise else "whole sequences"
     attention = "full attention" if recipe.attention.kind == "full" else f"S2 in groups of {recipe.group_size:,}"

@@ -104,7 +104,17 @@ def choose_questions(
 
 
 def documents_to_measure(request: Request, recipe: Recipe, tokenizer: Any, config: PreTrainedConfig) -> TokenStore:
-    """Documents that are not trained on; all of them where none are kept apart."""
+    """Documents that are not trained on; all of them where none are kept apart.
+
+    Args:
+        request: names documents to measure on, or the data of which some are kept apart.
+        recipe: says which these are.
+        tokenizer: of the base.
+        config: of the base.
+
+    Raises:
+        DataError: the documents can't be read.
+    """
     if request.eval_data:
         return read(request.eval_data, tokenizer, config)[0]
     store, _ = read(request.data, tokenizer, config)
@@ -113,7 +123,12 @@ def documents_to_measure(request: Request, recipe: Recipe, tokenizer: Any, confi
 
 
 def haystack_of(store: TokenStore, tokenizer: Any) -> Haystack:
-    """The documents as the text around what is hidden; where they are short, Python's documentation."""
+    """The documents as the text around what is hidden; where they are short, Python's documentation.
+
+    Args:
+        store: documents that are not trained on.
+        tokenizer: of the base.
+    """
     parts: list[str] = []
     tokens = 0
     for index in range(len(store)):
@@ -130,6 +145,12 @@ def choose_task(model: Any, tokenizer: Any, haystack: Haystack, context: int) ->
     """The kind of question about hidden facts that a base is to be asked, by what it answers within its context.
 
     The first that it answers half of, unless it misses another less than half as often; else the one it answers best.
+
+    Args:
+        model: the base, loaded.
+        tokenizer: of the base.
+        haystack: the text around what is hidden.
+        context: of the base, tokens.
 
     Raises:
         DataError: none can be asked within the context.
@@ -151,7 +172,16 @@ def choose_task(model: Any, tokenizer: Any, haystack: Haystack, context: int) ->
 
 
 def spread_documents(store: TokenStore, count: int, target: int) -> list[int]:
-    """Which documents to measure on: of those that reach the target some from everywhere, else the longest."""
+    """Which documents to measure on: of those that reach the target some from everywhere, else the longest.
+
+    Args:
+        store: all that may be measured on.
+        count: how many are wanted, at most as many as there are.
+        target: context of the run, tokens.
+
+    Returns:
+        Their indices in the store.
+    """
     longest = np.argsort(-store.lengths, kind="stable")
     chosen = np.sort(longest[store.lengths[longest] >= min(target, int(store.lengths.max()))])
     chosen = chosen if len(chosen) >= count else np.sort(longest[:count])
@@ -162,6 +192,14 @@ def make_asked(
     questions: Questions, store: TokenStore, haystack: Haystack, tokenizer: Any, context: int, target: int
 ) -> Asked:
     """The prompts and documents themselves, the same for every side and whenever they are made.
+
+    Args:
+        questions: how many of which length; `task` must be decided.
+        store: documents to measure on.
+        haystack: the text around what is hidden.
+        tokenizer: of the base.
+        context: of the base, tokens.
+        target: of the run, tokens.
 
     Raises:
         DataError: a prompt can't be made with this tokenizer.

@@ -146,9 +146,12 @@ def plan_extension(
     """Only plan: `extend` with the same arguments goes on from there, by the recipe.yaml that is written.
 
     Args:
+        model, to, data, out, eval_data, hours, task, overrides, on_event, stop: as in `extend`.
         device: plan for this one (see `lengthen.planning.DEVICES`), by the planner alone; nothing is written.
 
-    The other arguments, and what is raised, are those of `extend`.
+    Raises:
+        LengthenError: as `extend`.
+        Interrupted: `stop` said so.
     """
     line = Line(_request(model, to, data, eval_data, hours, task, overrides), out, on_event, stop)
     if device is not None:

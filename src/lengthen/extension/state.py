@@ -48,7 +48,13 @@ class State:
         return next((phase for phase in PHASES if phase not in self.seconds), None)
 
     def after(self, phase: Phase, seconds: float, **changes: Any) -> "State":
-        """The state when a phase is done."""
+        """The state when a phase is done.
+
+        Args:
+            phase: which.
+            seconds: that it took over all attempts.
+            changes: other attributes that it decided.
+        """
         return replace(self, seconds={**self.seconds, phase: round(seconds, 1)}, **changes)
 
 
@@ -70,6 +76,10 @@ def read_state(folder: Path) -> State | None:
 def write_state(folder: Path, state: State) -> None:
     """Write `extend.json`, whole or not at all.
 
+    Args:
+        folder: of the run.
+        state: what is written.
+
     Raises:
         OutputError: the disk is full, or the place is not writable.
     """
@@ -78,6 +88,10 @@ def write_state(folder: Path, state: State) -> None:
 
 def begin(folder: Path, request: Request) -> State:
     """The state of a new extension, or of the one in the folder, which has to be the same.
+
+    Args:
+        folder: of the run; need not exist.
+        request: what is asked for.
 
     Raises:
         OutputError: the folder has other content, or another request was begun in it.

@@ -160,6 +160,9 @@ def stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, 
 
     Returns:
         (tokens, the field's name) of each.
+
+    Raises:
+        ModelError: the tokenizer's files can't be read.
     """
     text = config.get_text_config(decoder=True)
     stated = [(getattr(text, name, None), name) for name in LENGTH_FIELDS]

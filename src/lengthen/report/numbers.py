@@ -4,7 +4,12 @@ __all__ = ["as_bytes", "as_count", "as_duration", "as_perplexity", "as_share"]
 
 
 def as_count(number: int, thing: str) -> str:
-    """So many of a thing."""
+    """So many of a thing.
+
+    Args:
+        number: how many.
+        thing: in the singular; an s is added where there is not one.
+    """
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
@@ -16,7 +21,12 @@ def as_perplexity(value: float | None) -> str:
 
 
 def as_share(part: int, whole: int) -> str:
-    """Per cent with two digits that count."""
+    """Per cent with two digits that count.
+
+    Args:
+        part: of the whole.
+        whole: more than 0.
+    """
     percent = 100 * part / whole
     return f"{percent:.0f}%" if percent >= 10 or part == 0 else f"{percent:.2g}%"
 

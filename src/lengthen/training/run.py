@@ -41,6 +41,10 @@ _LOG = logging.getLogger(__name__)
 class Interrupted(Exception):
     """A signal stopped the run after a checkpoint.
 
+    Args:
+        message: how to go on.
+        signal: the signal's number.
+
     Attributes:
         signal: the signal's number.
     """

@@ -33,7 +33,12 @@ class Documents:
         return int(self._ends[-1])
 
     def window(self, start: int, tokens: int) -> str:
-        """The text of so many tokens from a place in the ring of all documents on, with blank lines between these."""
+        """The text of so many tokens from a place in the ring of all documents on, with blank lines between these.
+
+        Args:
+            start: the first token, counted over all documents; beyond the last it begins again.
+            tokens: how many.
+        """
         parts: list[str] = []
         while tokens > 0:
             start %= len(self)
@@ -45,7 +50,12 @@ class Documents:
         return "\n\n".join(part for part in parts if part)
 
     def passage(self, rng: random.Random, least: int, most: int) -> str | None:
-        """Whole words in one line, from a random place; None where there are too few."""
+        """Whole words in one line, from a random place; None where there are too few.
+
+        Args:
+            rng: draws the place and the number of words.
+            least, most: words.
+        """
         start, words = rng.randrange(len(self)), rng.randrange(least, most + 1)
         # The first word and the last may be cut.
         found = self.window(start, 4 * words).split()[1 : words + 1]

@@ -120,7 +120,14 @@ class Retrieval:
         self._prefix = _special_prefix(tokenizer)
 
     def block(self, index: int) -> Block:
-        """The block numbered `index`, of exactly `sequence_length` tokens, each of its sequences a segment."""
+        """The block numbered `index`, of exactly `sequence_length` tokens, each of its sequences a segment.
+
+        Args:
+            index: any number from 0 on.
+
+        Raises:
+            DataError: no sequence of such a length can be made with this tokenizer.
+        """
         made = self.sequences(index)
         weights = np.concatenate([part.weights for part in made])
         positions = None
@@ -135,7 +142,14 @@ class Retrieval:
         )
 
     def sequences(self, index: int) -> list[Encoded]:
-        """The sequences of that block."""
+        """The sequences of that block.
+
+        Args:
+            index: of the block.
+
+        Raises:
+            DataError: no sequence of such a length can be made with this tokenizer.
+        """
         rng = random.Random(f"retrieval {self._seed} {index}")
         return [self._sequence(rng, length) for length in self._lengths(rng)]
 

@@ -11,9 +11,18 @@ from lengthen.data.retrieval.python import python
 from lengthen.data.retrieval.records import records
 from lengthen.data.retrieval.vocabulary import Draw
 
-__all__ = ["ONCE", "SHARES", "TASKS"]
+__all__ = ["ONCE", "SHARES", "TASKS", "Task"]
 
-TASKS: dict[str, Callable[[Draw, int, Passages], Episode]] = {
+Task = Callable[[Draw, int, Passages], Episode]
+"""Makes an episode.
+
+Args:
+    draw: everything random in the sequence.
+    count: about how many facts there may be.
+    passages: gives passages of the run's own documents.
+"""
+
+TASKS: dict[str, Task] = {
     "single": single,
     "lookup": lookup,
     "many_values": many_values,
@@ -28,7 +37,7 @@ TASKS: dict[str, Callable[[Draw, int, Passages], Episode]] = {
     "passages": passages,
     "python": python,
 }
-"""By name: makes an episode, given the draws, about how many facts it may have, and where passages come from."""
+"""By name."""
 
 SHARES = {
     "single": 0.06, "lookup": 0.26, "many_values": 0.10, "records": 0.08, "quotation": 0.05, "variables": 0.14,

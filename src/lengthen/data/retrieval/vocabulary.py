@@ -128,14 +128,23 @@ class Draw:
         self._used: set[str] = set()
 
     def fresh(self, make: Callable[[], str]) -> str:
-        """What `make` gives, called until it is new in this sequence."""
+        """What `make` gives, called until it is new in this sequence.
+
+        Args:
+            make: draws a key; of those that it can draw, some must be left.
+        """
         while (found := make()).lower() in self._used:
             pass
         self._used.add(found.lower())
         return found
 
     def several(self, make: Callable[[], str], count: int) -> list[str]:
-        """`count` new ones."""
+        """`count` new ones.
+
+        Args:
+            make: as in `fresh`.
+            count: how many.
+        """
         return [self.fresh(make) for _ in range(count)]
 
     def keys(self, kind: str, count: int) -> list[str]:

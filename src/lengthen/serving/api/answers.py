@@ -24,7 +24,17 @@ _LOOK_FOR_CLIENT = 0.5  # seconds between looks whether the client is still ther
 
 
 class Answer:
-    """The answer to one request for completions."""
+    """The answer to one request for completions.
+
+    Args:
+        service: with the engine that generates.
+        body: the request, checked.
+        prefix: of the answer's id.
+        kind: its `object` in OpenAI's form.
+
+    Raises:
+        ApiError: the service has no such model.
+    """
 
     body: CompletionRequest | ChatRequest
 

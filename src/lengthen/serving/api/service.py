@@ -19,7 +19,13 @@ __all__ = ["ApiError", "RequestHandle", "Service", "usage_of"]
 
 
 class ApiError(Exception):
-    """A request that is answered by an error: HTTP status, message, OpenAI's code."""
+    """A request that is answered by an error: HTTP status, message, OpenAI's code.
+
+    Args:
+        status: of HTTP.
+        message: for people.
+        code: OpenAI's word for it; None for none.
+    """
 
     def __init__(self, status: int, message: str, code: str | None = None):
         super().__init__(message)
@@ -27,7 +33,15 @@ class ApiError(Exception):
 
 
 class RequestHandle:
-    """One generation, as the event loop sees it."""
+    """One generation, as the event loop sees it.
+
+    Args:
+        engine: generates.
+        request: what to generate.
+
+    Raises:
+        LengthenError: the engine refuses it (`Engine.submit`).
+    """
 
     def __init__(self, engine: Engine, request: GenerationRequest):
         self.prompt = list(request.prompt)

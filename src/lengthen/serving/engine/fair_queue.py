@@ -24,7 +24,12 @@ class FairQueue(Generic[T]):
             yield from items
 
     def push(self, key: Hashable, item: T) -> None:
-        """Add an item behind the others of its key."""
+        """Add an item behind the others of its key.
+
+        Args:
+            key: whose turn it waits for.
+            item: what waits.
+        """
         self._queues.setdefault(key, deque()).append(item)
         self._count += 1
 
@@ -41,7 +46,12 @@ class FairQueue(Generic[T]):
         return item
 
     def remove(self, key: Hashable, item: T) -> None:
-        """Take an item out of the middle."""
+        """Take an item out of the middle.
+
+        Args:
+            key: that it was added with.
+            item: one that waits.
+        """
         self._queues[key].remove(item)
         self._tidy(key)
 

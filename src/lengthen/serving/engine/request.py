@@ -118,6 +118,13 @@ class Completion:
 class RequestState:
     """A request on its way.
 
+    Args:
+        request: what is asked for.
+        adapter: that it names; None for the base.
+        tokenizer: of the adapter, or of the base.
+        on_event: called with each event, in the engine's thread.
+        ends: ids that end a text.
+
     Attributes:
         request: what was asked for.
         new_tokens: generated so far.
