@@ -17,7 +17,7 @@ from lengthen.decoding.kv_cache import GrowingLayer
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.head import causal_lm, decoder_of, hidden_states
 
-__all__ = ["check_prefill", "default_chunk", "hidden_chunks", "new_cache", "prefill", "rounding_tolerance"]
+__all__ = ["check_prefill", "default_chunk", "hidden_chunks", "is_rounding", "new_cache", "prefill"]
 
 # A whole input needs no mask: it is the fastest way. On CPU, activations are small beside the weights up to here.
 _WHOLE = 8192
@@ -194,23 +194,31 @@ def check_prefill(model: Any, input_ids: torch.Tensor) -> None:
     ids_BT = input_ids[:1, :_CHECKED_TOKENS].long()
     cache = new_cache(model)
     with without_cudnn_attention():
-        whole_BTH = hidden_states(model, ids_BT).float()
-        parts_BTH = torch.cat([_continued(model, ids, cache) for ids in ids_BT.tensor_split(2, dim=1)], dim=1).float()
-    tolerance = rounding_tolerance(causal_lm(model).dtype)
-    if not (whole_BTH - parts_BTH).norm() <= tolerance * whole_BTH.norm() and whole_BTH.isfinite().all():
+        whole_BTH = hidden_states(model, ids_BT)
+        wholes, chunks = whole_BTH.tensor_split(2, dim=1), ids_BT.tensor_split(2, dim=1)
+        are_same = [
+            is_rounding(_continued(model, ids_Bc, cache), whole_BcH)
+            for ids_Bc, whole_BcH in zip(chunks, wholes, strict=True)
+        ]
+    if not all(are_same) and whole_BTH.isfinite().all():
         raise ModelError(
             f"{type(causal_lm(model)).__name__} computes something else in chunks with a key/value cache than in one "
             "go; read it whole, with a chunk as long as the input"
         )
 
 
-def rounding_tolerance(dtype: torch.dtype) -> float:
-    """How far, of their norm, the same numbers by other kernels may be apart; a cache that is not used changes more.
+def is_rounding(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether two results of the same arithmetic by other kernels differ by no more than rounding.
+
+    In bfloat16 a token alone can be far off: whether it becomes one that all others attend to (a massive activation)
+    may hang on the last bit. So up to a quarter of the vectors are left out; a cache that is not used changes all.
 
     Args:
-        dtype: of the arithmetic.
+        found, expected: (..., H) vectors of the model's dtype, such as hidden states.
     """
-    return 1e-3 if dtype == torch.float32 else 5e-2
+    tolerance = 1e-3 if expected.dtype == torch.float32 else 5e-2
+    is_near = (found.float() - expected.float()).norm(dim=-1) <= tolerance * expected.float().norm(dim=-1)
+    return bool(is_near.float().mean() >= 0.75)
 
 
 def _continued(model: Any, ids_Bc: torch.Tensor, cache: DynamicCache) -> torch.Tensor:

@@ -30,7 +30,7 @@ from lengthen.attention.layout import Shard
 from lengthen.attention.peers import Peers
 from lengthen.context import is_length_dependent
 from lengthen.decoding.chunked_attention import chunked_attention, chunked_mask, needs_no_mask
-from lengthen.decoding.prefill import rounding_tolerance
+from lengthen.decoding.prefill import is_rounding
 from lengthen.errors import ContextError, ModelError
 from lengthen.head import causal_lm, decoder_of, hidden_states
 
@@ -143,10 +143,10 @@ def check_shards(model: Any, input_ids: torch.Tensor, peers: Peers) -> None:
     with without_cudnn_attention():
         whole_BTE = hidden_states(model, ids_BT)
         own_BtE = read_shard(model, ids_BT, shard)
-    own = (whole_BTE[:, shard.start : shard.stop].float() - own_BtE.float()).norm()[None, None]
-    differences = gather_tokens(own, shard, range(peers.count + 1))  # all refuse, or none
-    tolerance = rounding_tolerance(causal_lm(model).dtype)
-    if not differences.max() <= tolerance * whole_BTE.float().norm() and whole_BTE.isfinite().all():
+    is_same = is_rounding(own_BtE, whole_BTE[:, shard.start : shard.stop])
+    own = torch.tensor([[float(is_same)]], device=whole_BTE.device)
+    are_same = gather_tokens(own, shard, range(peers.count + 1))  # all refuse, or none
+    if not are_same.all() and whole_BTE.isfinite().all():
         raise ModelError(
             f"{name} computes something else in shards of a sequence than in one process; start one process"
         )

@@ -26,7 +26,7 @@ from lengthen._compat import with_cache
 from lengthen.context import is_length_dependent
 from lengthen.context.layers import rope_by_type
 from lengthen.decoding.kv_cache import GrowingLayer
-from lengthen.decoding.prefill import new_cache, rounding_tolerance
+from lengthen.decoding.prefill import is_rounding, new_cache
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.head import causal_lm, decoder_of
 
@@ -214,10 +214,8 @@ def _check_moves(model: Any, move: _Move) -> None:
         decoder_of(model)(input_ids=ids_1T, position_ids=positions_1T, **with_cache(cache))
         return [cast(DynamicLayer, layer).keys for layer in cache.layers]  # type: ignore[misc]
 
-    tolerance = rounding_tolerance(base.dtype)
     for before, after in zip(keys_from(0), keys_from(_CHECKED_SHIFT), strict=True):
-        error = (move(before, _CHECKED_SHIFT) - after).float()
-        if not error.norm() <= tolerance * after.float().norm():
+        if not is_rounding(move(before, _CHECKED_SHIFT), after):
             raise ModelError(
                 f"the keys of {type(base).__name__} depend on more than RoPE's distances, so they can't be moved; use "
                 "it without `streaming`"
