@@ -14,7 +14,7 @@ from lengthen.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
 LEAST = {"model": "tiny", "context": {"target": 64}, "training": {"steps": 1}}
 
 
-def refused(*overrides, name="quickstart"):
+def refused(*overrides, name="tiny-2k"):
     """The recipe is refused, in one line."""
     with pytest.raises(RecipeError) as caught:
         load_recipe(name, overrides)
@@ -66,7 +66,7 @@ def test_a_dtype_is_a_name_or_torchs():
 
 def test_overrides_are_yaml():
     recipe = load_recipe(
-        "quickstart",
+        "tiny-2k",
         ["training.learning_rate=2e-5", "data.train=[a, b]", "memory.activation_checkpointing=true", "seed=7",
          "adapter.norms=with_qk", "adapter.targets=q_proj", "training.steps=", "training.epochs=0.5", "out=x=y"],
     )  # fmt: skip
@@ -79,7 +79,7 @@ def test_overrides_are_yaml():
     assert recipe.training.steps is None
     assert recipe.training.epochs == 0.5
     assert recipe.out == "x=y"
-    assert recipe.context == load_recipe("quickstart").context
+    assert recipe.context == load_recipe("tiny-2k").context
 
 
 def test_a_later_override_wins_and_a_section_can_be_new(tmp_path):
@@ -126,7 +126,7 @@ def test_a_wrong_value_is_refused(override, part):
 
 
 def test_an_unknown_recipe_lists_the_shipped():
-    message = refused(name="quickstrat")
+    message = refused(name="tiny-2kk")
     assert "'quickstrat'" in message
     for name in shipped_recipes():
         assert name in message

@@ -109,7 +109,7 @@ def test_an_unknown_key(train):
 
 
 def test_an_unknown_recipe(refused):
-    refused(["train", "quickstrat"], "'quickstrat'", "quickstart", "smollm2-16k")
+    refused(["train", "tiny-2kk"], "'tiny-2kk'", "tiny-2k", "smollm2-16k")
 
 
 def test_a_target_not_above_the_context(train):
@@ -334,7 +334,7 @@ def test_export_refuses(refused, base, tmp_path):
 
 
 def test_recipes_refuses(refused):
-    refused(["recipes", "none"], "'none'", "quickstart")
+    refused(["recipes", "none"], "'none'", "tiny-2k")
 
 
 # -- help, and lightness

@@ -178,7 +178,7 @@ def test_each_saver_needs_less():
 
 
 def test_offloaded_memory_of_a_cpu_is_its_own():
-    recipe = load_recipe("quickstart", ["parallel=zero2_offload"])
+    recipe = load_recipe("tiny-2k", ["parallel=zero2_offload"])
     found = plan(recipe, "cpu")
     assert found.memory.host == 0
     assert found.memory.breakdown["optimizer"] == 12 * found.trained

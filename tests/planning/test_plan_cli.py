@@ -50,7 +50,7 @@ def test_skip_wise_sequences_set_no_limit_to_the_context(run):
 
 
 def test_this_machine_and_an_efficiency(run):
-    code, out, _ = run("quickstart", "--efficiency", "0.25")
+    code, out, _ = run("tiny-2k", "--efficiency", "0.25")
     assert code == 0
     assert "at 25% of the peak" in out
 
