@@ -127,7 +127,7 @@ def test_a_wrong_value_is_refused(override, part):
 
 def test_an_unknown_recipe_lists_the_shipped():
     message = refused(name="tiny-2kk")
-    assert "'quickstrat'" in message
+    assert "'tiny-2kk'" in message
     for name in shipped_recipes():
         assert name in message
 
