@@ -22,6 +22,9 @@ _NAMES = {
     "extended": f"extended to {TARGET:,}",
 }
 
+# Sides of a comparison by their names in the results.
+_SIDES = {"base": "base", "scaled": "scaled", "extended": "run"}
+
 
 def quickstart(
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
@@ -72,11 +75,8 @@ def numbers(comparison: Mapping[str, Any]) -> dict[str, Any]:
         found at each length by base, scaled and extended. Positions scaled are left out where they were not measured.
     """
     asked = [row for row in comparison["scores"] if row["task"] == "lookup" and row["depth"] is None]
-    rows = comparison["perplexity"]
-    width = min(row["to"] - row["from"] for row in rows)
-    buckets = [row for row in rows if row["to"] - row["from"] == width]
-    sides = {"base": "base", "scaled": "scaled", "extended": "run"}
-    sides = {name: side for name, side in sides.items() if all(side in row for row in asked)}
+    buckets = _narrowest(comparison["perplexity"])
+    sides = {name: side for name, side in _SIDES.items() if all(side in row for row in asked)}
     curves = {"sliding" if name == "base" else name: side for name, side in sides.items()}
     perplexity = {
         name: {str(row["tokens"]): _joined(buckets, row["tokens"], side) for row in asked}
@@ -93,6 +93,12 @@ def numbers(comparison: Mapping[str, Any]) -> dict[str, Any]:
         },
         "lookup": {name: {str(row["tokens"]): row[side]["score"] for row in asked} for name, side in sides.items()},
     }
+
+
+def _narrowest(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The buckets of positions; wider rows are all positions, and those within the base's context."""
+    width = min(row["to"] - row["from"] for row in rows)
+    return [row for row in rows if row["to"] - row["from"] == width]
 
 
 def _joined(buckets: Sequence[Mapping[str, Any]], tokens: int, side: str) -> float | None:

@@ -12,7 +12,14 @@ import numpy as np
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.evaluation.windows import Window
 
-__all__ = ["LossAccumulator", "LossSums", "gain_over"]
+__all__ = ["LossAccumulator", "LossSums", "bucket_width", "gain_over"]
+
+_BUCKETS = 8
+
+
+def bucket_width(positions: int) -> int:
+    """The power of two that makes at most 8 buckets of `positions` tokens."""
+    return int(2 ** math.ceil(math.log2(max(positions / _BUCKETS, 1))))
 
 
 class LossSums:
@@ -58,7 +65,7 @@ class LossAccumulator:
         windows: all that are read.
         context: of a window, tokens; also of a stretch.
         protocol: of the perplexity.
-        bucket: positions of a bucket, tokens; None for a power of two that gives four to eight buckets.
+        bucket: positions of a bucket, tokens; None for `bucket_width`.
     """
 
     def __init__(
@@ -72,7 +79,7 @@ class LossAccumulator:
         self.in_document, self.context = protocol == "strided", context
         longest = max(len(documents[w.document]) for w in windows)
         self.positions = longest if self.in_document else context
-        self.bucket = bucket or 2 ** math.ceil(math.log2(max(self.positions / 8, 1)))
+        self.bucket = bucket or bucket_width(self.positions)
         self.documents = LossSums(len(documents))
         self.buckets = LossSums(self.positions // self.bucket + 1)
         self.stretches = LossSums(longest // context + 1)

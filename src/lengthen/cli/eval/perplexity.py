@@ -40,14 +40,7 @@ def perplexity(
 ) -> None:
     """Measure perplexity on long documents, once for each context; under torchrun in shards of each window."""
     contexts = parse_lengths(context, "--context")
-    if stride is not None and not 1 <= stride <= min(contexts):
-        raise typer.BadParameter(
-            f"{stride} is not from 1 to the shortest context, {min(contexts)}", param_hint="--stride"
-        )
-    if short_context is not None and short_context >= min(contexts):
-        raise typer.BadParameter(
-            f"{short_context} is not below the shortest context, {min(contexts)}", param_hint="--short-context"
-        )
+    _check_shortest(min(contexts), stride, short_context)
 
     from lengthen.evaluation import perplexity as measure
 
@@ -85,6 +78,16 @@ def perplexity(
         "results": [{k: v for k, v in r.to_json().items() if k != "protocol"} for r in results],
     }
     write_result(loaded.name, loaded.header, f"perplexity-{protocol}", content, output.json_file)
+
+
+def _check_shortest(context: int, stride: int | None, short_context: int | None) -> None:
+    """Refuse settings that the shortest context does not allow before the model is loaded."""
+    if stride is not None and not 1 <= stride <= context:
+        raise typer.BadParameter(f"{stride} is not from 1 to the shortest context, {context}", param_hint="--stride")
+    if short_context is not None and short_context >= context:
+        raise typer.BadParameter(
+            f"{short_context} is not below the shortest context, {context}", param_hint="--short-context"
+        )
 
 
 def _choose(loaded: LoadedModel, data: list[Path], min_tokens: int) -> "tuple[TokenStore, list[int]]":

@@ -8,11 +8,11 @@ import numpy as np
 from lengthen.evaluation.answers import Answer
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.evaluation.compare.probes import Probe
+from lengthen.evaluation.loss_accumulator import bucket_width
 from lengthen.results import LongPerplexity, PerplexityRow, ScoreRow, SideScore
 
 __all__ = ["long_perplexity", "perplexity_rows", "score_rows"]
 
-_BUCKETS = 8
 # Nats that a long context has to gain on a token, and that may be left of its loss.
 _HELPED, _KNOWN = 2.0, 2.0
 
@@ -105,13 +105,13 @@ def perplexity_rows(
         base: each token's loss in each document.
         run: the same tokens' losses.
         base_context: of the base, tokens.
-        bucket: width of the buckets; default a power of two that gives about eight.
+        bucket: width of the buckets, tokens; default `bucket_width`.
         scaled: the same tokens' losses with the run's positions and nothing trained.
     """
     if not base:
         return []
     longest = max(map(len, base))
-    bucket = bucket or 2 ** math.ceil(math.log2(max(longest / _BUCKETS, 1)))
+    bucket = bucket or bucket_width(longest)
     spans = [(0, longest)]
     if base_context < longest:
         spans.append((0, base_context))

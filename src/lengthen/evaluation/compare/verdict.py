@@ -1,6 +1,7 @@
 """What a comparison says: how long a context is usable, and what became of the short ability."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from lengthen.results import PerplexityRow, ScoreRow, Verdict
 
@@ -37,22 +38,18 @@ def verdict(scores: Sequence[ScoreRow], perplexity: Sequence[PerplexityRow], bas
         "fell" (whether finding within the base's context is lost), "sentence", which says all of it.
     """
     task = _deciding(scores)
-    needles = {row["tokens"]: row for row in scores if row["task"] == task and row["depth"] is None}
-    best_tokens = max(needles, key=lambda tokens: needles[tokens]["base"]["score"], default=None)
-    best = None if best_tokens is None else needles[best_tokens]["base"]["score"]
-    passed: dict[str, list[int]] = {"base": [], "run": []}
-    if best is not None and best >= _LEAST_BEST:
-        passed["base"] = [tokens for tokens, row in needles.items() if row["base"]["score"] >= SHARE * best]
-        passed["run"] = [tokens for tokens, row in needles.items() if row["run"]["score"] >= SHARE * best]
-    usable, base_usable = max(passed["run"], default=None), max(passed["base"], default=None)
+    rows = [row for row in scores if row["task"] == task and row["depth"] is None]
+    best = max(rows, key=lambda row: row["base"]["score"], default=None)
+    passed = _passed(rows, "run", best)
+    usable = max(passed, default=None)
     kept, lost = _short(scores, perplexity, base_context)
     found: Verdict = {
         "task": task,
         "usable": usable,
-        "base_usable": base_usable,
-        "best": best,
-        "best_tokens": best_tokens,
-        "below": sorted(tokens for tokens in needles if tokens <= (usable or 0) and tokens not in passed["run"]),
+        "base_usable": max(_passed(rows, "base", best), default=None),
+        "best": None if best is None else best["base"]["score"],
+        "best_tokens": None if best is None else best["tokens"],
+        "below": sorted(tokens for tokens in {row["tokens"] for row in rows} - passed if tokens < (usable or 0)),
         "lost": lost,
         "kept": kept,
         "fell": any(name.startswith(f"{task} ") for name in lost),
@@ -66,6 +63,13 @@ def _deciding(scores: Sequence[ScoreRow]) -> str | None:
     asked = [task for task in RETRIEVAL if any(row["task"] == task for row in scores)]
     can = [row["task"] for row in scores if row["depth"] is None and row["base"]["score"] >= _LEAST_BEST]
     return next((task for task in asked if task in can), asked[0] if asked else None)
+
+
+def _passed(rows: Sequence[ScoreRow], side: Literal["base", "run"], best: ScoreRow | None) -> set[int]:
+    """The lengths at which a side keeps `SHARE` of the base's best score; none where that is too low to judge by."""
+    if best is None or best["base"]["score"] < _LEAST_BEST:
+        return set()
+    return {row["tokens"] for row in rows if row[side]["score"] >= SHARE * best["base"]["score"]}
 
 
 def _short(
