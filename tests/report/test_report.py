@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import report_files as files
 from lengthen.cli import app
 from lengthen.errors import DataError, ModelError, OutputError
-from lengthen.evaluation.plot import bars_figure, heatmap_figure, plot_bars, plot_found, plot_heatmap
+from lengthen.evaluation.plot import bars_figure, found_figure, heatmap_figure, save_figure
 from lengthen.provenance import command_line
 from lengthen.recipe import load_recipe
 from lengthen.report import write_report
@@ -435,9 +435,9 @@ def test_a_heatmap_has_a_cell_for_each_result_and_the_first_depth_on_top():
 @pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
 def test_pictures_are_saved(tmp_path, suffix, begins):
     cells = files.grid("run", "passkey")["results"]
-    plot_heatmap(cells, tmp_path / f"heatmap.{suffix}", "A title")
-    plot_bars({"all": {64: 0.0}}, tmp_path / f"bars.{suffix}", "All fail", threshold=50)
-    plot_found({"flat": {64: 0.5, 128: 0.5}}, tmp_path / f"found.{suffix}", "Flat", 64)
+    save_figure(heatmap_figure(cells, "A title"), tmp_path / f"heatmap.{suffix}")
+    save_figure(bars_figure({"all": {64: 0.0}}, "All fail", threshold=50), tmp_path / f"bars.{suffix}")
+    save_figure(found_figure({"flat": {64: 0.5, 128: 0.5}}, "Flat", 64), tmp_path / f"found.{suffix}")
     assert all(path.read_bytes().startswith(begins) for path in tmp_path.iterdir())
 
 

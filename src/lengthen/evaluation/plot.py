@@ -1,11 +1,7 @@
 """Pictures of measurements.
 
-A `*_figure` draws one; `plot_*` draw and save. The report takes the same figures as SVG (`lengthen.report.figures`),
-where each color of `COLORS` becomes a variable of the page, so that one picture serves a light and a dark page.
-
-Figures are about as wide as a phone's screen, in points: text stays readable where a page shrinks them to that.
-Series differ by marker as well as by color, and the colors are told apart by the color-blind. The last of several
-is blue: it is what was made of the others.
+The report takes the same figures as SVG (`lengthen.report.figures`), where each color of `COLORS` becomes a variable of
+the page, so that one picture serves a light and a dark page.
 """
 
 import io
@@ -13,74 +9,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from lengthen.evaluation.plot_style import (
+    COLORS,
+    add_legend,
+    figure_style,
+    label_ends,
+    label_extremes,
+    mark_base_context,
+    new_figure,
+    perplexity_axis,
+    with_style,
+)
 from lengthen.files import write_bytes
 
 __all__ = [
-    "COLORS",
     "bars_figure",
     "context_figure",
     "found_figure",
     "heatmap_figure",
-    "plot_bars",
-    "plot_found",
-    "plot_heatmap",
     "position_figure",
     "right_answers",
+    "save_figure",
     "training_figure",
 ]
-
-COLORS = {
-    "ink": "#22272e",
-    "muted": "#6a727c",
-    "line": "#e3e6ea",
-    "series-1": "#b5510e",
-    "series-2": "#858d97",
-    "series-3": "#7a4db8",
-    "series-4": "#0f7f74",
-    "last": "#1f66d1",
-}
-"""What the pictures are drawn with, by what it is for; on a light ground."""
-
-_SERIES = [(COLORS[f"series-{number}"], marker) for number, marker in ((1, "s"), (2, "o"), (3, "^"), (4, "v"))]
-_LAST = (COLORS["last"], "D")
-
-_WIDTH, _HEIGHT = 5.2, 3.5  # inches
 
 # Failure stands out from success without red against green. The cells look the same on a light and on a dark page.
 _SCORES = LinearSegmentedColormap.from_list("scores", ["#c4560f", "#f0b884", "#f2efe6", "#93b9e6", "#1d5cb8"])
 
-_style = matplotlib.rc_context(
-    {
-        "axes.axisbelow": True,
-        "axes.edgecolor": COLORS["muted"],
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.labelcolor": COLORS["muted"],
-        "axes.labelsize": 9,
-        "axes.linewidth": 0.8,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "figure.constrained_layout.use": True,
-        "figure.dpi": 200,
-        "font.size": 9,
-        "grid.color": COLORS["line"],
-        "grid.linewidth": 0.8,
-        "legend.frameon": False,
-        "lines.linewidth": 2,
-        "lines.markersize": 5,
-        "text.color": COLORS["ink"],
-        "text.parse_math": False,  # a label is what a user called a file
-        "xtick.color": COLORS["muted"],
-        "ytick.color": COLORS["muted"],
-    }
-)
 
-
-@_style
+@figure_style
 def context_figure(
     curves: Mapping[str, Mapping[int, float]], title: str | None = None, base_context: int | None = None
 ) -> Figure:
@@ -91,25 +51,25 @@ def context_figure(
         title: above the picture.
         base_context: where the base's own context ends; what is beyond it is shaded.
     """
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     contexts = sorted({context for curve in curves.values() for context in curve})
-    for (label, curve), (color, marker) in _with_style(curves):
+    for (label, curve), (color, marker) in with_style(curves):
         xs = sorted(curve)
         axes.plot(xs, [curve[x] for x in xs], color=color, marker=marker, label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
     axes.minorticks_off()
-    _perplexity_axis(axes)
+    perplexity_axis(axes)
     axes.margins(x=0.09)
     axes.set_xlabel("context the model is given (tokens)")
-    _mark_base_context(axes, base_context)
+    mark_base_context(axes, base_context)
     axes.set_ylabel("perplexity (lower is better)")
-    _legend(axes, curves)
-    _label_ends(figure, axes, curves)
+    add_legend(axes, curves)
+    label_ends(figure, axes, curves)
     return figure
 
 
-@_style
+@figure_style
 def position_figure(
     curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = None, base_context: int | None = None
 ) -> Figure:
@@ -121,8 +81,8 @@ def position_figure(
         title: above the picture.
         base_context: where the base's own context ends; what is beyond it is shaded.
     """
-    figure, axes = _figure(title)
-    for (label, buckets), (color, marker) in _with_style(curves):
+    figure, axes = new_figure(title)
+    for (label, buckets), (color, marker) in with_style(curves):
         drawn = [bucket for bucket in buckets if bucket["perplexity"] is not None]
         middles = [(bucket["from"] + bucket["to"]) / 2 for bucket in drawn]
         axes.plot(middles, [bucket["perplexity"] for bucket in drawn], color=color, marker=marker, label=label)
@@ -130,15 +90,15 @@ def position_figure(
     step = -(-(len(edges) - 1) // 4) or 1
     axes.set_xticks(edges[::step], [f"{edge:,}" for edge in edges[::step]])
     axes.set_xlim(0, edges[-1] if edges else None)
-    _perplexity_axis(axes)
+    perplexity_axis(axes)
     axes.set_xlabel("position of the predicted token")
-    _mark_base_context(axes, base_context)
+    mark_base_context(axes, base_context)
     axes.set_ylabel("perplexity (lower is better)")
-    _legend(axes, curves)
+    add_legend(axes, curves)
     return figure
 
 
-@_style
+@figure_style
 def found_figure(
     curves: Mapping[str, Mapping[int, float]],
     title: str | None = None,
@@ -153,11 +113,11 @@ def found_figure(
         base_context: where the base's own context ends; what is beyond it is shaded.
         bar: the least share of a usable length; drawn as a line.
     """
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     lengths = sorted({length for curve in curves.values() for length in curve})
     if bar is not None:
         axes.axhline(bar, color=COLORS["muted"], linestyle=":", linewidth=1.2, zorder=0)
-    for (label, curve), (color, marker) in _with_style(curves):
+    for (label, curve), (color, marker) in with_style(curves):
         xs = sorted(curve)
         axes.plot(xs, [curve[x] for x in xs], color=color, marker=marker, label=label, clip_on=False)
     axes.set_xscale("log", base=2)
@@ -166,15 +126,15 @@ def found_figure(
     axes.set_ylim(-0.12, 1.25)  # room for the values above and below the points
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     axes.margins(x=0.09)
-    _label_extremes(axes, curves, lengths)
+    label_extremes(axes, curves, lengths)
     axes.set_xlabel("length (tokens)")
-    _mark_base_context(axes, base_context)
+    mark_base_context(axes, base_context)
     axes.set_ylabel("found (higher is better)" if bar is None else f"found (usable from {bar:.0%} on, dotted)")
-    _legend(axes, curves)
+    add_legend(axes, curves)
     return figure
 
 
-@_style
+@figure_style
 def heatmap_figure(results: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
     """Share of right answers by length (across) and depth (down).
 
@@ -185,7 +145,7 @@ def heatmap_figure(results: Sequence[Mapping[str, Any]], title: str | None = Non
     """
     lengths = sorted({result["tokens"] for result in results})
     depths = sorted({result["depth"] for result in results})
-    figure, axes = _figure(title, height=1.1 + 0.34 * len(depths))
+    figure, axes = new_figure(title, height=1.1 + 0.34 * len(depths))
     shares = [[float("nan")] * len(lengths) for _ in depths]
     for result in results:
         row, column = depths.index(result["depth"]), lengths.index(result["tokens"])
@@ -205,7 +165,7 @@ def heatmap_figure(results: Sequence[Mapping[str, Any]], title: str | None = Non
     return figure
 
 
-@_style
+@figure_style
 def bars_figure(
     series: Mapping[str, Mapping[int, float]],
     title: str | None = None,
@@ -220,10 +180,10 @@ def bars_figure(
         threshold: drawn as a line.
         score: what the scores are, with their unit.
     """
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     lengths = sorted({length for scores in series.values() for length in scores})
     width = 0.76 / len(series)
-    for index, ((label, scores), (color, _)) in enumerate(_with_style(series)):
+    for index, ((label, scores), (color, _)) in enumerate(with_style(series)):
         places = [lengths.index(length) + (index - (len(series) - 1) / 2) * width for length in scores]
         bars = axes.bar(places, list(scores.values()), width * 0.92, color=color, label=label)
         axes.bar_label(bars, [f"{value:.0f}" for value in scores.values()], padding=2, color=color, fontsize=8)
@@ -240,11 +200,11 @@ def bars_figure(
     axes.tick_params(axis="x", length=0)
     axes.set_xlabel("length (tokens)")
     axes.set_ylabel(score)
-    _legend(axes, series)
+    add_legend(axes, series)
     return figure
 
 
-@_style
+@figure_style
 def training_figure(metrics: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
     """Loss and learning rate against the optimizer step.
 
@@ -252,8 +212,7 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], title: str | None = No
         metrics: lines of metrics.jsonl: {"step", "loss", "learning_rate"}.
         title: above the picture.
     """
-    figure = Figure(figsize=(_WIDTH, _HEIGHT))
-    above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    figure, (above, below) = new_figure(title, rows=(3, 1))
     steps = [record["step"] for record in metrics]
     losses = [record["loss"] for record in metrics]
     smooth = _smoothed(losses)
@@ -272,148 +231,13 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], title: str | None = No
     above.set_ylabel("loss (nats per token)")
     below.set_ylabel("learning rate")
     below.set_xlabel("optimizer step")
-    _set_title(figure, title)
-    _legend(above, ["each logged step", "mean of the nearest 9"])
+    add_legend(above, ["each logged step", "mean of the nearest 9"])
     return figure
 
 
 def right_answers(cell: Mapping[str, Any]) -> int:
     """The generated answers of a cell that are right, or, where none were generated, those that are the likeliest."""
     return cell["exact"] if cell["correct"] is None else cell["correct"]
-
-
-def plot_found(
-    curves: Mapping[str, Mapping[int, float]],
-    path: Path,
-    title: str,
-    base_context: int | None = None,
-    bar: float | None = None,
-) -> None:
-    """Save a `found_figure`.
-
-    Args:
-        curves: for each label, the share by length (tokens).
-        path: of the picture; .png or .svg.
-        title: above the picture.
-        base_context: where the base's own context ends; what is beyond it is shaded.
-        bar: the least share of a usable length; drawn as a line.
-
-    Raises:
-        OutputError: the picture can't be written.
-    """
-    _save(found_figure(curves, title, base_context, bar), path)
-
-
-def plot_heatmap(results: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Save a `heatmap_figure`.
-
-    Args:
-        results: as in `heatmap_figure`.
-        path: of the picture; .png or .svg.
-        title: above the picture.
-
-    Raises:
-        OutputError: the picture can't be written.
-    """
-    _save(heatmap_figure(results, title), path)
-
-
-def plot_bars(
-    series: Mapping[str, Mapping[int, float]],
-    path: Path,
-    title: str,
-    threshold: float | None = None,
-    score: str = "score (higher is better)",
-) -> None:
-    """Save a `bars_figure`.
-
-    Args:
-        series: for each label, the score by length (tokens).
-        path: of the picture; .png or .svg.
-        title: above the picture.
-        threshold: drawn as a line.
-        score: what the scores are, with their unit.
-
-    Raises:
-        OutputError: the picture can't be written.
-    """
-    _save(bars_figure(series, title, threshold, score), path)
-
-
-def _figure(title: str | None, height: float = _HEIGHT) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(_WIDTH, height))
-    axes = figure.add_subplot()
-    _set_title(figure, title)
-    return figure, axes
-
-
-def _set_title(figure: Figure, title: str | None) -> None:
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
-
-
-def _with_style(curves: Mapping[str, Any]) -> list[tuple[tuple[str, Any], tuple[str, str]]]:
-    """Each label and curve with a color and a marker."""
-    others = [_SERIES[index % len(_SERIES)] for index in range(len(curves) - 1)]
-    # A legend leaves labels out that begin with an underscore.
-    labeled = [(f" {label}" if label.startswith("_") else label, curve) for label, curve in curves.items()]
-    return list(zip(labeled, [*others, _LAST], strict=True))
-
-
-def _label_ends(figure: Figure, axes: Any, curves: Mapping[str, Mapping[int, float]]) -> None:
-    """Write each curve's last value beside it, moved up where it would cover the one below."""
-    figure.draw_without_rendering()  # places are known once the axes have their final size
-    below = float("-inf")
-    ends = [(curve[max(curve)], max(curve), color) for (_, curve), (color, _) in _with_style(curves)]
-    for value, context, color in sorted(ends):
-        place = axes.transData.transform((context, value))[1] * 72 / figure.dpi
-        below = max(place, below + 10)
-        offset = (6, below - place - 3)
-        text = f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
-        axes.annotate(text, (context, value), textcoords="offset points", xytext=offset, color=color)
-
-
-def _label_extremes(axes: Any, curves: Mapping[str, Mapping[int, float]], lengths: Sequence[int]) -> None:
-    """Write the highest share at each length above its point, and the lowest below."""
-    for length in lengths:
-        points = [(curve[length], color) for (_, curve), (color, _) in _with_style(curves) if length in curve]
-        highest, lowest = max(points, key=lambda point: point[0]), min(points, key=lambda point: point[0])
-        left = -10 if length == lengths[0] else 0  # of a curve that falls from there
-        labels = [(highest, (0, 7)), (lowest, (left, -13))] if highest[0] > lowest[0] else [(points[-1], (0, 7))]
-        for (share, color), offset in labels:
-            axes.annotate(
-                f"{share:.0%}", (length, share), textcoords="offset points", xytext=offset, ha="center",
-                color=color, fontsize=8,
-            )  # fmt: skip
-
-
-def _perplexity_axis(axes: Any) -> None:
-    """Logarithmic, with round numbers."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    rounded = [digits * 10**power for power in range(6) for digits in (1, 1.5, 2, 3, 5, 7)]
-    ticks = [tick for tick in rounded if low <= tick <= high]
-    if len(ticks) < 2:  # a nearly flat line
-        axes.set_yscale("linear")
-        return
-    axes.set_yticks(ticks[:: -(-len(ticks) // 9)], [f"{tick:,g}" for tick in ticks[:: -(-len(ticks) // 9)]])
-    axes.minorticks_off()
-
-
-def _mark_base_context(axes: Any, base_context: int | None) -> None:
-    left, right = axes.get_xlim()
-    if base_context is None or not left <= base_context <= right:
-        return
-    axes.axvspan(base_context, right, color=COLORS["line"], alpha=0.45, linewidth=0, zorder=0)
-    axes.set_xlim(left, right)
-    axes.set_xlabel(f"{axes.get_xlabel()}; shaded: beyond the base's {base_context:,}")
-
-
-def _legend(axes: Any, labels: Sequence[str] | Mapping[str, Any]) -> None:
-    """Above the axes, where it can't cover a line; in one row where the labels are short."""
-    if len(labels) > 1:
-        in_a_row = sum(len(label) + 5 for label in labels) <= 56
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, ncols=len(labels) if in_a_row else 1)
 
 
 def _smoothed(values: Sequence[float], reach: int = 4) -> list[float]:
@@ -429,8 +253,17 @@ def _readable_on(ground: tuple[float, ...]) -> str:
     return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.06 else "#1b1b1b"
 
 
-@_style
-def _save(figure: Figure, path: Path) -> None:
+@figure_style
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all.
+
+    Args:
+        figure: one of those above.
+        path: of the picture; .png or .svg.
+
+    Raises:
+        OutputError: the picture can't be written.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.removeprefix("."))
     write_bytes(path, buffer.getvalue())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import matplotlib
 from matplotlib.figure import Figure
 
-from lengthen.evaluation.plot import COLORS
+from lengthen.evaluation.plot_style import COLORS
 
 __all__ = ["Picture", "Section", "Table", "inline_svg", "picture"]
 

@@ -27,7 +27,7 @@ def report_grid(
         content: what else the results say.
         json_file: as the user named it.
     """
-    from lengthen.evaluation.plot import plot_heatmap
+    from lengthen.evaluation.plot import heatmap_figure, save_figure
 
     found = {(cell.tokens, cell.depth): _found(cell) for cell in cells}
     lengths, depths = (list(dict.fromkeys(values)) for values in zip(*found, strict=True))
@@ -45,7 +45,7 @@ def report_grid(
     written = write_result(loaded.name, loaded.header, kind, {**content, "results": results}, json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
         picture = written.with_suffix(".png")
-        plot_heatmap(results, picture, f"{kind}: {Path(loaded.name).name}")
+        save_figure(heatmap_figure(results, f"{kind}: {Path(loaded.name).name}"), picture)
         typer.echo(f"wrote {picture}", err=True)
 
 

@@ -144,9 +144,10 @@ def _write(
     """The results file, and beside it a picture."""
     written = write_result(loaded.name, loaded.header, "ruler", content, json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
-        from lengthen.evaluation.plot import plot_bars
+        from lengthen.evaluation.plot import bars_figure, save_figure
 
         # Without an alias's origin, for which a picture has no room.
         model, picture = loaded.header["model"].split(" (")[0], written.with_suffix(".png")
-        plot_bars({model: result.averages}, picture, f"RULER: {model}", threshold, "mean score of the tasks (%)")
+        bars = bars_figure({model: result.averages}, f"RULER: {model}", threshold, "mean score of the tasks (%)")
+        save_figure(bars, picture)
         typer.echo(f"wrote {picture}", err=True)

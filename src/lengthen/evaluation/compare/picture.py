@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lengthen.evaluation.compare.verdict import RETRIEVAL, SHARE
-from lengthen.evaluation.plot import plot_found
+from lengthen.evaluation.plot import found_figure, save_figure
 from lengthen.results import Comparison
 
 __all__ = ["draw_found"]
@@ -32,5 +32,5 @@ def draw_found(found: Comparison, path: Path, name: str, base_context: int) -> b
     }
     title = f"{RETRIEVAL[task].capitalize()} found: {name}"
     measured = {side: curve for side, curve in curves.items() if curve}
-    plot_found(measured, path, title, base_context, SHARE * (found["verdict"]["best"] or 0))
+    save_figure(found_figure(measured, title, base_context, SHARE * (found["verdict"]["best"] or 0)), path)
     return True
