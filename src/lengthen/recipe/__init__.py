@@ -3,6 +3,7 @@
 A recipe is a YAML file, the name of a shipped one (`lengthen recipes`), or built in Python.
 """
 
+from lengthen.recipe.data import DataRecipe, SourceRecipe
 from lengthen.recipe.load import apply_overrides, load_recipe, parse_recipe, shipped_recipes
 from lengthen.recipe.rules import PROMPT_KINDS, check_documents
 from lengthen.recipe.schema import (
@@ -10,12 +11,10 @@ from lengthen.recipe.schema import (
     AttentionRecipe,
     BackendName,
     ContextRecipe,
-    DataRecipe,
     MemoryRecipe,
     ParallelRecipe,
     Recipe,
     RestorationRecipe,
-    SourceRecipe,
     TrainingRecipe,
 )
 

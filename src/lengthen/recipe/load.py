@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from lengthen.errors import RecipeError
-from lengthen.recipe.schema import MAPPING, SOURCE_LISTS, Recipe, SourceRecipe
+from lengthen.recipe.data import MAPPING, SOURCE_LISTS, SourceRecipe
+from lengthen.recipe.schema import Recipe
 
 __all__ = ["apply_overrides", "load_recipe", "parse_recipe", "shipped_recipes"]
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from lengthen.errors import RecipeError
 
 if TYPE_CHECKING:
-    from lengthen.recipe.schema import DataRecipe, MemoryRecipe, Recipe, SourceRecipe
+    from lengthen.recipe.data import DataRecipe, SourceRecipe
+    from lengthen.recipe.schema import MemoryRecipe, Recipe
 
 __all__ = [
     "KINDS_OF_KEY",
