@@ -490,7 +490,8 @@ def test_cache_memory_bounds_the_batch_and_delays_nobody_for_ever(plain):
     most = 0
     while engine.step():
         most = max(most, engine.running)
-        assert sum(layer.keys.nbytes + layer.values.nbytes for layer in engine._cache.layers) <= 3 * CONTEXT * per_token
+        layers = engine.batch.cache.layers
+        assert sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) <= 3 * CONTEXT * per_token
     assert most == 3
     assert all(own[-1].finish == "length" for own in events)
 

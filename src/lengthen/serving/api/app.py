@@ -11,18 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from lengthen.errors import BusyError, LengthenError
+from lengthen.serving.api.adapter_requests import LoadRequest, TrainingRequest, UnloadRequest
 from lengthen.serving.api.answers import Answer, ChatAnswer
 from lengthen.serving.api.fine_tuning_jobs import Training
 from lengthen.serving.api.metrics import metrics_text
 from lengthen.serving.api.middleware import ApiMiddleware, TokenLimits, error_response
-from lengthen.serving.api.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    LoadRequest,
-    TrainingRequest,
-    UnloadRequest,
-    format_validation_errors,
-)
+from lengthen.serving.api.schemas import ChatRequest, CompletionRequest, format_validation_errors
 from lengthen.serving.api.service import ApiError, Service
 
 __all__ = ["make_app"]

@@ -21,8 +21,8 @@ from lengthen.models.devices import Dtype
 from lengthen.models.resolve import resolved_name
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder
+from lengthen.serving.api.adapter_requests import TrainingRequest
 from lengthen.serving.api.job import Job
-from lengthen.serving.api.schemas import TrainingRequest
 from lengthen.serving.api.service import ApiError, Service
 
 __all__ = ["Training"]

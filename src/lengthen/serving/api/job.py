@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lengthen.serving.api.schemas import TrainingRequest
+from lengthen.serving.api.adapter_requests import TrainingRequest
 
 __all__ = ["Job"]
 

@@ -1,24 +1,22 @@
-"""What clients of OpenAI's API send, as far as it can be done here; what can't be done is refused by name."""
+"""Requests for texts, as clients of OpenAI's API send them; what can't be done here is refused by name."""
 
 import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from transformers import PreTrainedTokenizerBase
 
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.errors import DataError
-from lengthen.files import parse_json
+from lengthen.serving.api.fields import Logprobs, Penalty, StopTexts, Strict, Whole
+from lengthen.serving.api.messages import Message
 from lengthen.serving.engine import GenerationRequest
 from lengthen.upstream import chat_prompt
 
 __all__ = [
     "ChatRequest",
     "CompletionRequest",
-    "LoadRequest",
-    "TrainingRequest",
-    "UnloadRequest",
     "format_validation_errors",
 ]
 
@@ -27,37 +25,16 @@ _COMPLETION_TOKENS = 16
 _TEMPLATE_ARGUMENTS = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 
 
-def _as_whole(value: Any) -> Any:
-    """8.0 as 8: JSON has one kind of number, and clients of languages that have one too write it so."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _without_empty(stop: Any) -> Any:
-    """Stop texts without those that are left empty, as forms send them."""
-    return None if stop == "" else [text for text in stop if text != ""] if isinstance(stop, list) else stop
-
-
-Text = Annotated[str, Field(min_length=1)]
-Whole = Annotated[int, BeforeValidator(_as_whole)]
-Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-Logprobs = Annotated[Whole, Field(ge=0, le=20)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _StreamOptions(_Strict):
+class _StreamOptions(Strict):
     include_usage: bool = False
     continuous_usage_stats: bool | None = None
 
 
-class _ResponseFormat(_Strict):
+class _ResponseFormat(Strict):
     type: Literal["text"]
 
 
-class _Sampled(_Strict):
+class _Sampled(Strict):
     """What both kinds of requests have: OpenAI's fields, and those of vLLM for sampling.
 
     The fields that take one value only are those that clients send anyway.
@@ -75,7 +52,7 @@ class _Sampled(_Strict):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Annotated[str | Annotated[list[str], Field(max_length=16)] | None, BeforeValidator(_without_empty)] = None
+    stop: StopTexts = None
     stop_token_ids: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(max_length=64)] | None = None
     min_tokens: Annotated[Whole, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
@@ -183,75 +160,10 @@ class CompletionRequest(_Sampled):
         return self.logprobs, (self.logprobs or 0) if reads_prompt else None
 
 
-class _Function(_Strict):
-    name: Text
-    arguments: str | None = None
-
-
-class _ToolCall(_Strict):
-    id: str | None = None
-    type: Literal["function"] = "function"
-    index: int | None = None
-    function: _Function
-
-    def for_template(self) -> dict[str, Any]:
-        """With the arguments as an object, as templates expect them."""
-        try:
-            arguments = parse_json(self.function.arguments or "{}")
-        except ValueError:
-            arguments = self.function.arguments
-        function = {"name": self.function.name, "arguments": arguments}
-        return {"type": "function", "function": function, **({"id": self.id} if self.id else {})}
-
-
-def _joined_parts(content: Any) -> Any:
-    """The text of a message whose content is a list of parts."""
-    if content is None or isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise ValueError("should be a text or a list of parts of type text")
-    for number, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str) or len(part) > 2:
-            raise ValueError(f"part {number} should be of type text, with its text, and is of type {kind!r}")
-    return "".join(part["text"] for part in content)
-
-
-class _Message(_Strict):
-    """A message as clients send it, above all as they get it: with fields that have no value."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[Any, AfterValidator(_joined_parts)] = None
-    name: str | None = None
-    refusal: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-    tool_call_id: str | None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    audio: None = None
-    function_call: None = None
-
-    def for_template(self) -> dict[str, Any]:
-        """The message as chat templates take it."""
-        text = self.refusal if self.content is None and self.refusal is not None else self.content
-        message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text or ""}
-        if self.tool_calls:
-            message["tool_calls"] = [call.for_template() for call in self.tool_calls]
-        for key in ("name", "reasoning_content", "tool_call_id"):
-            if getattr(self, key) is not None:
-                message[key] = getattr(self, key)
-        return message
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no content at all, not even an empty text."""
-        return self.content is None and self.refusal is None and not self.tool_calls
-
-
 class ChatRequest(_Sampled):
     """Answer a conversation."""
 
-    messages: Annotated[list[_Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     logprobs: bool | None = None
@@ -268,7 +180,7 @@ class ChatRequest(_Sampled):
 
     @field_validator("messages")
     @classmethod
-    def _have_content(cls, messages: list[_Message]) -> list[_Message]:
+    def _have_content(cls, messages: list[Message]) -> list[Message]:
         for number, message in enumerate(messages):
             if message.is_empty:
                 raise ValueError(f"{number}.content is missing")
@@ -340,51 +252,6 @@ class ChatRequest(_Sampled):
     def wanted_logprobs(self) -> tuple[int | None, int | None]:
         """As the base class says."""
         return (self.top_logprobs or 0) if self.logprobs else None, None
-
-
-class LoadRequest(_Strict):
-    """Load an adapter, in vLLM's words."""
-
-    lora_name: Name
-    lora_path: Text
-
-
-class UnloadRequest(_Strict):
-    """Unload an adapter, in vLLM's words."""
-
-    lora_name: Name
-
-
-class Hyperparameters(_Strict):
-    """How an adapter is trained.
-
-    Attributes:
-        n_steps: optimizer steps, one sequence each.
-        learning_rate_multiplier: of a learning rate of 2e-4.
-        rank: of LoRA.
-    """
-
-    n_steps: Annotated[int, Field(ge=1, le=1000)] = 100
-    learning_rate_multiplier: Annotated[float, Field(gt=0, le=100)] = 1.0
-    rank: Annotated[int, Field(ge=1, le=64)] = 8
-
-
-class TrainingRequest(_Strict):
-    """Train an adapter, in the words of OpenAI's fine-tuning jobs; the documents come with the request.
-
-    Attributes:
-        model: the base.
-        suffix: the name under which the adapter will be served.
-        documents: texts to train on.
-        training_file: OpenAI's client has to send one, and there are no uploaded files here.
-    """
-
-    model: str
-    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    documents: Annotated[list[Annotated[str, Field(pattern=r"\S")]], Field(min_length=1)]
-    training_file: Literal["inline"] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    hyperparameters: Hyperparameters = Hyperparameters()
 
 
 def format_validation_errors(errors: Sequence[Any]) -> str:

@@ -9,39 +9,30 @@ cache memory or no adapter memory free: nobody overtakes, so that nobody waits f
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
-from lengthen._compat import without_cudnn_attention
 from lengthen.adapters.tokenizer import own_tokenizer
 from lengthen.data.instruct.templates import use_template
-from lengthen.decoding.prefill import hidden_chunks, new_cache
-from lengthen.decoding.sampling import logprobs_of, pick_tokens
 from lengthen.decoding.stop import eos_token_ids
 from lengthen.errors import BusyError, DataError, LengthenError, one_line
-from lengthen.head import logits_from
 from lengthen.serving.engine.adapter_weights import adapter_folder
 from lengthen.serving.engine.base_model import LoadedBase
+from lengthen.serving.engine.batch import Batch, Stats
 from lengthen.serving.engine.fair_queue import FairQueue
-from lengthen.serving.engine.kv_cache import BatchedKVCache, padded_tokens
+from lengthen.serving.engine.kv_cache import padded_tokens
 from lengthen.serving.engine.registry import AdapterRegistry
 from lengthen.serving.engine.request import Completion, Event, GenerationRequest, RequestState
 
-__all__ = ["Engine", "Limits", "Stats"]
+__all__ = ["Engine", "Limits"]
 
 _LOG = logging.getLogger(__name__)
-
-# How long a request that is being written may have to wait for prompts, in chunks.
-_CHUNKS_AT_MOST = 4
-# Tokens of prompts whose log probabilities are computed at once: each has as many logits as there are tokens.
-_SCORED_AT_MOST = 512
 
 
 @dataclass(frozen=True)
@@ -64,37 +55,6 @@ class Limits:
     adapter_bytes: int | None = None
 
 
-@dataclass
-class Stats:
-    """Counts since the engine was made.
-
-    Attributes:
-        finished: requests by adapter (None for the base) and by why they ended.
-        prompt_tokens, new_tokens: read and generated.
-        steps: forward passes that generated a token in each row.
-        waited_seconds: until the first token, summed over `answered` requests.
-    """
-
-    finished: Counter[tuple[str | None, str]] = field(default_factory=Counter)
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    steps: int = 0
-    waited_seconds: float = 0.0
-    answered: int = 0
-
-
-class _Prefill:
-    """Prompts that are read together, from their first token to the last but one."""
-
-    def __init__(self, states: list[RequestState], device: torch.device, cache: Any):
-        self.states, self.cache, self.done = states, cache, 0
-        self.width = max(len(state.request.prompt) for state in states) - 1
-        rows = [list(state.request.prompt[:-1]) for state in states]
-        # What fills up the shorter ones comes after them, so that they don't see it, and their rows end before it.
-        padded = [row + [0] * (self.width - len(row)) for row in rows]
-        self.ids_BT = torch.tensor(padded, dtype=torch.long, device=device).view(len(rows), self.width)
-
-
 class Engine:
     """Generates for many requests at once, each with an adapter of its own or with none.
 
@@ -108,6 +68,8 @@ class Engine:
         template: chat template by name, in place of the base's own and of every adapter's.
 
     Attributes:
+        registry: the adapters that are known.
+        batch: the requests that are computed.
         stats: what it did so far.
     """
 
@@ -127,15 +89,12 @@ class Engine:
         adapter_bytes = free // 4 if self.limits.adapter_bytes is None else self.limits.adapter_bytes
         self.registry = AdapterRegistry(base, adapter_bytes, adapter_scale)
         self.stats = Stats()
-        self._chunk = self.limits.chunk or (2048 if base.device.type == "cuda" else 512)
+        chunk = self.limits.chunk or (2048 if base.device.type == "cuda" else 512)
         self._max_tokens = cache_bytes // base.cache_bytes_per_token
+        self.batch = Batch(base, self.registry.pool, chunk, self._max_tokens, self.stats, self._end)
         self._vocabulary = base.model.get_input_embeddings().weight.shape[0]
         self._queue: FairQueue[RequestState] = FairQueue()
         self._commands: list[tuple[Callable[[], Any], Future[Any]]] = []
-        self._admitted: list[RequestState] = []
-        self._prefilling: _Prefill | None = None
-        self._decoding: list[RequestState] = []
-        self._cache = BatchedKVCache(base.key_value_shapes, base.dtype, base.device, self._max_tokens)
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing: float | None = None
@@ -148,12 +107,12 @@ class Engine:
     @property
     def running(self) -> int:
         """Requests that are read or continued."""
-        return len(self._active())
+        return len(self.batch.states)
 
     @property
     def cached_tokens(self) -> int:
         """Tokens whose keys and values are held."""
-        return sum(self._cache.lengths)
+        return sum(self.batch.cache.lengths)
 
     def submit(self, request: GenerationRequest, on_event: Callable[[Event], None]) -> RequestState:
         """Queue a request.
@@ -246,10 +205,9 @@ class Engine:
         self._run_commands()
         self._drop_cancelled()
         self._admit()
-        self._prefill()
-        with without_cudnn_attention():
-            self._decode_token()
-        return bool(self._active() or self.waiting)
+        self.batch.prefill()
+        self.batch.decode()
+        return self._has_requests()
 
     def start(self) -> None:
         """Begin to work in a thread."""
@@ -268,9 +226,9 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not (self._active() or len(self._queue) or self._commands or self._closing is not None):
+                while not (self._has_requests() or self._commands or self._closing is not None):
                     self._wake.wait()
-                if self._closing is not None and not (self._active() or len(self._queue)):
+                if self._closing is not None and not self._has_requests():
                     break
                 if self._closing is not None and time.monotonic() > self._closing:
                     self._cancel_all()
@@ -278,22 +236,15 @@ class Engine:
                 self.step()
             except Exception as error:  # whatever it is, later requests can be served
                 _LOG.exception("a step of the engine failed")
-                self._fail_active(one_line(error))
+                self.batch.fail(f"the engine failed: {one_line(error)}")
         self._run_commands()
 
+    def _has_requests(self) -> bool:
+        return bool(self.batch.states or self.waiting)
+
     def _cancel_all(self) -> None:
-        for state in [*self._active(), *self._queue]:
+        for state in [*self.batch.states, *self._queue]:
             state.cancel()
-
-    def _fail_active(self, reason: str) -> None:
-        failed = self._active()
-        self._admitted, self._prefilling, self._decoding = [], None, []
-        self._cache.clear()
-        for state in failed:
-            self._end(state, Event(finish="failed", error=f"the engine failed: {reason}"))
-
-    def _active(self) -> list[RequestState]:
-        return [*self._admitted, *(self._prefilling.states if self._prefilling else ()), *self._decoding]
 
     def _between_tokens(self, command: Callable[[], None]) -> None:
         done: Future[Any] = Future()
@@ -318,22 +269,13 @@ class Engine:
             queued = [each for each in self._queue if each.is_cancelled]
             for state in queued:
                 self._queue.remove(state.request.adapter, state)
-        waiting = [admitted for admitted in self._admitted if admitted.is_cancelled]
-        self._admitted = [admitted for admitted in self._admitted if not admitted.is_cancelled]
-        for state in [*queued, *waiting]:
+        for state in queued:
             self._end(state, Event(finish="cancelled"))
-        if self._prefilling is not None and all(each.is_cancelled for each in self._prefilling.states):
-            cancelled, self._prefilling = self._prefilling.states, None
-            for state in cancelled:
-                self._end(state, Event(finish="cancelled"))
-        for row in reversed(range(len(self._decoding))):
-            if self._decoding[row].is_cancelled:
-                self._leave(row, Event(finish="cancelled"))
+        self.batch.drop_cancelled()
 
     def _admit(self) -> None:
         while (state := self._first()) is not None:
-            reserved = [active.max_total_tokens for active in (*self._active(), state)]
-            if len(reserved) > self.limits.batch or padded_tokens(reserved) > self._max_tokens:
+            if self.running >= self.limits.batch or not self.batch.has_memory_for(state):
                 return
             adapter = state.adapter
             try:
@@ -347,7 +289,7 @@ class Engine:
             state.is_running = True
             if adapter is not None:
                 adapter.running += 1
-            self._admitted.append(state)
+            self.batch.add(state)
 
     def _first(self) -> RequestState | None:
         with self._wake:
@@ -356,101 +298,6 @@ class Engine:
     def _pop(self) -> None:
         with self._wake:
             self._queue.pop()
-
-    def _prefill(self) -> None:
-        """Prefill a chunk, and up to three more while most requests still wait.
-
-        A decode step costs the same for few sequences as for many, so it is worth waiting until there are many.
-        """
-        for _ in range(_CHUNKS_AT_MOST):
-            self._prefill_chunk()
-            if len(self._active()) <= 2 * len(self._decoding):
-                return
-
-    def _prefill_chunk(self) -> None:
-        if self._prefilling is None:
-            if not self._admitted:
-                return
-            self._prefilling = _Prefill(self._next_to_prefill(), self.base.device, new_cache(self.base.model))
-        prefill = self._prefilling
-        scores = any(state.request.prompt_logprobs is not None for state in prefill.states)
-        width = max(1, (min(self._chunk, _SCORED_AT_MOST) if scores else self._chunk) // len(prefill.states))
-        ids_BT = prefill.ids_BT[:, prefill.done : prefill.done + width]
-        if ids_BT.shape[1]:
-            adapters = [state.adapter.loaded if state.adapter else None for state in prefill.states]
-            with self.registry.pool.rows(adapters, ids_BT.shape[1]):
-                for hidden_BTH in hidden_chunks(self.base.model, ids_BT, ids_BT.shape[1], prefill.cache):
-                    self._score_prompts(prefill, hidden_BTH)
-            prefill.done += ids_BT.shape[1]
-        if prefill.done == prefill.width:
-            self._prefilling = None
-            for row, state in enumerate(prefill.states):
-                length = len(state.request.prompt) - 1
-                self.stats.prompt_tokens += length + 1
-                if state.request.max_new_tokens == 0:
-                    self._end(state, Event(prompt_logprobs=state.prompt_event(), finish="length"))
-                    continue
-                self._cache.append(prefill.cache if length else None, row, length, state.max_total_tokens)
-                self._decoding.append(state)
-
-    def _score_prompts(self, prefill: _Prefill, hidden_BTH: torch.Tensor) -> None:
-        """Note how likely the tokens after those that were just read were, for requests that ask for it."""
-        wanted = [state.request.prompt_logprobs for state in prefill.states]
-        if all(count is None for count in wanted):
-            return
-        # All rows together, since adapters may have a head of their own in each.
-        logits_BTV = logits_from(self.base.model, hidden_BTH)
-        for row, (state, count) in enumerate(zip(prefill.states, wanted, strict=True)):
-            tokens = state.request.prompt[prefill.done + 1 : prefill.done + 1 + hidden_BTH.shape[1]]
-            if count is not None and tokens:
-                state.prompt_logprobs += logprobs_of(logits_BTV[row, : len(tokens)], tokens, count)
-
-    def _next_to_prefill(self) -> list[RequestState]:
-        """The first that has arrived, and those behind it as long as all fit into one chunk."""
-        taken, widest = 0, 0
-        for state in self._admitted:
-            widest = max(widest, len(state.request.prompt))
-            if taken and (taken + 1) * widest > self._chunk:
-                break
-            taken += 1
-        chosen, self._admitted = self._admitted[:taken], self._admitted[taken:]
-        return chosen
-
-    def _decode_token(self) -> None:
-        if not self._decoding:
-            return
-        last_B1 = torch.tensor([[decoding.last] for decoding in self._decoding], device=self.base.device)
-        adapters = [decoding.adapter.loaded if decoding.adapter else None for decoding in self._decoding]
-        with self.registry.pool.rows(adapters, 1):
-            out = self.base.model(input_ids=last_B1, **self._cache.next_token())
-        self._cache.advance()
-        self.stats.steps += 1
-        logits_BV = out.logits[:, -1].float()
-        tokens = pick_tokens(logits_BV, [decoding.sampler for decoding in self._decoding])
-        for row in reversed(range(len(tokens))):
-            token, state = tokens[row], self._decoding[row]
-            if token is None:
-                self._leave(row, Event(finish="failed", error="the model computed no numbers for this prompt"))
-                continue
-            count = state.request.logprobs
-            logprob = None if count is None else logprobs_of(logits_BV[row : row + 1], [token], count)[0]
-            event = state.take(token, logprob)
-            self.stats.new_tokens += 1
-            if state.new_tokens == 1:
-                self.stats.answered += 1
-                self.stats.waited_seconds += time.perf_counter() - state.submitted
-            if event.finish is None:
-                state.tell(event)
-            else:
-                self._leave(row, event)
-
-    def _leave(self, row: int, event: Event) -> None:
-        """End a request that is being continued; the last row takes its place."""
-        state = self._decoding[row]
-        self._cache.remove(row)
-        self._decoding[row] = self._decoding[-1]
-        self._decoding.pop()
-        self._end(state, event)
 
     def _end(self, state: RequestState, event: Event) -> None:
         adapter = state.adapter
