@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from lengthen.adapters.base import base_of
 from lengthen.adapters.finite import check_weights
 from lengthen.adapters.folder import trained_over_nf4
-from lengthen.adapters.load import base_of, load, load_dequantized
+from lengthen.adapters.load import load, load_dequantized
 from lengthen.context import base_context, state_lengths
 from lengthen.errors import ModelError, OutputError
 from lengthen.files import atomic_folder

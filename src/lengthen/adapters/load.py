@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lengthen.adapters.base import base_of_run, check_base
 from lengthen.adapters.finite import check_adapter
-from lengthen.adapters.folder import adapter_config, adapter_rows, check_folder, weight_shapes
+from lengthen.adapters.folder import adapter_config, check_folder, weight_shapes
 from lengthen.adapters.scale import check_scale, scale_adapter
 from lengthen.adapters.tokenizer import tokenizer_beside
 from lengthen.context import extend
@@ -29,12 +30,9 @@ from lengthen.vocabulary import embedding_rows, guard_embeddings
 __all__ = [
     "BaseApart",
     "attaching",
-    "base_of",
-    "check_base",
     "load",
     "load_apart",
     "load_dequantized",
-    "stated_rows",
 ]
 
 
@@ -154,16 +152,6 @@ def load_dequantized(
     return _joined(replace(apart, model=dequantize(apart.model)), str(model), adapter_scale)
 
 
-def base_of(model: str | Path) -> Source:
-    """Where the weights of MODEL are: its own, or those of the base that a run's adapter was trained over.
-
-    Raises:
-        ModelError: there are none.
-    """
-    source = resolve_model(str(model))
-    return source if source.run is None else _base_of(source.run)
-
-
 def _joined(apart: BaseApart, model: str, adapter_scale: float) -> tuple[Any, PreTrainedTokenizerBase]:
     """Put the adapter over its base."""
     loaded = apart.model
@@ -189,7 +177,7 @@ def _load_apart(
     if source.run is not None:
         if adapter is not None:
             raise ModelError(f"{model} is a run folder and has its adapter already; leave `adapter` out")
-        adapter, source = RunFolder(source.run).adapter, _base_of(source.run)
+        adapter, source = RunFolder(source.run).adapter, base_of_run(source.run)
     folder = Path(adapter) if adapter is not None else None
     if folder is not None:
         check_folder(folder)
@@ -212,27 +200,18 @@ def _load_apart(
     return BaseApart(loaded.eval(), tokenizer, source, folder)
 
 
-def _resize_like(model: Any, adapter: Path) -> int:
+def _resize_like(model: Any, adapter: Path) -> None:
     """Give a base the embedding rows that an adapter was trained with, where tokens were added to it.
 
-    Args:
-        model: the base; the rows it gets are filled by the adapter's.
-        adapter: a PEFT folder.
-
-    Returns:
-        How many rows were added.
-
-    Raises:
-        ModelError: the adapter has fewer rows than the base.
+    The rows that are added are filled by the adapter's.
     """
     rows, wanted = embedding_rows(model), _embedding_rows_of(model, adapter)
     if wanted is None or wanted == rows:
-        return 0
+        return
     if wanted < rows:
         raise ModelError(f"the adapter {adapter} has {wanted} embedding rows, and its base {rows}; give its own base")
     with quiet_transformers():
         model.resize_token_embeddings(wanted, mean_resizing=False)
-    return wanted - rows
 
 
 def _embedding_rows_of(model: Any, adapter: Path) -> int | None:
@@ -244,17 +223,6 @@ def _embedding_rows_of(model: Any, adapter: Path) -> int | None:
         if plain in names:
             return shape[0]
     return None
-
-
-def stated_rows(model: str | Path) -> int:
-    """How many tokens MODEL has embeddings for, by its config and its adapter, without its weights.
-
-    Raises:
-        ModelError: it, or the base that its adapter is for, is not found.
-    """
-    source = resolve_model(str(model))
-    rows = None if source.run is None else adapter_rows(source.run / "adapter")
-    return rows or int(text_config(load_config(base_of(model))).vocab_size)
 
 
 def _scaled_config(
@@ -275,44 +243,6 @@ def _scaled_config(
 def _shape(config: PreTrainedConfig) -> list[Any]:
     text = config.get_text_config()
     return [getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers")]
-
-
-def _base_of(run: Path) -> Source:
-    """The base that a run folder's adapter was trained over."""
-    adapter = RunFolder(run).adapter
-    record = read_base_record(adapter)
-    if record is None:
-        raise ModelError(f"{adapter} has no base.json; give the base itself and `adapter={adapter}`")
-    try:
-        source = resolve_model(record["model"])
-        load_config(source)
-    except ModelError as error:
-        raise ModelError(
-            f"the base of {run} was {record['id']} at {record['model']}, which is not there; give the base itself and "
-            f"`adapter={adapter}`"
-        ) from error
-    return source
-
-
-def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, str], source: Source) -> None:
-    """Refuse another base than the adapter's, by what can be compared: a 4-bit base has no hash of all weights.
-
-    Args:
-        hashes: `weight_hashes` of the base.
-        folder: the adapter's.
-        record: its `read_base_record`.
-        source: where the base's files are.
-
-    Raises:
-        ModelError: the weights are not those that the adapter was trained over.
-    """
-    for key, own in hashes.items():
-        if own is not None and key in record:
-            if own != record[key]:
-                raise ModelError(
-                    f"the adapter {folder} was made for {record['id']}; the weights of {source.id} are others"
-                )
-            return
 
 
 def _with_adapter(base: PreTrainedModel, folder: Path, source: Source) -> Any:

@@ -50,7 +50,7 @@ def refuse_without_rows(model: str, tokenizer: Any, ids: "Iterable[np.ndarray]")
     Raises:
         ModelError: there is one.
     """
-    from lengthen.adapters.load import stated_rows
+    from lengthen.adapters.base import stated_rows
     from lengthen.errors import ModelError
     from lengthen.vocabulary import check_ids, vocabulary_size
 

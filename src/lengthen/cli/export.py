@@ -44,10 +44,10 @@ def export(
     For a run over a 4-bit base, the perplexity of what was trained and of the merge are measured and shown.
     """
     _check(for_, push, data, adapter_scale)
+    from lengthen.adapters.base import base_of
     from lengthen.adapters.export import export as run_export
     from lengthen.adapters.folder import adapter_config
     from lengthen.adapters.llama_cpp import check_positions, gguf_steps
-    from lengthen.adapters.load import base_of
     from lengthen.adapters.push import create_repository, upload
     from lengthen.adapters.vllm import export_for_vllm
     from lengthen.evaluation.merge_quality import perplexities

@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lengthen import attention
+from lengthen.adapters.base import base_of
 from lengthen.adapters.finite import check_adapter
 from lengthen.adapters.folder import adapter_config, adapter_rows, check_folder
-from lengthen.adapters.load import base_of
 from lengthen.adapters.tokenizer import tokenizer_beside
 from lengthen.context import METHODS, attention_layers, extend, stated_context
 from lengthen.context.layers import rope_by_type, text_config

@@ -20,8 +20,8 @@ from peft.utils.save_and_load import load_peft_weights
 from safetensors import SafetensorError
 from torch import nn
 
+from lengthen.adapters.base import check_base
 from lengthen.adapters.folder import adapter_config
-from lengthen.adapters.load import check_base
 from lengthen.adapters.scale import between
 from lengthen.context import positions
 from lengthen.errors import ModelError, one_line

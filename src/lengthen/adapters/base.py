@@ -1,0 +1,78 @@
+"""The base of a run or an adapter: where it is, how many tokens it knows, and that it is the one trained over."""
+
+from pathlib import Path
+
+from lengthen.adapters.folder import adapter_rows
+from lengthen.context.layers import text_config
+from lengthen.errors import ModelError
+from lengthen.models.load import load_config
+from lengthen.models.resolve import Source, resolve_model
+from lengthen.run_folder import RunFolder, read_base_record
+
+__all__ = ["base_of", "base_of_run", "check_base", "stated_rows"]
+
+
+def base_of(model: str | Path) -> Source:
+    """Where the weights of MODEL are: its own, or those of the base that a run's adapter was trained over.
+
+    Raises:
+        ModelError: there are none.
+    """
+    source = resolve_model(str(model))
+    return source if source.run is None else base_of_run(source.run)
+
+
+def base_of_run(run: Path) -> Source:
+    """The base that a run's adapter was trained over.
+
+    Args:
+        run: the folder.
+
+    Raises:
+        ModelError: its adapter names no base, or the base is not there any more.
+    """
+    adapter = RunFolder(run).adapter
+    record = read_base_record(adapter)
+    if record is None:
+        raise ModelError(f"{adapter} has no base.json; give the base itself and `adapter={adapter}`")
+    try:
+        source = resolve_model(record["model"])
+        load_config(source)
+    except ModelError as error:
+        raise ModelError(
+            f"the base of {run} was {record['id']} at {record['model']}, which is not there; give the base itself and "
+            f"`adapter={adapter}`"
+        ) from error
+    return source
+
+
+def stated_rows(model: str | Path) -> int:
+    """How many tokens MODEL has embeddings for, by its config and its adapter, without its weights.
+
+    Raises:
+        ModelError: it, or the base that its adapter is for, is not found.
+    """
+    source = resolve_model(str(model))
+    rows = None if source.run is None else adapter_rows(RunFolder(source.run).adapter)
+    return rows or int(text_config(load_config(base_of(model))).vocab_size)
+
+
+def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, str], source: Source) -> None:
+    """Refuse another base than the adapter's, by what can be compared: a 4-bit base has no hash of all weights.
+
+    Args:
+        hashes: `weight_hashes` of the base.
+        folder: the adapter's.
+        record: its `read_base_record`.
+        source: where the base's files are.
+
+    Raises:
+        ModelError: the weights are not those that the adapter was trained over.
+    """
+    for key, own in hashes.items():
+        if own is not None and key in record:
+            if own != record[key]:
+                raise ModelError(
+                    f"the adapter {folder} was made for {record['id']}; the weights of {source.id} are others"
+                )
+            return
