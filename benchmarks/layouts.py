@@ -16,7 +16,8 @@ from lengthen.attention.halo import slices
 from lengthen.attention.sdpa import _places
 from lengthen.attention.shards import _halo, _of_half, shard_bounds
 from lengthen.attention_pattern import Groups
-from lengthen.data.packing import Block, collate
+from lengthen.data.blocks import Block
+from lengthen.data.collate import collate
 
 GROUPS = Groups(8192, 4)
 CHUNK, SHARDS = 16384, 8

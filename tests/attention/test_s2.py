@@ -18,7 +18,8 @@ from lengthen.attention.layout import Layout, _spans
 from lengthen.attention.reference import groups_mask
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.attention_pattern import Groups, layer_patterns, register_pattern
-from lengthen.data.packing import Block, collate
+from lengthen.data.blocks import Block
+from lengthen.data.collate import collate
 from lengthen.errors import LengthenError, ModelError
 from lengthen.training.objective import CausalLMObjective
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from lengthen.cli.data import app
+from lengthen.data.collate import collate
 from lengthen.data.documents import BrokenRecordError
 from lengthen.data.hub import HubSource
 from lengthen.data.instruct import dataset
@@ -23,7 +24,6 @@ from lengthen.data.instruct.encoding import encode
 from lengthen.data.instruct.formats import Example, take_example
 from lengthen.data.instruct.messages import Turn
 from lengthen.data.instruct.templates import TEMPLATES, Template, use_template
-from lengthen.data.packing import collate
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.errors import DataError, RecipeError
 from lengthen.models.load import load_tokenizer

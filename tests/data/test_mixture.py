@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lengthen.data.blocks import Block
+from lengthen.data.collate import collate
 from lengthen.data.mixture import FiniteSource, Mixture, interleave
-from lengthen.data.packing import Block, collate
 from lengthen.data.sources import open_mixture
 from lengthen.errors import DataError, RecipeError
 from lengthen.recipe import parse_recipe

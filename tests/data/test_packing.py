@@ -7,15 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.masking_utils import find_packed_sequence_indices
 
-from lengthen.data.packing import (
-    Block,
-    choose_documents,
-    collate,
-    describe_blocks,
-    describe_lengths,
-    pack,
-    positions_beyond,
-)
+from lengthen.data.blocks import Block
+from lengthen.data.collate import collate
+from lengthen.data.counts import describe_blocks, describe_lengths, positions_beyond
+from lengthen.data.packing import choose_documents, pack
 from lengthen.data.token_store import TokenStore
 from lengthen.errors import DataError
 

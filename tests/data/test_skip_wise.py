@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lengthen.data.packing import Block, collate, positions_beyond
+from lengthen.data.blocks import Block
+from lengthen.data.collate import collate
+from lengthen.data.counts import positions_beyond
 from lengthen.data.skip_wise import skip_positions, skip_wise
 from lengthen.errors import DataError
 

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from lengthen.adapters.build import add_adapter
-from lengthen.data.packing import Block
+from lengthen.data.blocks import Block
 from lengthen.errors import DivergedError
 from lengthen.models.load import load_base, load_config
 from lengthen.models.resolve import resolve_model

@@ -6,7 +6,8 @@ import torch
 from torch.nn.functional import cross_entropy, linear
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig
 
-from lengthen.data.packing import Block, collate
+from lengthen.data.blocks import Block
+from lengthen.data.collate import collate
 from lengthen.head import LogitTransform
 from lengthen.models.logits import LOGITS, LOGITS_ON_GPU, tokens_per_chunk
 from lengthen.training import loss as loss_module

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from lengthen.adapters.build import add_adapter
 from lengthen.attention import set_group_size
 from lengthen.context import extend
+from lengthen.data.blocks import Block
 from lengthen.data.mixture import FiniteSource
-from lengthen.data.packing import Block
 from lengthen.errors import DataError, RecipeError
 from lengthen.head import decoder_of
 from lengthen.models.load import load_base, load_config

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lengthen.adapters.build import add_adapter
 from lengthen.attention import set_group_size
 from lengthen.attention.shards import shard_bounds
-from lengthen.data.packing import Block, collate
+from lengthen.data.blocks import Block
+from lengthen.data.collate import collate
 from lengthen.errors import ModelError, RecipeError
 from lengthen.recipe import AdapterRecipe, parse_recipe
 from lengthen.training.memory import enable_checkpointing

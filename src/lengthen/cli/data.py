@@ -161,7 +161,8 @@ def inspect_command(
         raise typer.BadParameter(f"--show and --sequences are for a recipe (.yaml); {inputs[0]} is none")
     from rich.console import Console
 
-    from lengthen.data.packing import choose_documents, describe_blocks, describe_lengths, pack
+    from lengthen.data.counts import describe_blocks, describe_lengths
+    from lengthen.data.packing import choose_documents, pack
     from lengthen.data.tokens import default_cache, load_tokens
     from lengthen.models.load import load_tokenizer
     from lengthen.vocabulary import vocabulary_size

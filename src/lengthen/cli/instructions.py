@@ -47,9 +47,9 @@ def inspect_instructions(
     from rich.console import Console
 
     from lengthen.cli.data import print_histogram, print_packing, print_warnings, refuse_without_rows
+    from lengthen.data.counts import describe_blocks
     from lengthen.data.instruct.dataset import load_instructions, pack_instructions
     from lengthen.data.instruct.templates import use_template
-    from lengthen.data.packing import describe_blocks
 
     if packing not in ("documents", "none"):
         raise typer.BadParameter(f"--packing {packing} is not for --kind instruct; take documents or none")
@@ -76,7 +76,7 @@ def inspect_instructions(
 def _counts(loaded: "list[Instructions]") -> dict[str, Any]:
     import numpy as np
 
-    from lengthen.data.packing import describe_lengths
+    from lengthen.data.counts import describe_lengths
 
     examples = [example for source in loaded for example in source.examples]
     described = describe_lengths(np.array([example.whole for example in examples]))

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lengthen.cli._options import Output
+    from lengthen.data.blocks import Block
     from lengthen.data.mixture import Mixture
-    from lengthen.data.packing import Block
 
 __all__ = ["inspect_mixture", "is_recipe"]
 

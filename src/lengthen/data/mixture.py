@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lengthen.data.packing import Block
+from lengthen.data.blocks import Block
+from lengthen.data.counts import any_packed
 
 __all__ = ["FiniteSource", "GeneratedSource", "Mixture", "Source", "interleave"]
 
@@ -56,7 +57,7 @@ class FiniteSource:
     def __init__(self, kind: str, name: str, about: str, blocks: Sequence[Block], seed: tuple[int, ...]):
         assert blocks
         self.kind, self.name, self.about = kind, name, about
-        self.packed = any(len(block.segments) > 1 for block in blocks)
+        self.packed = any_packed(blocks)
         self._blocks, self._seed = blocks, seed
         self._pass, self._order = -1, np.zeros(0, dtype=np.int64)
 

@@ -4,9 +4,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from lengthen.data.blocks import Block
+from lengthen.data.counts import any_packed, count_tokens, positions_beyond
 from lengthen.data.instruct.dataset import load_instructions, mix, pack_instructions
 from lengthen.data.mixture import Mixture
-from lengthen.data.packing import Block, pack, positions_beyond
+from lengthen.data.packing import pack
 from lengthen.data.skip_wise import skip_wise
 from lengthen.data.sources import open_mixture
 from lengthen.data.tokens import default_cache, load_tokens
@@ -53,7 +55,7 @@ def training_sequences(
     blocks: Sequence[Block] = pack(store, length, data.packing, data.min_tokens, data.max_tokens)
     if data.skip_wise:
         blocks = skip_wise(blocks, recipe.sequence_length, recipe.context.target, recipe.seed)
-    tokens = sum(len(block.input_ids) for block in blocks)
+    tokens = count_tokens(blocks)
     read = f"{len(store)} documents, {tokens:,} tokens in {len(blocks)} sequences"
     if recipe.context.target == context:  # nothing is extended
         _LOG.info("%s", read)
@@ -119,9 +121,9 @@ def describe(blocks: Sequence[Block]) -> dict[str, Any]:
     """What run.json says of the sequences: their number, tokens and, of a mixture, sources."""
     if isinstance(blocks, Mixture):
         return {"sequences": len(blocks), "tokens": blocks.tokens, "sources": blocks.describe()}
-    return {"sequences": len(blocks), "tokens": sum(len(block.input_ids) for block in blocks)}
+    return {"sequences": len(blocks), "tokens": count_tokens(blocks)}
 
 
 def is_packed(blocks: Sequence[Block]) -> bool:
     """Whether a sequence has more than one document."""
-    return blocks.packed if isinstance(blocks, Mixture) else any(len(block.segments) > 1 for block in blocks)
+    return blocks.packed if isinstance(blocks, Mixture) else any_packed(blocks)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lengthen.data.packing import Block
+from lengthen.data.blocks import Block
 from lengthen.errors import DataError
 
 __all__ = ["skip_positions", "skip_wise"]

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lengthen.data.blocks import Block
 from lengthen.data.instruct.dataset import load_instructions, pack_instructions
 from lengthen.data.mixture import FiniteSource, GeneratedSource, Mixture, Source
-from lengthen.data.packing import Block, choose_documents, pack, pack_windows
+from lengthen.data.packing import choose_documents, pack, pack_windows
 from lengthen.data.repositories import read_repositories
 from lengthen.data.retrieval.documents import Documents
 from lengthen.data.retrieval.source import Retrieval, Settings

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lengthen.data.packing import Block
+from lengthen.data.blocks import Block
 from lengthen.recipe import TrainingRecipe
 
 __all__ = ["Batches"]

@@ -9,8 +9,8 @@ from accelerate.utils import set_seed
 
 from lengthen import attention
 from lengthen.adapters.build import add_adapter
+from lengthen.data.blocks import Block
 from lengthen.data.mixture import FiniteSource
-from lengthen.data.packing import Block
 from lengthen.data.sequences import is_packed, training_sequences
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.errors import ModelError

@@ -26,8 +26,9 @@ from accelerate.utils import DeepSpeedPlugin, send_to_device, set_seed
 
 from lengthen._compat import forget_accelerator
 from lengthen.attention import set_group_size
+from lengthen.data.blocks import Block
+from lengthen.data.collate import collate
 from lengthen.data.mixture import FiniteSource
-from lengthen.data.packing import Block, collate
 from lengthen.errors import DivergedError
 from lengthen.recipe import Recipe
 from lengthen.run_folder import RunFolder

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedConfig
 
+from lengthen.data.blocks import Block
 from lengthen.data.mixture import Mixture
-from lengthen.data.packing import Block
 from lengthen.errors import LengthenError
 from lengthen.planning.devices import this_device
 from lengthen.planning.flops import model_flops

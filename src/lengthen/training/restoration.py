@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from lengthen.data.blocks import Block
 from lengthen.data.mixture import FiniteSource
-from lengthen.data.packing import Block
 from lengthen.data.token_store import TokenStore
 from lengthen.errors import DataError, ModelError
 from lengthen.head import decoder_of

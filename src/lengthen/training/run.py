@@ -16,8 +16,8 @@ import torch
 
 from lengthen.adapters.build import count_trainable
 from lengthen.adapters.save import save_adapter, save_full
+from lengthen.data.blocks import Block
 from lengthen.data.mixture import FiniteSource
-from lengthen.data.packing import Block
 from lengthen.data.sequences import describe
 from lengthen.errors import OutputError
 from lengthen.evaluation.validation import validate

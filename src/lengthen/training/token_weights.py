@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lengthen.data.packing import Block
+from lengthen.data.blocks import Block
 
 __all__ = ["PrefixWeights"]
 

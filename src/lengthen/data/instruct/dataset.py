@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lengthen.data.blocks import Block
 from lengthen.data.documents import files_in
 from lengthen.data.hub import HubSource, is_hub_source, parse_hub_source, read_hub_records
 from lengthen.data.instruct.encoding import Encoded, encode
 from lengthen.data.instruct.formats import WANTED, Example, take_example
 from lengthen.data.instruct.templates import INPUT_JOINTS, Layout, Template
-from lengthen.data.packing import Block, best_fit
+from lengthen.data.packing import best_fit
 from lengthen.data.records import RECORDS, BrokenRecordError, read_records, report_broken
 from lengthen.data.text_files import kind_of
 from lengthen.errors import DataError

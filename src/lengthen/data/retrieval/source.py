@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lengthen.data.packing import Block
+from lengthen.data.blocks import Block
 from lengthen.data.retrieval.documents import Documents
 from lengthen.data.retrieval.episode import Episode
 from lengthen.data.retrieval.example import INTRODUCTIONS, Example, Placement, Role, assemble
