@@ -8,26 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lengthen.errors import LengthenError
+from lengthen.processes import has_launcher, is_first_process, process_count
 
 if TYPE_CHECKING:
     from lengthen.attention.peers import Peers
 
-__all__ = ["check_processes", "is_first_process", "join_peers", "only_first_speaks"]
+__all__ = ["check_processes", "join_peers", "only_first_speaks"]
 
 _IN_SEVERAL = (("train",), ("eval", "perplexity"), ("eval", "needle"), ("eval", "passkey"))
 """Commands that share their work out; any other would do it once in each process, and write over itself."""
 
 _PATIENCE = 10.0
 """Seconds that the first process has to say what is wrong. A launcher ends the others as soon as one has failed."""
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_first_process() -> bool:
-    """Whether this process prints and writes for all."""
-    return _processes() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def check_processes(arguments: list[str]) -> None:
@@ -39,13 +31,13 @@ def check_processes(arguments: list[str]) -> None:
     Raises:
         LengthenError: a launcher has started several processes.
     """
-    if _processes() == 1 or not arguments or "--help" in arguments:
+    if process_count() == 1 or not arguments or "--help" in arguments:
         return
     if not any(arguments[: len(command)] == list(command) for command in _IN_SEVERAL):
         several = ", ".join(" ".join(command) for command in _IN_SEVERAL)
         raise LengthenError(
             f"{' '.join(arguments[: 1 + (arguments[0] == 'eval')])} runs in one process, and WORLD_SIZE says that "
-            f"there are {_processes()}; start it without a launcher (in several run: {several})"
+            f"there are {process_count()}; start it without a launcher (in several run: {several})"
         )
 
 
@@ -71,7 +63,7 @@ def join_peers() -> "Peers | None":
     Raises:
         LengthenError: there is no launcher that they could find each other by.
     """
-    if _processes() == 1:
+    if process_count() == 1:
         return None
     from datetime import timedelta
 
@@ -81,9 +73,9 @@ def join_peers() -> "Peers | None":
     from lengthen.attention.peers import Peers
     from lengthen.models.devices import default_device
 
-    if "LOCAL_RANK" not in os.environ:
+    if not has_launcher():
         raise LengthenError(
-            f"WORLD_SIZE says that there are {_processes()} processes, but they have no launcher; start them with "
+            f"WORLD_SIZE says that there are {process_count()} processes, but they have no launcher; start them with "
             "torchrun --nproc-per-node N -m lengthen.cli eval ..."
         )
     # The last shard sees most, so that the first process may wait for long.

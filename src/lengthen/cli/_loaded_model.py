@@ -7,8 +7,9 @@ from typing import Any
 
 import typer
 
-from lengthen.cli._launcher import is_first_process
 from lengthen.cli._options import EvalOptions, LoadOptions
+from lengthen.errors import ContextError
+from lengthen.processes import is_first_process
 
 __all__ = ["LoadedModel", "check_lengths", "check_scaling", "load_model", "write_result"]
 
@@ -53,8 +54,6 @@ def check_lengths(name: str, context: int, lengths: Sequence[int], beyond: bool)
     Raises:
         ContextError: a length is beyond, and `beyond` is False.
     """
-    from lengthen.errors import ContextError
-
     longest = max(lengths)
     if longest <= context:
         return

@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 
 from lengthen._compat import with_cache, without_cudnn_attention
 from lengthen.context import is_length_dependent
-from lengthen.decoding.chunked_attention import reading_chunks
+from lengthen.decoding.chunked_attention import needs_no_mask, reading_chunks
 from lengthen.decoding.kv_cache import GrowingLayer
 from lengthen.errors import ContextError, LengthenError, ModelError
 from lengthen.head import causal_lm, decoder_of, hidden_states
@@ -34,8 +34,8 @@ def default_chunk(model: Any, length: int, batch: int = 1) -> int:
     """The tokens of a chunk for inputs of `length` tokens.
 
     On CPU all up to 8,192, else 4,096, and fewer beyond 32,768. On a CUDA GPU all where memory allows it, else at most
-    16,384; what needs masks there (a sliding window, float32) is read as on CPU. Everywhere all of any length where
-    the model's RoPE depends on the length of its input.
+    16,384. What needs masks there is read as on CPU: a sliding window, float32, and chunks on a GPU before compute
+    capability 8.0. Everywhere all of any length where the model's RoPE depends on the length of its input.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
@@ -45,9 +45,12 @@ def default_chunk(model: Any, length: int, batch: int = 1) -> int:
     if length * batch <= _WHOLE or is_length_dependent(causal_lm(model).config):
         return length
     base = causal_lm(model)
-    if base.device.type == "cuda" and _needs_no_masks(base):
+    if base.device.type == "cuda" and _is_only_causal(base):
         fitting = int(_SHARE_OF_FREE * _free_bytes(base.device)) // (batch * bytes_per_token(base.config, base.dtype))
-        return length if fitting >= length else max(1, min(_CHUNK_ON_CUDA, fitting // 1024 * 1024))
+        if fitting >= length:
+            return length
+        if needs_no_mask(base):
+            return max(1, min(_CHUNK_ON_CUDA, fitting // 1024 * 1024))
     return length if length <= _WHOLE else max(1, min(_CHUNK, _MASK_NUMBERS // length))
 
 
@@ -74,10 +77,11 @@ def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
     return (3 * width + 8 * hidden + kept + room) * dtype.itemsize
 
 
-def _needs_no_masks(model: Any) -> bool:
-    cache = DynamicCache(config=model.config)
+def _is_only_causal(model: Any) -> bool:
+    """Whether a GPU's fused kernels read a whole input without a mask: in 16 bits, and no layer has a window."""
     is_half = model.dtype in (torch.bfloat16, torch.float16)
-    return is_half and model.config._attn_implementation == "sdpa" and not any(cache.is_sliding)
+    has_windows = any(DynamicCache(config=model.config).is_sliding)
+    return is_half and model.config._attn_implementation == "sdpa" and not has_windows
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -1,6 +1,5 @@
 """What a run folder says of its extension: what was asked for, and how far it has come. All of it is `extend.json`."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -9,12 +8,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from lengthen import files
 from lengthen.errors import OutputError, one_line
 from lengthen.extension.events import PHASES, Phase
 from lengthen.extension.plan import Planned
 from lengthen.extension.request import Request
 from lengthen.extension.verdict import Verdict
-from lengthen.files import write_json
 from lengthen.run_folder import RunFolder
 
 __all__ = ["STATE", "State", "begin", "locked", "read_state", "write_state"]
@@ -83,7 +82,7 @@ def write_state(folder: Path, state: State) -> None:
     Raises:
         OutputError: the disk is full, or the place is not writable.
     """
-    write_json(folder / STATE, asdict(state))
+    files.write_json(folder / STATE, asdict(state))
 
 
 def begin(folder: Path, request: Request) -> State:
@@ -118,22 +117,16 @@ def _shown(value: Any) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Be the only process that works in a folder, which is made where needed.
 
+    Training holds the folder itself; this holds a file in it, so that both can be done by one process.
+
     Raises:
         OutputError: another process does, or the place is not writable.
     """
     path = folder / ".lock"
-    try:
+    with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise OutputError(f"can't write {folder}: {error.strerror}; choose another place") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"another process is extending a model in {folder}; wait for it, or choose another `out`"
-            ) from error
+        path.touch()
+    with files.locked(path, f"a model is being extended in {folder}"):
         try:
             yield
         finally:

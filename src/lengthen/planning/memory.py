@@ -129,7 +129,7 @@ def _breakdown(always: dict[str, float], moment: dict[str, float], on_gpu: bool)
 
 @dataclass(frozen=True)
 class _Saved:
-    """Bytes that wait for the backward pass: on the device, of these for each layer on average, and in CPU memory."""
+    """Bytes that wait for the backward pass: on the device, for each layer on average, and in CPU memory."""
 
     on_device: float
     per_layer: float
@@ -204,8 +204,9 @@ class _Step:
         # Two layers' inputs are on the device at any time: one in use, one on its way.
         moves = to_disk or (settings.offload_activations and self.on_gpu)
         moved = max(0.0, movable - 2 * self._inputs) if moves else 0.0
-        on_device = movable - moved + staying
-        return _Saved(on_device, (on_device - moved) / self.shape.layer_count, 0.0 if to_disk else moved)
+        # Where a layer's inputs were moved, they are back when its backward pass needs them.
+        per_layer = (movable + staying) / self.shape.layer_count
+        return _Saved(movable - moved + staying, per_layer, 0.0 if to_disk else moved)
 
     @property
     def _length(self) -> int:

@@ -18,6 +18,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from lengthen.errors import ModelError, RecipeError, require
 from lengthen.head import causal_lm
+from lengthen.processes import has_launcher, process_count
 from lengthen.recipe import Recipe
 
 __all__ = [
@@ -47,7 +48,7 @@ def check_parallel(recipe: Recipe, device: torch.device) -> None:
         RecipeError: no launcher or a single process where shards are asked for, or a number of processes that can't
             share sequences; ZeRO without deepspeed or accelerator; the launcher has a sharding of its own.
     """
-    kind, processes = recipe.parallel.data, int(os.environ.get("WORLD_SIZE", "1"))
+    kind, processes = recipe.parallel.data, process_count()
     is_zero = kind.startswith("zero")
     for variable, own in (("ACCELERATE_USE_FSDP", False), ("ACCELERATE_USE_DEEPSPEED", is_zero)):
         if os.environ.get(variable, "").lower() in ("1", "true") and not own:
@@ -73,7 +74,7 @@ def check_parallel(recipe: Recipe, device: torch.device) -> None:
         raise RecipeError(
             f"parallel={kind} shards over processes, and there is one; start several ({start}) or set parallel=ddp"
         )
-    if "LOCAL_RANK" not in os.environ:
+    if not has_launcher():
         raise RecipeError(f"parallel={kind} needs a launcher, for one process too: {start.replace('N', '1')}")
 
 
@@ -100,7 +101,6 @@ def zero_config(
         zero["allgather_bucket_size"] = _BUCKET
     if kind == "zero3_offload":
         zero["offload_param"] = {"device": "cpu", "pin_memory": True}
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     return {
         "zero_optimization": zero,
         "bf16": {"enabled": dtype == torch.bfloat16},
@@ -108,7 +108,7 @@ def zero_config(
         "gradient_clipping": max_grad_norm,
         "gradient_accumulation_steps": accumulation,
         "train_micro_batch_size_per_gpu": batch_size,
-        "train_batch_size": batch_size * accumulation * processes,
+        "train_batch_size": batch_size * accumulation * process_count(),
     }
 
 

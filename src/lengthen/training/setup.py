@@ -1,7 +1,6 @@
 """What a run needs to know before documents and weights are loaded: checked first, so that it fails early."""
 
 import logging
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from lengthen.evaluation.validation import validate
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.load import load_config, load_tokenizer
 from lengthen.models.resolve import Source, resolve_model
+from lengthen.processes import has_launcher
 from lengthen.progress import show_progress
 from lengthen.quantization import check_nf4, check_not_quantized
 from lengthen.recipe import Recipe, check_documents
@@ -162,7 +162,7 @@ def note_idle_devices(device: torch.device) -> None:
         device: of the run.
     """
     count = torch.cuda.device_count() if device.type == "cuda" else 1
-    if count > 1 and "LOCAL_RANK" not in os.environ:
+    if count > 1 and not has_launcher():
         _LOG.info(
             f"note: training on one of {count} GPUs; for all of them start "
             f"torchrun --nproc-per-node {count} -m lengthen.cli train ..., or accelerate launch"
