@@ -193,7 +193,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Groups:
-    """What one layer's attention is cut into.
+    """The groups of one layer's attention.
 
     Attributes:
         size: g, in tokens.
@@ -261,7 +261,7 @@ class HeadPart(NamedTuple):
     """Query heads that have their groups in common, and the key/value heads they look at."""
 
     half: int
-    """Whose cut points they have: 0 of the first half of the heads, 1 of the second."""
+    """Which half's cut points they have: 0 of the first half of the heads, 1 of the second."""
     heads: slice
     kv_heads: slice
 

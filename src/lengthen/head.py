@@ -67,7 +67,7 @@ def embedding_parameters(model: Any) -> set[int]:
 
 
 class LogitTransform:
-    """What an architecture does to its head's output before the softmax, read from its config.
+    """The changes that an architecture makes to its head's output before the softmax, from its config.
 
     Cohere multiplies (`logit_scale`), so does Falcon-H1 (`lm_head_multiplier`); Granite divides (`logits_scaling`);
     Gemma 2 and later cap (`final_logit_softcapping`). Whether that is all is checked against the model's own logits

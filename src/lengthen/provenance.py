@@ -1,4 +1,4 @@
-"""What a result must say about how it was made."""
+"""The origin of a result: the command and the versions that made it."""
 
 import platform
 import shlex

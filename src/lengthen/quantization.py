@@ -95,7 +95,7 @@ def quantizable(model: "PreTrainedModel") -> tuple[list[str], list[str]]:
 
 
 def nf4_config(model: "PreTrainedModel", dtype: torch.dtype) -> "BitsAndBytesConfig":
-    """What `from_pretrained` takes to load the weights of a model in 4 bits.
+    """The arguments of `from_pretrained` that load the weights of a model in 4 bits.
 
     Args:
         model: the same model without weights (on the meta device).
@@ -183,7 +183,7 @@ def count_quantized(model: "PreTrainedModel") -> str:
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:
-    """What the 4-bit layers of a model compute in."""
+    """The dtype in which the 4-bit layers of a model compute."""
     dtypes: Iterator[torch.dtype] = (
         packed.compute_dtype for _, packed in _packed_layers(model) if hasattr(packed, "compute_dtype")
     )

@@ -200,7 +200,7 @@ class LongPerplexity(TypedDict):
 
 
 class Verdict(TypedDict):
-    """What a comparison says; see `lengthen.evaluation.compare.verdict.verdict`."""
+    """The verdict of a comparison; see `lengthen.evaluation.compare.verdict.verdict`."""
 
     task: str | None
     usable: int | None

@@ -46,7 +46,7 @@ class RunFolder:
 
     @property
     def metadata(self) -> Path:
-        """What the recipe does not say of the run, as JSON."""
+        """Metadata beside the recipe: run.json."""
         return self.path / "run.json"
 
     @property
@@ -76,7 +76,7 @@ class RunFolder:
 
     @property
     def validation(self) -> Path:
-        """What the run measured at its end on its validation data."""
+        """The results on validation data at the end of the run."""
         return self.evals / "validation.json"
 
     @property
@@ -95,7 +95,7 @@ class RunFolder:
         return self.is_run and self.model.is_dir()
 
     def state(self) -> Literal["new", "begun", "finished"]:
-        """What a new run finds here.
+        """The state of the folder, for a new run.
 
         Raises:
             OutputError: the folder holds something that is no run.
@@ -164,7 +164,7 @@ class RunFolder:
         return content
 
     def base_record(self) -> dict[str, str] | None:
-        """What the run noted about its base, see `read_base_record`; None where it is not finished.
+        """The record of the run's base, see `read_base_record`; None where the run is not finished.
 
         Raises:
             ModelError: the record is damaged.
@@ -228,7 +228,7 @@ class RunFolder:
 
 
 def read_base_record(adapter: Path) -> dict[str, str] | None:
-    """What lengthen noted in base.json about the base of an adapter; None for adapters of others.
+    """The record of an adapter's base in base.json; None for adapters that lengthen did not write.
 
     Args:
         adapter: the PEFT folder.

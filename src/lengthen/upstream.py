@@ -74,7 +74,7 @@ def check_chat_template(tokenizer: Any) -> None:
 
 
 def chat_prompt(tokenizer: Any, messages: list[Any], **options: Any) -> Any:
-    """What `apply_chat_template` gives for these messages.
+    """The output of `apply_chat_template` for these messages.
 
     Args:
         tokenizer: with a chat template.

@@ -1,4 +1,4 @@
-"""What a PEFT folder says by its files, before its weights are loaded."""
+"""Facts about a PEFT folder from its files, before its weights are loaded."""
 
 from pathlib import Path
 

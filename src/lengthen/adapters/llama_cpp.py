@@ -33,7 +33,7 @@ _YARN_LOST = ("attention_factor", "mscale", "mscale_all_dim")
 
 @dataclass(frozen=True)
 class GgufSteps:
-    """What is left to do after the export.
+    """The steps after the export.
 
     Attributes:
         positions: what the GGUF file will state about positions.
@@ -47,7 +47,7 @@ class GgufSteps:
 
 
 def check_positions(config: PreTrainedConfig) -> str:
-    """What a GGUF file will state about this config's positions.
+    """The positions that a GGUF file will state for this config.
 
     Args:
         config: of the model that is exported.
@@ -72,7 +72,7 @@ def check_positions(config: PreTrainedConfig) -> str:
 
 
 def _lost_positions(parameters: dict[str, Any], architecture: str) -> str | None:
-    """What llama.cpp would do otherwise."""
+    """The part of the positions that llama.cpp would compute otherwise; None where there is none."""
     kind = parameters.get("rope_type", "default")
     lost = [key for key in _YARN_LOST if kind == "yarn" and parameters.get(key) is not None]
     if lost or (kind == "yarn" and parameters.get("truncate") is False):

@@ -46,7 +46,7 @@ _RECIPE_HEAD = """# Imported by lengthen from an adapter that was trained elsewh
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a published folder.
+    """The run that a published folder became.
 
     Attributes:
         run: the run folder.

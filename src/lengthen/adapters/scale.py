@@ -24,7 +24,7 @@ def check_scale(scale: float) -> None:
 
 
 def between(base: torch.Tensor, own: torch.Tensor, scale: float) -> torch.Tensor:
-    """What lies between two weights, in float32: exactly the base's at 0, exactly the adapter's at 1.
+    """Interpolate two weights in float32: exactly the base's at 0, exactly the adapter's at 1.
 
     Args:
         base: a tensor of the base.

@@ -71,7 +71,7 @@ def _template_beside(adapter: Path) -> str | None:
 
 
 def _reading_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
-    """What decides how a tokenizer reads and writes texts and chats."""
+    """The properties by which a tokenizer reads and writes texts and chats."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = tokenizer.get_vocab() if backend is None else backend.to_str()
     return rules, tokenizer.special_tokens_map, tokenizer.chat_template

@@ -26,12 +26,12 @@ from lengthen.models.devices import Dtype, pick_dtype
 __all__ = ["MAX_RANKS", "VllmExport", "export_for_vllm", "serve_command"]
 
 MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What `vllm serve --max-lora-rank` takes."""
+"""Ranks that `vllm serve --max-lora-rank` takes."""
 
 
 @dataclass(frozen=True)
 class VllmExport:
-    """What was written for vLLM.
+    """The folders for vLLM, and the command that serves them.
 
     Attributes:
         base: model folder: the base with the run's embeddings, norms and positions.

@@ -1,4 +1,4 @@
-"""What computes the groups: the backends by name, and which of them suits a device and a batch."""
+"""The backends that compute the groups, by name, and which of them suits a device and a batch."""
 
 import importlib.util
 from collections.abc import Callable

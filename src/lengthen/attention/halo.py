@@ -117,7 +117,7 @@ def _halo(spans: Spans, groups: Groups, start: int) -> tuple[int, int | None]:
 
 
 def _parts(spans: Spans, groups: Groups, begin: int, stop: int, origin: int) -> tuple[tuple[int, int] | Piece, ...]:
-    """What a sequence's slice [begin, stop) has of its documents."""
+    """The parts of a sequence's documents that are in a slice [begin, stop)."""
     return tuple(
         _part(span, groups, max(begin, span[0]), min(stop, span[0] + span[1]), origin)
         for span in spans
@@ -132,7 +132,7 @@ def _first_needed(groups: Groups, length: int, token: int) -> int:
 
 
 def _part(span: tuple[int, int] | Piece, groups: Groups, first: int, end: int, origin: int) -> tuple[int, int] | Piece:
-    """What a slice, whose first token but for sinks of others is at `origin`, has of a document: [first, end)."""
+    """The part of a document in a slice, whose first token but for sinks of others is at `origin`: [first, end)."""
     start, length = span[:2]
     if end - first == length:
         return start - origin, length

@@ -1,4 +1,4 @@
-"""What a few tokens tell about a model before a run: whether S2 works in it, and whether packing does."""
+"""Checks of a model on a few tokens before a run: whether S2 works in it, and whether packing does."""
 
 from typing import Any
 

@@ -134,7 +134,7 @@ class _Tokens(NamedTuple):
 
 
 class _Halo(NamedTuple):
-    """What the shards need of each other."""
+    """The tokens that each shard needs of each other one."""
 
     slice: Slice
     """This shard with what it needs."""
@@ -146,7 +146,7 @@ class _Halo(NamedTuple):
 
 @lru_cache(maxsize=32)  # asked by every layer, in its recomputation too
 def _halo(documents: Documents, groups: Groups, bounds: tuple[int, ...], rank: int) -> _Halo:
-    """What a shard needs of the others, and they of it.
+    """The tokens that a shard needs of the others, and they of it.
 
     Args:
         documents: of the whole sequences.

@@ -72,7 +72,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Turn:
-    """What the next prompt needs of a turn: its message, its prompt as text, all its tokens, its answer."""
+    """A turn as the next prompt needs it: its message, its prompt as text, all its tokens, its answer."""
 
     message: str
     prompt: str

@@ -25,7 +25,7 @@ _WAIT = 0.2  # seconds between looks at whether someone who waits has left
 
 @dataclass(frozen=True)
 class Progress:
-    """What is going on before the first word of an answer.
+    """Progress before the first word of an answer.
 
     Attributes:
         waiting: how many are answered before.

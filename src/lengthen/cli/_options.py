@@ -181,7 +181,7 @@ def _options_of(parameter: Parameter) -> list[Parameter]:
 
 
 def _flag(option: Parameter) -> str:
-    """What the command line calls a parameter: its flag, or an argument in capitals."""
+    """A parameter's name on the command line: its flag, or an argument in capitals."""
     (info,) = option.annotation.__metadata__
     if isinstance(info, typer.models.ArgumentInfo):
         return option.name.upper()

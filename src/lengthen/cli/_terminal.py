@@ -1,4 +1,4 @@
-"""What the library reports while a command runs, on the terminal: log records and progress bars."""
+"""The library's log records and progress bars on the terminal, while a command runs."""
 
 import logging
 from collections.abc import Iterator

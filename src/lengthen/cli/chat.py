@@ -29,7 +29,7 @@ _HELP = """\
 
 
 class Fit(str, Enum):
-    """What to do with what is longer than the context."""
+    """Ways to treat documents that are longer than the context."""
 
     refuse = "refuse"
     middle_cut = "middle-cut"

@@ -122,7 +122,7 @@ def _check(for_: str | None, push: str | None, data: list[str] | None, adapter_s
 def _documents_to_score(
     run: str, adapter: str | None, data: list[str] | None
 ) -> "tuple[list[np.ndarray] | None, list[str]]":
-    """What a merge over a 4-bit base is measured on, None for others; and a line on why there is nothing."""
+    """Documents on which a merge over a 4-bit base is measured, None for others; a line on why there are none."""
     from lengthen.errors import DataError
     from lengthen.evaluation.merge_quality import documents_to_score
 

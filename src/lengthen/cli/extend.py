@@ -70,7 +70,7 @@ def extend(
 
 
 def teller(output: Output) -> "Callable[[Event], None]":
-    """What prints the events of an extension, unless it is to be quiet."""
+    """A function that prints the events of an extension, unless it is to be quiet."""
 
     def tell(event: "Event") -> None:
         if event.text and not output.quiet:

@@ -64,7 +64,7 @@ def quickstart(
 
 
 def numbers(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """What the table shows, from run and base side by side.
+    """The numbers of the table, from run and base side by side.
 
     Args:
         comparison: the results file of an extension.

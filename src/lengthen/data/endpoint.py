@@ -21,7 +21,7 @@ _BUSY = {408, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model wrote, and whether that is whole (False where it ran into `max_tokens`)."""
+    """The model's text, and whether it is whole (False where it ran into `max_tokens`)."""
 
     text: str
     whole: bool

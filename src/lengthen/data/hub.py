@@ -26,7 +26,7 @@ _PATTERN = re.compile(
 
 @dataclass(frozen=True)
 class HubSource:
-    """What one `hf:` source names.
+    """A dataset as one `hf:` source names it.
 
     Attributes:
         name: OWNER/NAME on the hub, or a local folder of data files.
@@ -119,7 +119,7 @@ class HubStream:
     def __init__(self, source: HubSource, limit: int | None = None):
         self.source = source
         self.warnings: list[str] = []
-        """What was left out; complete when the documents are read."""
+        """Notes on records that were left out; complete when the documents are read."""
         self._limit = limit
         with _one_line(source):
             self._builder, self._rows = _open(source)

@@ -35,7 +35,7 @@ KINDS = {
     "point of view or way of arguing. The answer has one or two paragraphs and gives examples from the passage.",
     "short": "The question asks for one fact in the passage. The answer has one or two sentences.",
 }
-"""What is asked for, by name. Those but "short" are about a whole passage; "short" is about a small part of it."""
+"""Requests by kind of question. All but "short" are about a whole passage, "short" about a small part of it."""
 
 _PROMPT = """Here is a passage from {name}.
 
@@ -126,7 +126,7 @@ def make_pairs(
 
 
 def _subject(passage: Passage, kind: str) -> Passage:
-    """What a pair of this kind is about: the passage, or a small part from its middle."""
+    """The text that a pair of this kind is about: the passage, or a small part from its middle."""
     if kind != "short":
         return passage
     parts = passages_of(passage.text, _SHORT)
@@ -246,7 +246,7 @@ def _record(passage: Passage, kind: str, id_: str, question: str, answer: str, m
 
 
 def _words(text: str) -> str:
-    """What of a text counts when it is compared."""
+    """A text in the form in which texts are compared."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 

@@ -118,7 +118,7 @@ def _instruction_blocks(recipe: Recipe, tokenizer: Any, context: int) -> list[Bl
 
 
 def describe(blocks: Sequence[Block]) -> dict[str, Any]:
-    """What run.json says of the sequences: their number, tokens and, of a mixture, sources."""
+    """The sequences as run.json has them: their number, tokens and, of a mixture, sources."""
     if isinstance(blocks, Mixture):
         return {"sequences": len(blocks), "tokens": blocks.tokens, "sources": blocks.describe()}
     return {"sequences": len(blocks), "tokens": count_tokens(blocks)}

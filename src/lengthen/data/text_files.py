@@ -32,7 +32,7 @@ _PIECE = 1 << 12  # bytes of a compressed file at a time; a zstd block of a few 
 
 
 def kind_of(path: Path) -> str:
-    """What a file holds, by the end of its name: ".jsonl" for a.jsonl and for a.jsonl.gz."""
+    """The kind of a file's content, by the end of its name: ".jsonl" for a.jsonl and for a.jsonl.gz."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSED:
         suffixes = suffixes[:-1]
@@ -64,7 +64,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 class Growth:
-    """What a compressed file becomes, until that is too much.
+    """The size of decompressed content, until that is too much.
 
     Args:
         size: of the file, bytes.

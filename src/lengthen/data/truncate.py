@@ -1,4 +1,4 @@
-"""What is too long for the context loses the middle of its document: one way for training, chat and benchmarks."""
+"""Truncation in the middle of a document, where a text is too long: one way for training, chat and benchmarks."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise

@@ -177,7 +177,7 @@ class Reader:
 
     @contextmanager
     def _whole_or_forgotten(self) -> Iterator[None]:
-        """What stops a forward pass halfway, such as Ctrl-C, leaves layers that have read different texts."""
+        """Drop the cache where a forward pass stopped halfway, as by Ctrl-C: its layers have read different texts."""
         try:
             yield
         except BaseException:

@@ -103,7 +103,7 @@ def continue_shards(model: Any, input_ids: torch.Tensor, shard: Shard, cache: Dy
 
 
 def gather_tokens(own_Bt: torch.Tensor, shard: Shard, bounds: Sequence[int]) -> torch.Tensor:
-    """What each process has of a row of numbers, put together in all of them.
+    """Gather a row of numbers, of which each process has a part, in all processes.
 
     Args:
         own_Bt: this process's, (B, t).

@@ -47,7 +47,7 @@ class StopText:
         return text[: len(text) - held]
 
     def end(self) -> str:
-        """What was held back, where nothing more comes."""
+        """The text that was held back, where nothing more comes."""
         held, self._held = self._held, ""
         return held
 

@@ -39,7 +39,7 @@ _CHECKED_TOKENS, _CHECKED_SHIFT = 8, 64
 
 @dataclass(frozen=True)
 class Streaming:
-    """What a streaming cache keeps.
+    """The tokens that a streaming cache keeps.
 
     Attributes:
         sinks: the first tokens of a text, kept for good; 4 is enough for most models (section 4.3 of the paper).

@@ -1,4 +1,4 @@
-"""What a base, an adapter and data are, as the other commands would read them."""
+"""Reports on a base, an adapter and data, as the other commands would read them."""
 
 from lengthen.doctor.data import examine_data
 from lengthen.doctor.model import Finding, examine_model

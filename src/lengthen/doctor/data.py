@@ -1,4 +1,4 @@
-"""What data are: format by source, what a run would take of them, what it would leave out, and why."""
+"""A report on data: the format of each source, and what a run would take of it, leave out, and why."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

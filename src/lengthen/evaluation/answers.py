@@ -26,7 +26,7 @@ __all__ = ["Answer", "ask", "greedy_generate", "numbers"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model makes of one question.
+    """A model's answer to one question.
 
     Attributes:
         losses: of the right answer's scored tokens, each given those before it (teacher forcing), in nats.

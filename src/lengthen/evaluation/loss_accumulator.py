@@ -129,7 +129,7 @@ class LossAccumulator:
 
 
 def gain_over(short: LossAccumulator, full: LossAccumulator) -> dict[str, Any]:
-    """What the full context gains over the short one, in nats per token, on the same tokens; see `PerplexityResult`.
+    """The gain of the full context over a short one, in nats per token, on the same tokens; see `PerplexityResult`.
 
     Args:
         short: losses with the short context.

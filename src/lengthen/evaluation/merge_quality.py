@@ -1,4 +1,4 @@
-"""What a merge into another base than the one trained over costs, in perplexity."""
+"""The cost of a merge into another base than the one trained over, in perplexity."""
 
 from collections.abc import Sequence
 from pathlib import Path

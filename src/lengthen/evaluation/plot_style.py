@@ -33,7 +33,7 @@ COLORS = {
     "series-4": "#0f7f74",
     "last": "#1f66d1",
 }
-"""What the pictures are drawn with, by what it is for; on a light ground."""
+"""Colors by their use, on a light ground."""
 
 _SERIES = [(COLORS[f"series-{number}"], marker) for number, marker in ((1, "s"), (2, "o"), (3, "^"), (4, "v"))]
 _LAST = (COLORS["last"], "D")

@@ -41,7 +41,7 @@ __all__ = ["PROTOCOLS", "PerplexityResult", "perplexity"]
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """What `perplexity` measured.
+    """The result of `perplexity`.
 
     Attributes:
         context: the longest window, in tokens.

@@ -1,4 +1,4 @@
-"""What a run measures of itself at its end, on its validation data."""
+"""A run's measurement of itself at its end, on its validation data."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an extension tells while it goes on."""
+"""Events of an extension in progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

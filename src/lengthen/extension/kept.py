@@ -1,4 +1,4 @@
-"""What one side of a comparison did, as a file, so that nothing is measured twice."""
+"""Answers and losses of one side of a comparison as a file, so that nothing is measured twice."""
 
 import hashlib
 import io

@@ -32,7 +32,7 @@ _DONE: dict[Phase, str] = {
 
 
 class Line:
-    """What all phases share.
+    """State that all phases share.
 
     Args:
         request: what is asked for.

@@ -27,7 +27,7 @@ _HELD_OUT_SHARE = 0.15  # of all tokens, at most
 
 @dataclass(frozen=True)
 class Look:
-    """What was found.
+    """The base and the data, as they were found.
 
     Attributes:
         source: where the base is.

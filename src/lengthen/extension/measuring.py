@@ -64,7 +64,7 @@ class Measuring:
             self._measure(asked, "run", model, pair.tokenizer)
 
     def compare(self) -> tuple[Comparison, dict[str, Any]]:
-        """What all sides' answers say together, and the content of the results file.
+        """The comparison of all sides, and the content of the results file.
 
         A side whose answers are gone, or were to questions of another version, is measured again.
         """

@@ -39,7 +39,7 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class Planned:
-    """What was planned, beside the recipe.
+    """The plan, beside the recipe.
 
     Attributes:
         device: its name.
@@ -143,7 +143,7 @@ def _check_readable(request: Request, looked: Look, device: Device) -> None:
 
 
 def _memory_choices(request: Request, device: Device) -> Iterator[dict[str, Any]]:
-    """What needs less and less memory, fastest first; what the request sets itself stays."""
+    """Overrides that need less and less memory, fastest first; keys that the request sets itself stay."""
     own = {override.partition("=")[0] for override in request.overrides}
     has_memory = any(key.startswith("memory.") for key in own)
     presets: list[dict[str, Any]] = (

@@ -1,4 +1,4 @@
-"""What base and run are asked: at which lengths, how often, about which documents; and the time that it takes."""
+"""The questions to base and run: at which lengths, how often, about which documents; and the time that they take."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ _MAKERS: dict[str, Callable[..., Probe]] = {"needle": needle_probe, "lookup": lo
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked.
+    """How much is asked.
 
     Attributes:
         lengths: of prompt and answer, tokens.

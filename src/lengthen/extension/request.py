@@ -1,4 +1,4 @@
-"""What is asked of an extension."""
+"""The request for an extension."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ __all__ = ["Request"]
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for.
+    """A base, a target context, data and limits.
 
     Attributes:
         model: the base: hub id, model folder, .gguf file or alias.

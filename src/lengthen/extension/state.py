@@ -1,4 +1,4 @@
-"""What a run folder says of its extension: what was asked for, and how far it has come. All of it is `extend.json`."""
+"""The state of an extension in its run folder, `extend.json`: the request, and how far it has come."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -1,4 +1,4 @@
-"""What came of an extension, in five lines; the commands that come next; and what to try where it is not good."""
+"""The verdict of an extension in five lines, the next commands, and advice where it is not good."""
 
 import shlex
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _WORSE = 1.01  # of the base's perplexity with a sliding window
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out.
+    """The verdict of an extension.
 
     Attributes:
         usable, base_usable: the longest usable lengths of run and base, tokens; None where none is.
@@ -134,7 +134,7 @@ def _command(request: Request, out: str) -> str:
 
 
 def _advice(found: Comparison, recipe: Recipe, request: Request, folder: Path) -> list[str]:
-    """What to try, cheapest first: what costs nothing, then another run, then another base."""
+    """Advice, cheapest first: what costs nothing, then another run, then another base."""
     judged, target, training = found["verdict"], recipe.context.target, recipe.training
     again = _command(request, f"{folder}-again")
     advice = []

@@ -1,4 +1,4 @@
-"""What a plan has to know of its base, found out once.
+"""The facts about a base that a plan needs, found out once.
 
 That takes seconds of imports (`planning/examine.py`). It follows from text: the base's config files, the recipe and the
 code. So it is kept in the cache, and the next plan imports neither torch nor transformers.

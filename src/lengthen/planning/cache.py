@@ -1,4 +1,4 @@
-"""What takes seconds to find out and never changes is kept in the cache, by all that it follows from."""
+"""A cache of computed facts that take seconds and never change, by all that they follow from."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def remembered(kind: type[T], inputs: list[str], compute: Callable[[], T]) -> T:
-    """What was computed once, from the cache; or computed now, and kept.
+    """A result from the cache, or computed now and kept.
 
     Args:
         kind: of the result, a dataclass.

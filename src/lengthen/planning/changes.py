@@ -1,4 +1,4 @@
-"""What a recipe can change to need less memory: overrides, each with its price, the cheapest first."""
+"""Changes of a recipe that save memory: overrides, each with its price, the cheapest first."""
 
 from collections.abc import Iterator
 from itertools import chain

@@ -72,12 +72,12 @@ class Device:
 
     @property
     def auto_dtype(self) -> str:
-        """What `training.dtype: auto` means there."""
+        """The dtype of `training.dtype: auto`."""
         return "bfloat16" if self.bf16 else "float32"
 
     @property
     def nf4_dtype(self) -> str:
-        """What `training.dtype: auto` means there for a 4-bit base."""
+        """The dtype of `training.dtype: auto` over a 4-bit base."""
         slow = "float16" if self.kind == "cuda" else "float32"
         return "bfloat16" if self.bf16 else slow
 

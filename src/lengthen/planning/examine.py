@@ -1,4 +1,4 @@
-"""What a base is, from its config: the slow half of `planning/base.py`."""
+"""The facts about a base from its config: the slow half of `planning/base.py`."""
 
 import warnings
 

@@ -36,7 +36,7 @@ KINDS = (
     "runtime",
     "fragmentation",
 )
-"""What bytes are for: the frozen base; NF4's constants; float32 masters of what is trained; their gradients; Adam's
+"""Kinds of bytes: the frozen base; NF4's constants; float32 masters of what is trained; their gradients; Adam's
 moments; what waits for the backward pass; what one layer holds while it is computed; the loss's; gathered weights and
 buckets of several devices; the accelerator's context and libraries; what allocators can't use."""
 
@@ -191,7 +191,7 @@ class _Step:
 
     @cached_property
     def saved(self) -> _Saved:
-        """What the forward pass saves in the layers, or their inputs where these are recomputed."""
+        """The layers' saved activations, or their inputs where these are recomputed."""
         settings = self.recipe.memory
         staying = 0.0
         if self._recomputes:
@@ -242,7 +242,7 @@ class _Step:
 
     @property
     def _working(self) -> float:
-        """What the backward pass of the largest layer adds to what is saved."""
+        """Bytes of the largest layer's backward pass beside the saved activations."""
         settings, batch = self.recipe.memory, self.recipe.training.batch_size
         at_once = self._length
         if settings.sequence_chunk:  # a chunk, the half group before it and the sinks
@@ -265,7 +265,7 @@ class _Step:
 
     @property
     def _layer_backward(self) -> float:
-        """What one layer's backward pass takes, with the casts that are there meanwhile."""
+        """Bytes of one layer's backward pass, with the casts that are there meanwhile."""
         return self._working + (self._cast / self.shape.layer_count if self._recomputes else self._cast)
 
     @property

@@ -42,7 +42,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe needs on each of some devices.
+    """The time and memory that a recipe needs on each of some devices.
 
     Attributes:
         device: what it is planned for; `devices` of them.

@@ -10,7 +10,7 @@ from lengthen.recipe.section import Names, Paths, Section, as_list, checked
 __all__ = ["MAPPING", "SOURCE_LISTS", "DataRecipe", "SourceRecipe"]
 
 MAPPING = "source"
-"""What pydantic's errors call an entry of data.train that is no plain path."""
+"""The name in pydantic's errors of an entry of data.train that is no plain path."""
 
 SOURCE_LISTS = (["data", "train"], ["data", "beside"])
 """Where in a recipe sources are listed."""

@@ -54,7 +54,7 @@ def check_documents(recipe: "Recipe") -> None:
 
 
 def problems(recipe: "Recipe") -> Iterator[str]:
-    """What of a recipe does not go together."""
+    """The conflicts between keys of a recipe."""
     yield from _length_problems(recipe)
     yield from _attention_problems(recipe)
     yield from _adapter_problems(recipe)
@@ -74,7 +74,7 @@ def problems(recipe: "Recipe") -> Iterator[str]:
 
 
 def source_problems(source: "SourceRecipe") -> Iterator[str]:
-    """What of a source of a mixture does not go together."""
+    """The conflicts between keys of a mixture's source."""
     for key, field in type(source).model_fields.items():
         kinds = KINDS_OF_KEY.get(key)
         if kinds is not None and source.kind not in kinds and getattr(source, key) != field.default:

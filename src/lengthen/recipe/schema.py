@@ -45,7 +45,7 @@ class ContextRecipe(Section):
 
     @property
     def scaling(self) -> dict[str, Any]:
-        """What `lengthen.context.extend` takes beside the base's config."""
+        """The arguments of `lengthen.context.extend` beside the base's config."""
         return {"context": self.target, **self.model_dump(exclude={"target", "base"})}
 
 
@@ -63,7 +63,7 @@ class AttentionRecipe(Section):
 
 
 class AdapterRecipe(Section):
-    """What is trained."""
+    """The parameters that are trained."""
 
     kind: str = Field("lora", description="lora, full, or a PEFT method by its name")
     variant: Literal["lora", "rslora", "dora", "pissa"] = Field("lora", description="kind of LoRA")

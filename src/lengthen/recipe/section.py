@@ -1,4 +1,4 @@
-"""What the sections of a recipe have in common."""
+"""The base of a recipe's sections."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar

@@ -16,12 +16,12 @@ Fact = tuple[str, str, str]
 """A name, a value and a note."""
 
 _SIDES = {"base": "base", "scaled": "base, positions scaled, untrained", "run": RUN}
-"""What pictures call the sides of a comparison."""
+"""Labels of a comparison's sides in pictures."""
 
 
 @dataclass(frozen=True)
 class Usable:
-    """What of the context is usable.
+    """The section on the usable context.
 
     Attributes:
         sentence: the verdict; where retrieval fell, that comes first.
@@ -66,7 +66,7 @@ def usable(run: Run) -> Usable | None:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found by length, of the task that the verdict is about.
+    """Retrieval by length, of the task that the verdict is about.
 
     Attributes:
         hidden: what was to be found.

@@ -1,4 +1,4 @@
-"""What `lengthen eval` measured beside the comparison: perplexity by protocol, retrieval, RULER, benchmark tasks."""
+"""Results of `lengthen eval` beside the comparison: perplexity by protocol, retrieval, RULER, benchmark tasks."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -162,7 +162,7 @@ def _ruler(run: Run) -> Section | None:
 
 
 def _effective(evaluation: Evaluation) -> str:
-    """What RULER says about the context, for results with a threshold."""
+    """RULER's effective context, for results with a threshold."""
     effective, threshold = evaluation.content.get("effective_context"), evaluation.content.get("threshold")
     if threshold is None:
         return ""
@@ -217,7 +217,7 @@ def _tasks(run: Run) -> Section | None:
 
 
 def unmeasured(run: Run) -> list[tuple[str, str]]:
-    """What no results file of the run is there for, and the command that measures it."""
+    """Evaluations without a results file, and the commands that measure them."""
     folder, target = shlex.quote(str(run.folder)), run.recipe.context.target
     # The target and up to three halves of it that are not below the base's context.
     least = run.base["context"] or target // 8

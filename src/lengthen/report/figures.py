@@ -1,4 +1,4 @@
-"""What the page is made of: pictures as SVG inside the page, tables, and sections that hold them."""
+"""Elements of the page: pictures as SVG, tables, and sections that hold them."""
 
 import io
 import xml.etree.ElementTree as ET  # nosec B405

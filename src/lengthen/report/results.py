@@ -1,4 +1,4 @@
-"""What a report is made of: a run folder's files, and results of its base, read and checked."""
+"""The contents of a report: a run folder's files, and results of its base, read and checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lengthen.run_folder import RunFolder
 __all__ = ["RUN", "Evaluation", "Run", "check_is_run", "read_run"]
 
 RUN = "run"
-"""What a report calls the run's own model."""
+"""The name of the run's own model in a report."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _read_evaluations(path: Path, own_names: set[str], base: str) -> list[Evalua
 
 
 def _kind(content: dict[str, Any]) -> str:
-    """What was measured. Files of older versions and the run's own validation.json say it by their protocol."""
+    """The kind of evaluation. Files of older versions and the run's own validation.json say it by their protocol."""
     if "kind" in content:
         return str(content["kind"]).split("-")[0]
     first = content["results"][0] if isinstance(content.get("results"), list) and content["results"] else {}
@@ -130,7 +130,7 @@ def _kind(content: dict[str, Any]) -> str:
 
 
 def _label(content: dict[str, Any], own_names: set[str], base: str) -> str | None:
-    """Whose results they are; None for another model's. The run's own validation.json names no model."""
+    """The side that the results are of; None for another model's. The run's own validation.json names no model."""
     model = content.get("model")
     if content.get("adapter") is None:
         if own_names and (model is None or model in own_names):

@@ -1,4 +1,4 @@
-"""What was run, what it cost, and how to do it again."""
+"""The run itself: its settings, its cost, and the commands that repeat it."""
 
 import itertools
 import shlex
@@ -27,7 +27,7 @@ _METHODS = {
 
 
 def introduction(run: Run) -> str:
-    """What was extended, from where to where, and how."""
+    """A sentence: the base, from and to which context, and how."""
     target, context = run.recipe.context.target, run.base["context"]
     how_far = f"from {context:,} to {target:,} tokens ({target / context:.3g} times)" if context else f"to {target:,}"
     return f"This run extends {run.base['id']} {how_far} with {_METHODS[run.recipe.context.method]}."

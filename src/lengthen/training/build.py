@@ -1,4 +1,4 @@
-"""What a run trains: its sequences, its model, and what is in memory for both."""
+"""The sequences and the model of a run."""
 
 import logging
 from collections.abc import Sequence

@@ -183,7 +183,7 @@ class _Work:
         self._random = torch.get_rng_state(), get_device_states(hidden_BTE)
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained in the layer. Under FSDP2 these are whole tensors while the layer is at work."""
+        """The layer's trained parameters. Under FSDP2 these are whole tensors while the layer is at work."""
         return [parameter for parameter in self._layer.parameters() if parameter.requires_grad]
 
     def run(self, part: Slice, slice_BSE: torch.Tensor) -> torch.Tensor:
@@ -213,7 +213,7 @@ class _Work:
         return out_BTE
 
     def kept(self, hidden_BTE: torch.Tensor) -> list[torch.Tensor]:
-        """What the backward pass needs of the layer's input."""
+        """The tensors to save, from which the backward pass has the layer's input again."""
         return [] if self._before is not None else [hidden_BTE]
 
     def input_again(self, kept: Sequence[torch.Tensor]) -> torch.Tensor:

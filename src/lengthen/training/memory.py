@@ -1,4 +1,4 @@
-"""What a step needs less memory by: recomputed activations, MLPs in tiles, nothing freed kept.
+"""Memory savers: recomputed activations, MLPs in tiles, freed memory given back.
 
 Each leaves loss and gradients as they are. They compose with each other, with LoRA, 4-bit bases and S2.
 """

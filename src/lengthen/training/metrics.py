@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: metrics.jsonl and a progress bar."""
+"""Metrics of a run in progress: metrics.jsonl and a progress bar."""
 
 import logging
 import resource
@@ -35,7 +35,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Utilization:
-    """What a run's steps need, beside what the device could do at best.
+    """A step's operations against the device's peak: model FLOPs utilization.
 
     Args:
         recipe: of the run.
@@ -69,7 +69,7 @@ class Utilization:
 
 @dataclass(frozen=True)
 class StepSums:
-    """What a step gives beside its gradients.
+    """Sums of a step, beside its gradients.
 
     Attributes:
         loss: mean of its targets, nats.

@@ -119,7 +119,7 @@ class CausalLMObjective(nn.Module):
 
 
 def _next_ones(values: torch.Tensor, shape: torch.Size, last: float) -> torch.Tensor:
-    """What belongs to the token that comes after each one; `last` where it is not known."""
+    """Values moved by one token: each place has that of the next token, and the last place `last`."""
     found = values.new_full(shape, last)
     following = values[:, 1 : shape[1] + 1]
     found[:, : following.shape[1]] = following

@@ -1,4 +1,4 @@
-"""What a forward pass saves for its backward pass, in CPU memory or in a file until it is wanted.
+"""Saved activations in CPU memory or in a file, until the backward pass wants them.
 
 With checkpointing, or layers by chunks, that is the layers' inputs. Loss and gradients stay as they are.
 """

@@ -38,7 +38,7 @@ def check_optimizer(name: str, device: torch.device) -> None:
 
 
 def trained_parameters(objective: nn.Module) -> dict[str, nn.Parameter]:
-    """What is trained, by name; a tied tensor once."""
+    """The trained parameters by name; a tied tensor once."""
     return {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
 
 

@@ -65,7 +65,7 @@ class SequenceShards:
 
 
 def cut_batch(batch: dict[str, Any], shard: Shard) -> dict[str, Any]:
-    """What `CausalLMObjective` takes for a shard, of what it takes for whole sequences (`data.packing.collate`).
+    """The arguments of `CausalLMObjective` for a shard, cut out of those for whole sequences (`data.collate`).
 
     Args:
         batch: of whole sequences, (B, T).

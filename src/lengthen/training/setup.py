@@ -1,4 +1,4 @@
-"""What a run needs to know before documents and weights are loaded: checked first, so that it fails early."""
+"""Everything that is decided and checked before documents and weights are loaded, so that a run fails early."""
 
 import logging
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setup:
-    """What is settled before documents and weights are loaded.
+    """Everything that is settled before documents and weights are loaded.
 
     Attributes:
         recipe: of the run.

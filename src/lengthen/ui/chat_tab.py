@@ -33,7 +33,7 @@ _ENDS = {
 
 
 class _Users:
-    """Who has the page open, by the session that Gradio gives each open page."""
+    """A user, by the session that Gradio gives each open page."""
 
     def __init__(self, shared: SharedModel):
         self._shared = shared
@@ -204,7 +204,7 @@ class ChatTab:
         return {self.status: _line(""), **self._shown(user, question, length)}
 
     def _shown(self, user: UserSession, question: str, length: int) -> dict[Any, Any]:
-        """What follows from a user's conversation."""
+        """The parts of the page that depend on a user's conversation."""
         return {
             self.chat: _history(user),
             self.documents: _documents(user.session.documents),

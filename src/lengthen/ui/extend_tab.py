@@ -95,7 +95,7 @@ class ExtendTab:
         return [(_NEW, _NEW), *((label, folder) for folder, label in labels.items())]
 
     def _look(self, run: str, seen: str) -> Any:
-        """What changed since the last look."""
+        """Updates of the parts that changed since the last look."""
         progress = self._job.progress
         now = f"{progress.version} {run}"
         if now == seen:

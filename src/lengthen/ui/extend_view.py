@@ -1,4 +1,4 @@
-"""What the tab "Extend" shows of an extension, as HTML, from the job and the run folder."""
+"""The tab "Extend" as HTML, from the job and the run folder."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -23,7 +23,7 @@ _PATIENCE = 30.0  # seconds that a training step may take to end when the page c
 
 @dataclass(frozen=True)
 class Progress:
-    """What everyone sees.
+    """Progress of the job, the same for everyone.
 
     Attributes:
         version: grows with every change.

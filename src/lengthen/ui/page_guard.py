@@ -1,4 +1,4 @@
-"""What stands before the web page: the routes that it needs and no other of Gradio's, and uploads that are bounded."""
+"""Middleware of the web page: the routes that it needs and no other of Gradio's, and bounded uploads."""
 
 import re
 import time

@@ -150,7 +150,7 @@ def _probes(
     trials: int,
     seed: int,
 ) -> "list[Probe]":
-    """What is asked: of tasks with a length at each of them, of short ones once."""
+    """The probes: of tasks with a length at each of them, of short ones once."""
     from lengthen.evaluation import compare as of
     from lengthen.evaluation.ruler import Essay, Sources
 
@@ -200,7 +200,7 @@ def _documents(
 
 
 def _data_of_run(pair: "Pair") -> tuple[list[str] | None, set[str]]:
-    """What a run did not train on: its documents with the names of those that it held out, or its validation data."""
+    """Data that a run did not train on: documents with the names of those it held out, or its validation data."""
     from lengthen.recipe import load_recipe
     from lengthen.run_folder import RunFolder
 

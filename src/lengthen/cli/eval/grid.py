@@ -50,7 +50,7 @@ def report_grid(
 
 
 def _found(cell: "Cell") -> str:
-    """What was generated, where anything was."""
+    """Right answers of all: generated ones, where any were generated."""
     return f"{cell.exact if cell.correct is None else cell.correct}/{cell.trials}"
 
 

@@ -76,7 +76,7 @@ def _pick_measure(
 
 
 def _lm_eval(tasks: str, include: Path | None, trials: int | None) -> _Measure:
-    """What measures lm-eval's tasks; that lm-eval is there is checked before the model is loaded."""
+    """A function that measures lm-eval's tasks; that lm-eval is there is checked before the model is loaded."""
     from lengthen.errors import require
 
     require("--tasks", "tasks", "lm_eval")
@@ -93,7 +93,7 @@ def _lm_eval(tasks: str, include: Path | None, trials: int | None) -> _Measure:
 
 
 def _suites(data: list[Path], metric: str, trials: int | None) -> _Measure:
-    """What has the questions of files answered; the files are read before the model is loaded."""
+    """A function that has the questions of files answered; the files are read before the model is loaded."""
     from lengthen.evaluation.tasks.files import choose, read_samples
     from lengthen.evaluation.tasks.metrics import check_metric
     from lengthen.evaluation.tasks.scoring import answer_samples, summarize

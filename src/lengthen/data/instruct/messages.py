@@ -104,7 +104,7 @@ def refuse_media(fields: dict[str, Any], where: str = "") -> None:
 
 
 def _role(left: dict[str, Any], number: int) -> tuple[str, str]:
-    """Who says a message, in the record's word and in ours; taken out of its fields."""
+    """The role of a message, in the record's word and in ours; taken out of its fields."""
     said_by = take_first(left, _ROLE_KEYS)
     if said_by is None:
         raise BrokenRecordError(f'has neither "role" nor "from" in message {number}')
@@ -137,7 +137,7 @@ def has_value(value: Any) -> bool:
 
 
 def _is_trained(left: dict[str, Any], number: int) -> bool:
-    """What the message says about itself; 1 and true where it says nothing."""
+    """Whether a message is trained, by the fields that say so; true by default."""
     trained = True
     for key in _TRAINED:
         value = left.pop(key, 1)

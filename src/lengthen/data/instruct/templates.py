@@ -68,7 +68,7 @@ TEMPLATES = {"llama2": _LLAMA2, "vicuna": _VICUNA, "alpaca": _ALPACA, "chatml": 
 """By name: Llama 2's chat models, Vicuna 1.1 and later (as FastChat writes it), Stanford Alpaca, ChatML."""
 
 INPUT_JOINTS = {"alpaca": "\n\n### Input:\n"}
-"""What a template puts between an alpaca record's instruction and input, where that is not an empty line."""
+"""The separator of an alpaca record's instruction and input, by template, where that is not an empty line."""
 
 _CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 
@@ -122,7 +122,7 @@ def use_template(tokenizer: Any, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a template makes of certain messages with names in place of their texts.
+    """A template's output for certain messages with names in place of their texts.
 
     Attributes:
         text: all of it.
@@ -234,7 +234,7 @@ class Template:
     def _answer(
         self, text: str, turns: list[Turn], tools: list[Any], index: int, name: tuple[int, int] | None
     ) -> tuple[int, int]:
-        """What a model writes itself of an answer: from the end of the prompt through the end token after it."""
+        """The span of an answer that a model writes itself: from the end of the prompt through the end token."""
         # Nothing is asked before an answer that comes first, and not every template has a prompt for that.
         prompt = self._render(turns[:index], tools, add_generation_prompt=True) if index else ""
         if name is not None and not turns[index].fields.get("tool_calls"):

@@ -11,7 +11,7 @@ Passages = Callable[[int, int], str | None]
 
 @dataclass(frozen=True)
 class Fact:
-    """What is put into the text.
+    """A statement that is put into the text.
 
     Attributes:
         text: a sentence, a line or several lines.
@@ -24,7 +24,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked.
+    """A question with its answer.
 
     Attributes:
         prompt: the question and the beginning of its answer, without a space at its end.

@@ -37,7 +37,7 @@ INTRODUCTIONS = (
     "# notes\n\n",
     "Merke dir, was hier eingestreut ist.\n\n",
 )
-"""What can stand at the beginning of a sequence."""
+"""Beginnings of sequences."""
 
 _HEADINGS = ("", "", "", "Questions\n", "Now answer.\n", "What do you remember?\n", "---\n", "# check\n")
 

@@ -40,7 +40,7 @@ token top total update user value version view wait word zone
 """
 
 WORDS = _WORDS.split()
-"""What names, owners and texts are made of. `lengthen.evaluation` has none of them as a name."""
+"""Parts of names, owners and texts. `lengthen.evaluation` has none of them as a name."""
 
 
 def python(draw: Draw, count: int, _passages: Passages) -> Episode:

@@ -39,7 +39,7 @@ _FITS = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """What sequences are like.
+    """Settings of the sequences.
 
     Attributes:
         tasks: by name (see `TASKS`), how often each comes.
@@ -298,7 +298,7 @@ def _joined(episodes: Sequence[Episode]) -> str:
 
 
 def _special_prefix(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """What the tokenizer puts before every text, such as a begin token."""
+    """The tokens that the tokenizer puts before every text, such as a begin token."""
     whole, plain = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
     begin = next(at for at in range(len(whole)) if whole[at : at + len(plain)] == plain)
     return list(whole[:begin])

@@ -1,4 +1,4 @@
-"""What keys and values are made of, and how they are drawn.
+"""The words that keys and values are made of, and how they are drawn.
 
 No word here is in the word lists of `lengthen.evaluation`, no number has the five or seven digits of its needles,
 passkeys and variables, and no identifier has the shape of its UUIDs: a test holds these apart. Nor are the people,
@@ -128,7 +128,7 @@ class Draw:
         self._used: set[str] = set()
 
     def fresh(self, make: Callable[[], str]) -> str:
-        """What `make` gives, called until it is new in this sequence.
+        """A result of `make` that is new in this sequence.
 
         Args:
             make: draws a key; of those that it can draw, some must be left.

@@ -152,7 +152,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
 def _made_over(
     name: str, run: RunFolder, record: dict[str, str] | None, adapter: str | Path | None, options: dict[str, Any]
 ) -> str | None:
-    """What the model says that its base was; a base with an adapter, or with scaled positions, is its own."""
+    """The base that a model's files name; a base with an adapter, or with scaled positions, is its own."""
     if record is not None and run.is_finished:
         return record["model"]
     return name if adapter is not None or options.get("method") else None

@@ -1,4 +1,4 @@
-"""What is found by length, as a picture."""
+"""A picture of retrieval by length."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What both models are asked: prompts with questions, and how their answers are scored."""
+"""The questions to both models: prompts, and how their answers are scored."""
 
 import random
 from collections.abc import Sequence

@@ -24,7 +24,7 @@ Side = Literal["base", "scaled", "run"]
 
 @dataclass(frozen=True)
 class Asked:
-    """What every side is asked, and how.
+    """The prompts and documents for every side.
 
     Attributes:
         probes: questions.
@@ -97,7 +97,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one side did.
+    """Answers and losses of one side.
 
     Attributes:
         answers: for each probe and prompt, an answer to each question.
@@ -198,7 +198,7 @@ def measure(
 
 
 def judge(asked: Asked, measured: Mapping[Side, Measured], evaluator: str) -> Comparison:
-    """What the sides' answers and losses say together.
+    """Answers and losses of the sides compared, with the verdict.
 
     Args:
         asked: what was measured.

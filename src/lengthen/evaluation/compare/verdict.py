@@ -1,4 +1,4 @@
-"""What a comparison says: how long a context is usable, and what became of the short ability."""
+"""The verdict of a comparison: how long a context is usable, and whether short ability is kept."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -75,7 +75,7 @@ def _passed(rows: Sequence[ScoreRow], side: Literal["base", "run"], best: ScoreR
 def _short(
     scores: Sequence[ScoreRow], perplexity: Sequence[PerplexityRow], base_context: int
 ) -> tuple[list[str], list[str]]:
-    """What is kept and what is lost within the base's context."""
+    """Names of the abilities within the base's context: those that are kept, and those that are lost."""
     kept: list[str] = []
     lost: list[str] = []
     for row in scores:

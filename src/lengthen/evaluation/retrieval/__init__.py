@@ -1,1 +1,1 @@
-"""What is found at which length and depth: passkey, needles in a haystack, BABILong."""
+"""Retrieval by length and depth: passkey, needles in a haystack, BABILong."""

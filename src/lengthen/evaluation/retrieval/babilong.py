@@ -34,7 +34,7 @@ _BEGINNINGS = 5
 
 @dataclass(frozen=True)
 class Story:
-    """What happened, and a question about it.
+    """A story, and a question about it.
 
     Attributes:
         facts: sentences, in the order in which they happened.
@@ -48,7 +48,7 @@ class Story:
 
 
 class _World:
-    """Who is where and has what; each event is written down as a sentence."""
+    """People, their places and things; each event is written down as a sentence."""
 
     def __init__(self, generator: random.Random):
         self._generator = generator

@@ -1,4 +1,4 @@
-"""What retrieval measurements share: the grid of lengths and depths, its trials, and how answers are counted."""
+"""The grid of lengths and depths of retrieval measurements, its trials, and how answers are counted."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ ANSWER_TOKENS = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """What was found at one length and depth.
+    """Answers at one length and depth, counted.
 
     Attributes:
         tokens: of prompt and answer together.

@@ -28,7 +28,7 @@ _FILLER_LINES = 9
 
 @dataclass(frozen=True)
 class Needles:
-    """What a needle task hides.
+    """The needles of a task.
 
     Attributes:
         haystack: noise (the same line again and again), essay (prose) or needles (of other keys).

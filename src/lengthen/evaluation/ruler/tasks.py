@@ -17,7 +17,7 @@ __all__ = ["TASKS", "Request", "Sources", "Task"]
 
 @dataclass(frozen=True)
 class Sources:
-    """What prompts are made of beside the word lists.
+    """The texts that prompts are made of, beside the word lists.
 
     Attributes:
         essay: prose for the needle tasks.
@@ -30,7 +30,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Request:
-    """What a sample is made for and from.
+    """The length, texts and random numbers of a sample.
 
     Attributes:
         rng: draws all that is random.

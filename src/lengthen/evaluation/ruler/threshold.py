@@ -12,7 +12,7 @@ __all__ = ["base_id", "base_threshold"]
 
 
 def base_id(model: str, adapter: Path | None) -> str:
-    """What results call the base of a model: of a run the model that it extended, of others the model itself.
+    """The name in results of a model's base: of a run the model that it extended, of others the model itself.
 
     Args:
         model: hub id, model folder, .gguf file, run folder or alias.

@@ -1,4 +1,4 @@
-"""What one answer scores against one reference: the metrics that LongBench and L-Eval define, from 0 to 1.
+"""Scores of one answer against one reference: the metrics that LongBench and L-Eval define, from 0 to 1.
 
 Each metric takes (prediction, reference, classes); only ``classification`` looks at the classes.
 

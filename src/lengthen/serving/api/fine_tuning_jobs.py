@@ -296,7 +296,7 @@ class Training:
         job.steps += len(records)
 
     def _remove(self, name: str) -> None:
-        """What a job left that did not succeed."""
+        """Remove the files of a job that did not succeed."""
         shutil.rmtree(self._run(name), ignore_errors=True)
         with suppress(OSError):
             self._documents(name).unlink()

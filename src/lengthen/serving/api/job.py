@@ -75,7 +75,7 @@ class Job:
         self.status = status  # last: who sees it sees all the rest
 
     def to_file(self) -> dict[str, Any]:
-        """What is kept of it; its documents only as long as they are needed."""
+        """The job as JSON; its documents only as long as they are needed."""
         left_out = {"documents"} if self.is_finished else set()
         facts = {name: getattr(self, name) for name in _KEPT}
         return facts | {"request": self.request.model_dump(exclude=left_out)}

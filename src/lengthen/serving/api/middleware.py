@@ -44,7 +44,7 @@ def error_body(status: int, message: str, code: str | None = None) -> dict[str, 
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """What the clients of one token may ask for together; without tokens, all clients.
+    """Limits of all clients of one token together; without tokens, of all clients.
 
     Attributes:
         concurrent: requests that are answered at a time; None for any number.

@@ -35,7 +35,7 @@ class _ResponseFormat(Strict):
 
 
 class _Sampled(Strict):
-    """What both kinds of requests have: OpenAI's fields, and those of vLLM for sampling.
+    """Fields of both kinds of requests: OpenAI's, and those of vLLM for sampling.
 
     The fields that take one value only are those that clients send anyway.
     """
@@ -255,7 +255,7 @@ class ChatRequest(_Sampled):
 
 
 def format_validation_errors(errors: Sequence[Any]) -> str:
-    """What pydantic found wrong with a request, each field once and in full: `messages.2.refusal`."""
+    """Pydantic's errors about a request as one line, each field once and in full: `messages.2.refusal`."""
     said: dict[str, str] = {}
     for each in errors:
         # Where a value may be of several types, pydantic names the type that it tried, which is no field.

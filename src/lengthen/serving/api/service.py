@@ -1,4 +1,4 @@
-"""What the server offers, without HTTP: names, permitted folders, tokens, and generations as asyncio sees them."""
+"""The server without HTTP: names, permitted folders, tokens, and generations as asyncio sees them."""
 
 import asyncio
 import threading
@@ -110,7 +110,7 @@ class Service:
 
     @property
     def names(self) -> list[str]:
-        """What can be asked for."""
+        """Names of the models: the base and the adapters."""
         return [*([self.base_name] if self.base_name is not None else []), *self.engine.registry.names]
 
     def adapter_of(self, model: str) -> str | None:

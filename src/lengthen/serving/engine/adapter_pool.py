@@ -40,7 +40,7 @@ class LoadedAdapter:
 
 @dataclass
 class _Batch:
-    """Whose rows are in the present forward pass. Tables come with the rows (b,) that use them."""
+    """The adapters of the rows in the present forward pass. Tables come with the rows (b,) that use them."""
 
     routing: Routing | None = None
     norm_slots_B: torch.Tensor | None = None

@@ -78,7 +78,7 @@ class WeightTable:
 
 @dataclass(frozen=True)
 class AdapterWeights:
-    """What an adapter changes, in float32 or as stored, on the CPU but for the tables.
+    """The weights of an adapter, in float32 or as stored, on the CPU but for the tables.
 
     Attributes:
         linear: LoRA matrices by the name of the linear layer.

@@ -109,7 +109,7 @@ class LoadedBase:
 
 
 class _Probe:
-    """What one small forward pass shows: which layers share an input, and have the batch's rows in it."""
+    """One small forward pass that shows which layers share an input, and have the batch's rows in it."""
 
     @torch.inference_mode()
     def __init__(self, model: Any):

@@ -34,7 +34,7 @@ class FairQueue(Generic[T]):
         self._count += 1
 
     def first(self) -> T | None:
-        """Whose turn it is; None where nobody waits."""
+        """The item whose turn it is; None where nothing waits."""
         return next(iter(self._queues.values()))[0] if self._queues else None
 
     def pop(self) -> T:

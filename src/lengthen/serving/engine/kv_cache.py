@@ -91,7 +91,7 @@ class BatchedKVCache(Cache):
         self._resize(0, 0)
 
     def next_token(self) -> dict[str, Any]:
-        """What the forward pass of one more token in each row takes beside the tokens."""
+        """The arguments of a forward pass of one more token in each row, beside the tokens."""
         rows = self._rows
         if rows.positions_n is None:
             rows.positions_n = torch.tensor(self.lengths, device=self._device)

@@ -1,4 +1,4 @@
-"""What each row of a batch has of its own beside LoRA: norms, embeddings, the head.
+"""Layers in which each row of a batch has its own weights, beside LoRA: norms, embeddings, the head.
 
 Shapes: B rows, T tokens, H hidden size, S slots, R rows of a table, V vocabulary.
 """

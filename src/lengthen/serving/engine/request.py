@@ -184,7 +184,7 @@ class RequestState:
         return Event(token, text, logprob, self.prompt_event() if self.new_tokens == 1 else None, finish)
 
     def prompt_event(self) -> tuple[Logprob, ...] | None:
-        """What the first event says about the prompt."""
+        """Log probabilities of the prompt for the first event; None where they were not asked for."""
         return tuple(self.prompt_logprobs) if self.request.prompt_logprobs is not None else None
 
     def tell(self, event: Event) -> None:
