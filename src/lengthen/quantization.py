@@ -30,7 +30,7 @@ __all__ = [
     "quantize",
 ]
 
-# What the kernels need of a weight: rows of whole blocks of 64, and rows in multiples of 32.
+# Shapes that the kernels need: rows of whole blocks of 64, and rows in multiples of 32.
 _IN, _OUT = 64, 32
 
 

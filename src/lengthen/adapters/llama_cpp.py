@@ -27,7 +27,7 @@ _OUT_TYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 # Architectures whose conversion is derived from Llama's.
 _LLAMA3_KEPT = {"llama", "mistral", "mixtral", "smollm3", "arcee", "granite"}
 _LONGROPE_KEPT = {"phi3", "minicpm", "minicpm3"}
-# What yarn can say in a config, and llama.cpp computes otherwise.
+# Settings of yarn in a config that llama.cpp computes otherwise.
 _YARN_LOST = ("attention_factor", "mscale", "mscale_all_dim")
 
 

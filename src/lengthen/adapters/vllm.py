@@ -81,7 +81,7 @@ def export_for_vllm(
             f"vLLM does not take the adapter of {adapter or model}: {', '.join(problems)}; export it as a whole, "
             "which merges it"
         )
-    # What else an adapter holds goes into the base.
+    # The other tensors of an adapter are merged into the base.
     lora = {name: tensor.float().contiguous() for name, tensor in tensors.items() if ".lora_" in name}
     context = loaded.config.get_text_config().max_position_embeddings
     base = loaded.unload()  # the base's linear layers, the adapter's embeddings and norms

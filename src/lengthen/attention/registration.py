@@ -54,7 +54,7 @@ def set_group_size(
         layer.s2_backend = function
         layer.s2_open_window = open_windows
         layer.s2_chunks = chunks
-        layer.s2_window_backend = function  # apart, as `check_s2` counts who asks for the other
+        layer.s2_window_backend = function  # apart, as `check_s2` counts the layers that ask for the other
 
 
 def s2_attention(

@@ -180,7 +180,7 @@ def _needs(slice_: Slice) -> list[_Tokens]:
 
 
 def _held(needs: Sequence[_Tokens], start: int, stop: int) -> list[_Tokens]:
-    """Those of the tokens that lie in [start, stop)."""
+    """The tokens that lie in [start, stop)."""
     held = []
     for row, first, end, place in needs:
         begin = max(first, start)

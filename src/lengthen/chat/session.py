@@ -121,7 +121,7 @@ class ChatSession:
 
     @property
     def answers(self) -> list[Answer]:
-        """Those of all turns so far."""
+        """The answers of all turns so far."""
         return [turn.answer for turn in self._turns]
 
     @property

@@ -20,7 +20,7 @@ __all__ = ["NO_ADAPTER", "Progress", "SharedModel", "UserSession"]
 NO_ADAPTER = "none"
 """The choice of the base as it is, but with the positions of the adapters."""
 
-_WAIT = 0.2  # seconds between looks at whether someone who waits has left
+_WAIT = 0.2  # seconds between checks whether a waiting user has left
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class UserSession:
                             on_read=lambda read, total: news.put(Progress(0, read, total)),
                             should_stop=self._stop.is_set,
                         )
-            except BaseException as error:  # goes to who listens
+            except BaseException as error:  # raised again in the thread that listens
                 result = error
             finally:
                 self._answering.release()

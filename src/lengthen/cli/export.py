@@ -64,7 +64,7 @@ def export(
         "adapter_scale": adapter_scale,
     }
     lines = [str(out)]
-    # What would fail at the end fails before the merge, which takes long.
+    # Fail before the merge, which takes long, and not at its end.
     if push:
         check_is_run(Path(run))
         create_repository(push)

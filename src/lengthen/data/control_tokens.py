@@ -52,7 +52,7 @@ class ControlTokens:
         # Few texts hold any, and most have another beginning than "<": looking for that is much faster than a pattern.
         heads = sorted({text[:2] for text in self._texts})
         self._by_head = {head: _any_of([text for text in self._texts if text.startswith(head)]) for head in heads}
-        # Nobody who writes data can know what stands for a control token in this process.
+        # A random mark for control tokens, which no data can contain on purpose.
         self._nonce = f"Ctl{secrets.token_hex(8)}"
         self._mark = re.compile(rf"{self._nonce}D(\d+)E")
         self._either = re.compile(f"{self._mark.pattern}|({self._pattern.pattern})")

@@ -11,7 +11,7 @@ from lengthen.errors import DataError
 
 __all__ = ["html_text"]
 
-# What is not text; and readings (ruby) and sources of formulas, which say again what stands beside them.
+# Elements without text; and readings (ruby) and sources of formulas, which repeat the text beside them.
 _LEFT_OUT = (
     "script", "style", "head", "template", "noscript", "svg", "object", "iframe", "button", "select", "canvas", "audio",
     "video", "rt", "rp", "rtc", "annotation", "annotation-xml",

@@ -121,7 +121,7 @@ def _begins_with_an_object(content: str) -> bool:
 
 
 def _entries_of_object(path: Path, parsed: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The one record that an object is, or those in it: under one of `_LISTS`, or as columns of equal lengths."""
+    """The records in an object: itself, or those under one of `_LISTS`, or columns of equal lengths."""
     values = list(parsed.values())
     key = next((key for key in _LISTS if isinstance(parsed.get(key), list)), None)
     if key is not None and not isinstance(parsed.get("text"), str):

@@ -103,7 +103,7 @@ class _Opener:
             _LOG.warning("%s", warning)
 
     def _limits(self, source: SourceRecipe) -> tuple[int, int | None]:
-        """Those of the data section are for long documents."""
+        """The limits of lengths; those of the data section are for long documents."""
         data = self._recipe.data
         if source.kind == "long":
             return source.min_tokens or data.min_tokens, source.max_tokens or data.max_tokens

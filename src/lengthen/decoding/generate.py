@@ -42,7 +42,7 @@ class Continuation:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """The result as a JSON object."""
         return asdict(self)
 
 

@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicLayer
 
 __all__ = ["GrowingLayer"]
 
-# Room beside what is there: at least so many tokens, and this share of all.
+# Room for more: at least 256 tokens, beyond 2,048 an eighth of those that are there.
 _LEAST, _SHARE = 256, 8
 
 
@@ -54,7 +54,7 @@ def _appended(
     """Old and new values as one view of the memory, and this memory, which is a new one where it must be."""
     batch, heads, added, size = new_BKtD.shape
     total = length + added
-    # Whoever selects rows puts other tensors in the place of these views.
+    # A selection of rows puts other tensors in the place of these views.
     is_view = memory is not None and old is not None and old.data_ptr() == memory.data_ptr()
     if memory is None or not is_view or len(memory) != batch or total > memory.shape[2]:
         room = total + max(_LEAST, total // _SHARE)

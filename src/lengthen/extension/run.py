@@ -233,7 +233,7 @@ def _report_phase(line: Line, measuring: Measuring) -> dict[str, Any]:
     write_report(line.folder)
     metrics = line.run.read_metrics()
     seconds = {**line.state.seconds, line.phase: line.elapsed}
-    # What was stopped and went on took longer than its last attempt.
+    # A training that was stopped and resumed took longer than its last attempt.
     seconds["train"] = max(seconds["train"], sum(record["seconds"] for record in metrics))
     peak = max((record["peak_memory_bytes"] for record in metrics), default=None)
     return {"verdict": make_verdict(found, line.recipe, line.request, line.folder, seconds, peak)}

@@ -43,7 +43,7 @@ class State:
 
     @property
     def phase(self) -> Phase | None:
-        """The one that is next, or in progress; None when all are done."""
+        """The phase that is next, or in progress; None when all are done."""
         return next((phase for phase in PHASES if phase not in self.seconds), None)
 
     def after(self, phase: Phase, seconds: float, **changes: Any) -> "State":

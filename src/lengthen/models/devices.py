@@ -20,7 +20,7 @@ def default_device() -> torch.device:
 
 
 def pick_device(device: Device | None = None, device_map: Device | dict[str, Device] | None = None) -> torch.device:
-    """The one device that a model is put on, from what transformers' users write.
+    """The device for a model, from the arguments that users of transformers write.
 
     Args:
         device: a torch.device, its name, or the number of an accelerator; None is the accelerator where there is one.

@@ -29,7 +29,7 @@ def remembered(kind: type[T], inputs: list[str], compute: Callable[[], T]) -> T:
     """
     name = hashlib.sha256("\0".join([kind.__qualname__, _code(), *inputs]).encode()).hexdigest()[:32]
     file = cache_folder("bases") / f"{name}.json"
-    # What can't be read is computed again, and what can't be written is not kept.
+    # An unreadable file is computed again; a result that can't be written is not kept.
     with suppress(OSError, ValueError):
         return TypeAdapter(kind).validate_json(file.read_bytes())
     result = compute()

@@ -40,7 +40,7 @@ _H100_WEIGHTS, _H100_ATTENTION = 0.39, 0.55
 # With norms and gated activations by liger-kernel (memory.fused_kernels): of one step of 32,768 tokens there.
 _H100_FUSED = 0.48
 
-# What one core of a machine with AVX512-BF16 does in matrix products, FLOP/s, as measured (docs/results/plan.md).
+# Matrix products on one core of a machine with AVX512-BF16, FLOP/s, as measured (docs/results/plan.md).
 _CORE_BF16, _CORE_FLOAT32 = 0.20 * _TERA, 0.075 * _TERA
 
 

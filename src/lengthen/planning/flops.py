@@ -89,7 +89,7 @@ def _linear_per_token(shape: ModelShape, recipe: Recipe) -> float:
         # The tiles of an MLP are computed once more, whether or not the layer is.
         tiles = mlp if recipe.memory.mlp_tile else 0
         per_token += layer.count * ((2 + recomputed) * forward + layer.active_trained + tiles)
-        # What stands before a chunk has no MLP.
+        # Tokens before a chunk have no MLP.
         per_token += _again(recipe) * layer.count * (2 + recomputed) * max(0, forward - mlp)
     return per_token + shape.head * (3 if shape.trains_head else 2)
 

@@ -184,7 +184,7 @@ class _Planner:
         peak, weights = self._device.peak(dtype), self._device.efficiency
         if recipe.memory.fused_kernels:
             weights = self._device.fused_efficiency or weights
-        # What the device could compute at its peak in the time that the step takes.
+        # Operations that the device could compute at its peak in the time of the step.
         work = flops.linear / weights + flops.attention / (self._device.attention_efficiency or weights)
         return Plan(
             device=self._device,

@@ -136,7 +136,7 @@ class DataRecipe(Section):
 
     @property
     def sources(self) -> list[SourceRecipe]:
-        """Those of `train`, which have the rest of the weights, and those beside them."""
+        """The sources of `train`, which have the rest of the weights, and those beside them."""
         own = self.sources_of_train
         if not self.beside:
             return own

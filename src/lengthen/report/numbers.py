@@ -4,7 +4,7 @@ __all__ = ["as_bytes", "as_count", "as_duration", "as_perplexity", "as_share"]
 
 
 def as_count(number: int, thing: str) -> str:
-    """So many of a thing.
+    """A number with its noun, "1 step" or "2 steps".
 
     Args:
         number: how many.

@@ -100,7 +100,7 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
     if recipe.memory.trim_malloc:
         trim_malloc()
     set_seed(recipe.seed)
-    # What will be sharded need not fit on one device.
+    # A model that will be sharded need not fit on one device.
     place = torch.device("cpu") if recipe.parallel.data == "fsdp2" else setup.device
     kind = "s2" if recipe.attention.kind == "s2" else "sdpa"
     model = load_base(setup.source, setup.config, setup.dtype, kind, place, setup.is_nf4)

@@ -242,7 +242,7 @@ class _Work:
         return part.take(value)
 
     def autocast(self, cache: bool) -> AbstractContextManager[Any]:
-        """As it was when the layer was called. A cached cast of a weight would lack its gradient later on."""
+        """Autocast as it was when the layer was called. A cached cast of a weight would lack its gradient later on."""
         return torch.autocast(self._device, self._dtype, self._dtype is not None, cache_enabled=cache)
 
     @contextmanager

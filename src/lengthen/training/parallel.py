@@ -187,7 +187,7 @@ def _gathered(parameter: torch.Tensor) -> torch.Tensor | None:
     if isinstance(parameter, DTensor):
         return parameter.full_tensor().detach()
     if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
-        # What the module holds under ZeRO is a 16-bit copy, or nothing; the float32 master is the optimizer's.
+        # Under ZeRO the module holds a 16-bit copy, or nothing; the float32 master is the optimizer's.
         from deepspeed.utils import safe_get_full_fp32_param
 
         return safe_get_full_fp32_param(parameter)

@@ -9,7 +9,7 @@ from lengthen.recipe import Recipe
 
 __all__ = ["check_recipe"]
 
-# What changes no step that was taken, nor one that would have been.
+# Keys that change no step that was taken, nor one that would have been.
 _FREE = {"out", "training.save_every", "training.log_every", "training.report_to"}
 _LENGTHS = {"training.steps", "training.epochs"}
 

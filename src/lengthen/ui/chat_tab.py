@@ -41,7 +41,7 @@ class _Users:
         self._lock = threading.Lock()
 
     def of(self, request: gr.Request) -> UserSession:
-        """The one whose request it is."""
+        """The user whose request it is."""
         with self._lock:
             key = str(request.session_hash)
             if key not in self._users:

@@ -89,6 +89,6 @@ def _build(shared: SharedModel, name: str, job: Job | None, runs: Path) -> gr.Bl
         if job is not None:
             with gr.Tab("Extend"):
                 ExtendTab(job, runs, name).connect(blocks)
-    # Each user's events are independent; who has to wait for the model is decided by the shared model.
+    # Each user's events are independent; the shared model decides whose turn it is.
     blocks.queue(default_concurrency_limit=None, api_open=False)
     return blocks

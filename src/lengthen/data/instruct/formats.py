@@ -35,7 +35,7 @@ _NO_INPUT = "<noinput>"  # what self-instruct wrote for none
 _SYSTEMS = ("system", "system_prompt")
 _TOOLS = ("tools", "functions")
 
-# What LongAlpaca puts around its papers and books.
+# Lines that LongAlpaca puts around its papers and books.
 _BEGINS = re.compile(r"\bThe [\w ]{1,40} begins\.")
 _ENDS = re.compile(r"\bNow the [\w ]{1,40} ends\.")
 _NEAR_START = 500
@@ -150,7 +150,7 @@ class _Reader:
             raise BrokenRecordError(self._no_pair())
         asked, told = self._left.pop(asked_by), self._left.pop(told_by)
         if isinstance(asked, list):
-            # What a prompt quotes of earlier answers is not what the record teaches.
+            # Earlier answers that a prompt quotes are not what the record teaches.
             quoted = (replace(turn, trained=False) for turn in self.conversation(asked))
             return (*quoted, *self._answer(told, told_by)), None
         question = as_text(asked, f'"{asked_by}"')

@@ -17,7 +17,7 @@ _ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool", "tool_response": "tool",
 }  # fmt: skip
 _ROLE_KEYS, _TEXT_KEYS = ("role", "from"), ("content", "value")
-# What messages carry for the chat template, by the role that it belongs to.
+# Further fields of messages for the chat template, by role.
 _FIELDS = {"assistant": ("tool_calls", "reasoning_content"), "tool": ("tool_call_id", "name")}
 _TRAINED = ("weight", "train", "loss")
 # Records and messages about what can't be read here.
@@ -132,7 +132,7 @@ def has_value(value: Any) -> bool:
     """
     if isinstance(value, str):
         return bool(value.strip())
-    # What pandas writes for a missing text is NaN, which is not equal to itself.
+    # pandas writes NaN for a missing text, which is not equal to itself.
     return value is not None and value != [] and value != {} and value == value
 
 

@@ -172,7 +172,7 @@ def _happen(draw: Draw, world: _World, people: list[str], things: list[str], pla
         world.stops[person].append(place)
         return rng.choice(GOES).format(p=person, l=place)
     if not held:
-        # What was laid down can only be taken where it lies.
+        # A thing that was laid down can only be taken where it lies.
         if thing in world.left_at and world.left_at[thing] != world.stops[person][-1]:
             place = world.left_at[thing]
             world.stops[person].append(place)

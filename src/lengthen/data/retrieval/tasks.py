@@ -46,4 +46,4 @@ SHARES = {
 """How often each comes, where a recipe does not say."""
 
 ONCE = ("counting", "sections")
-"""Those that speak of the whole text, so that a sequence has each at most once."""
+"""Tasks about the whole text, of which a sequence has each at most once."""

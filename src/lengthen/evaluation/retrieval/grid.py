@@ -45,7 +45,7 @@ class Cell:
     correct: int | None
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """The result as a JSON object."""
         return asdict(self)
 
 

@@ -60,7 +60,7 @@ LOOKUPS = Wording(
 )
 """Statements of Python, for models of code, which may understand nothing else."""
 
-# A needle goes to a sentence start at most this share of the haystack away from its depth, else into a sentence.
+# A needle is put at a sentence start at most this share of the haystack away from its depth, else into a sentence.
 _REACH = 1 / 40
 # Where no length fits, another beginning of the haystack may: its last token then ends elsewhere.
 _BEGINNINGS = 5

@@ -25,7 +25,7 @@ _WORDS = sorted({*NOUNS, *ADJECTIVES, *VERBS})
 # Longer lists may need more words than there are.
 _PAIRS_BEYOND = 16384
 
-# Entries that the end of a list is cut from, at most so many characters each.
+# Words that fill a list up to the exact length, and characters of each entry, at most.
 _FILLER_WORDS, _ENTRY = 12, 40
 
 _CODED = """Read the coded text below and count how often each coded word appears. {context}

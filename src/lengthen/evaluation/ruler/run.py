@@ -54,7 +54,7 @@ class TaskScore:
     least_tokens: int
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """The result as a JSON object."""
         return asdict(self)
 
 

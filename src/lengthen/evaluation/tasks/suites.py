@@ -171,7 +171,7 @@ def _leval(how: str, metric: str) -> Layout:
 _LEVAL_BRIEF = "Write only the answer, without any explanation."
 _LEVAL_CHOICE = _leval("Write only the letter of the right answer, such as A or B.", "choice")
 
-# What L-Eval calls "exam": by the names of its files; LEVAL_EXAM for any other.
+# Layouts of the tasks that L-Eval scores by "exam", by the names of its files; LEVAL_EXAM for any other.
 LEVAL: dict[str, Layout] = {
     "coursera": _leval("There can be several right answers. Write only their letters, such as A or AB.", "choices"),
     "quality": _LEVAL_CHOICE,

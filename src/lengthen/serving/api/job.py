@@ -72,7 +72,7 @@ class Job:
         self.error = message if status == "failed" else None
         self.tell(message, "error" if status == "failed" else "info")
         self.finished = int(time.time())
-        self.status = status  # last: who sees it sees all the rest
+        self.status = status  # last: a reader that sees it sees all the rest
 
     def to_file(self) -> dict[str, Any]:
         """The job as JSON; its documents only as long as they are needed."""

@@ -9,7 +9,7 @@ __all__ = ["ChatLogprobs", "CompletionLogprobs"]
 
 
 class CompletionLogprobs:
-    """Those of one completion: lists of tokens, log probabilities, the likeliest tokens, and places in the text.
+    """Log probabilities of one completion: lists of tokens, their values, the likeliest tokens, places in the text.
 
     Args:
         tokenizer: of the model.
@@ -55,7 +55,7 @@ class CompletionLogprobs:
 
 
 class ChatLogprobs:
-    """Those of one chat answer: an object for each token."""
+    """Log probabilities of one chat answer: an object for each token."""
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -69,7 +69,7 @@ class ChatLogprobs:
 
     def _entry(self, token: int, value: float) -> dict[str, Any]:
         text = _text(self._tokenizer, token)
-        # What is only a part of a character has no text, and so no bytes that could be told from it.
+        # A token that is part of a character has no text, and so no bytes that could be told from it.
         return {"token": text, "logprob": value, "bytes": None if "\ufffd" in text else list(text.encode())}
 
     @staticmethod

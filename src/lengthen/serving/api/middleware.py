@@ -166,7 +166,7 @@ class ApiMiddleware:
             size += len(part)
             if size <= self.max_body:
                 body += part
-            # What is too large is read to its end all the same: a client that still sends would not see the answer.
+            # A body that is too large is read to its end, too: a client that still sends would not see the answer.
             if not message.get("more_body", False):
                 break
         if size > self.max_body:

@@ -155,7 +155,7 @@ class CompletionRequest(_Sampled):
         return _COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
 
     def wanted_logprobs(self) -> tuple[int | None, int | None]:
-        """As the base class says; a prompt's are read where it is echoed with them, or nothing is to follow it."""
+        """See the base class; a prompt's are read where it is echoed with them, or no token is to follow it."""
         reads_prompt = self.echo and (self.logprobs is not None or self.max_tokens == 0)
         return self.logprobs, (self.logprobs or 0) if reads_prompt else None
 
@@ -250,7 +250,7 @@ class ChatRequest(_Sampled):
         return self.max_completion_tokens or self.max_tokens or max(1, room)
 
     def wanted_logprobs(self) -> tuple[int | None, int | None]:
-        """As the base class says."""
+        """See the base class."""
         return (self.top_logprobs or 0) if self.logprobs else None, None
 
 

@@ -51,7 +51,7 @@ class _Prefill:
         self.states, self.cache, self.done = states, cache, 0
         self.width = max(len(state.request.prompt) for state in states) - 1
         rows = [list(state.request.prompt[:-1]) for state in states]
-        # What fills up the shorter ones comes after them, so that they don't see it, and their rows end before it.
+        # Padding comes after the shorter ones, so that they don't see it, and their rows end before it.
         padded = [row + [0] * (self.width - len(row)) for row in rows]
         self.ids_BT = torch.tensor(padded, dtype=torch.long, device=device).view(len(rows), self.width)
 

@@ -15,7 +15,7 @@ from lengthen._compat import with_cache
 
 __all__ = ["BatchedKVCache", "padded_tokens"]
 
-# Rows grow in steps of so many tokens, so that a batch of similar requests is not laid out anew for each of them.
+# Rows grow in steps of this many tokens, so that a batch of similar requests is not laid out anew for each of them.
 _STEP = 64
 
 
