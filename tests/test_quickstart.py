@@ -5,9 +5,8 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from typer.testing import CliRunner
 
-from lengthen.cli import app
+from command_line import succeed
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.models.resolve import resolve_model
 
@@ -32,10 +31,7 @@ LENGTHS = ["256", "512", "1024", "2048"]
 
 
 def quickstart(folder, *overrides):
-    done = CliRunner().invoke(
-        app, ["quickstart", *overrides, "--out", str(folder / "run"), "--json", str(folder / "numbers.json")]
-    )
-    assert done.exit_code == 0, done.output
+    done = succeed("quickstart", *overrides, "--out", folder / "run", "--json", folder / "numbers.json")
     return json.loads((folder / "numbers.json").read_text()), done
 
 

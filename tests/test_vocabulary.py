@@ -6,11 +6,10 @@ import shutil
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
-from typer.testing import CliRunner
 
 import lengthen
+from command_line import invoke
 from lengthen.chat.session import ChatSession
-from lengthen.cli import app
 from lengthen.decoding.generate import generate
 from lengthen.errors import LengthenError, ModelError
 from lengthen.recipe import parse_recipe
@@ -52,7 +51,7 @@ def test_data_inspect_and_tokenize(options, added, base, tmp_path):
     calls = [["data", "inspect", source, *options]]
     calls += [] if options else [["data", "tokenize", source, "--out", str(tmp_path / "out.bin")]]
     for call in calls:
-        result = CliRunner().invoke(app, [*call, "--model", str(added)])
+        result = invoke(*call, "--model", added)
         assert isinstance(result.exception, ModelError)
         assert "'<|im_end|>' has id 258, and the model has embeddings for 257 tokens only" in str(result.exception)
     assert not (tmp_path / "out.bin").exists()

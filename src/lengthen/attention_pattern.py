@@ -24,7 +24,7 @@ One document of T = 10 tokens in groups of g = 4; row t has an x where token t l
 Beyond the paper: `sinks`. A pretrained model rests attention that it has no use for on the first tokens of the text
 (attention sinks, arXiv 2309.17453). Groups that don't see them break it before training has begun: SmolLM2-135M's loss
 rises by 0.96 nats under plain S2, and by 0.07 with one sink (docs/results/smollm2-16k.md). With sinks, the first tokens
-of a document are seen by all its groups. 0, the published pattern, is the default.
+of a document are seen by all its groups; recipes have one by default, and 0 is the published pattern.
 """
 
 import difflib

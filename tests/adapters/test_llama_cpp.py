@@ -11,20 +11,17 @@ import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, Qwen2Config
-from typer.testing import CliRunner
 
 import lengthen
+from command_line import succeed
 from lengthen.adapters.llama_cpp import check_positions
-from lengthen.cli import app
 from lengthen.context import extend
 from lengthen.errors import ModelError
 from lengthen.models.load import load_tokenizer
 
 
 def export(run, out, *arguments):
-    ran = CliRunner().invoke(app, ["export", str(run), str(out), *map(str, arguments)])
-    assert ran.exit_code == 0, ran.output
-    return ran.stdout.splitlines()
+    return succeed("export", run, out, *arguments).stdout.splitlines()
 
 
 def test_llama_cpp_s_lines(run, tmp_path):

@@ -9,11 +9,10 @@ import pytest
 import torch
 import yaml
 from hub_server import TOKEN, hub
-from typer.testing import CliRunner
 
 import lengthen
+from command_line import invoke
 from lengthen.adapters.push import create_repository
-from lengthen.cli import app
 from lengthen.errors import OutputError
 
 NAME = "me/a-long-model"
@@ -103,6 +102,6 @@ def test_a_hub_that_is_not_there(monkeypatch):
 )
 def test_what_can_not_be_pushed(arguments, message, run, base, tmp_path):
     model = run if arguments else base
-    ran = CliRunner().invoke(app, ["export", str(model), str(tmp_path / "out"), "--push", NAME, *arguments])
+    ran = invoke("export", model, tmp_path / "out", "--push", NAME, *arguments)
     assert message in " ".join(f"{ran.output} {ran.exception}".split())
     assert not (tmp_path / "out").exists()

@@ -6,13 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Gemma3ForConditionalGeneration
-from typer.testing import CliRunner
 
 import lengthen
+from command_line import succeed
 from lengthen.adapters.build import add_adapter
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.save import save_adapter
-from lengthen.cli import app
 from lengthen.doctor import examine_model
 from lengthen.errors import ModelError
 from lengthen.models.fingerprint import weight_hashes
@@ -59,8 +58,7 @@ def test_only_the_decoder_is_adapted_and_an_export_keeps_the_rest(multimodal, tm
 
     out, told = tmp_path / "out", tmp_path / "told.json"
     arguments = ["export", multimodal, out, "--adapter", tmp_path / "adapter", "--dtype", "float32", "--json", told]
-    result = CliRunner().invoke(app, [str(each) for each in arguments])
-    assert result.exit_code == 0, result.output
+    result = succeed(*arguments)
     assert "the text decoder has what was trained; vision kept as in the base" in result.output
     assert json.loads(told.read_text())["towers"] == towers_of(load_config(apart.source)) == ["vision"]
     before, after = load_file(multimodal / "model.safetensors"), load_file(out / "model.safetensors")

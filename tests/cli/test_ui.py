@@ -10,16 +10,15 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from typer.testing import CliRunner
 
-from lengthen.cli import app
+from command_line import invoke
 from lengthen.errors import LengthenError
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra: ui)")
 
 
 def refused(*arguments):
-    result = CliRunner().invoke(app, ["ui", *arguments])
+    result = invoke("ui", *arguments)
     if isinstance(result.exception, LengthenError):
         return str(result.exception)
     assert result.exit_code == 2, result.output

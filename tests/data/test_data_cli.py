@@ -1,10 +1,10 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from lengthen.cli.data import app
+import command_line
 from lengthen.errors import DataError, OutputError, RecipeError
 
 
@@ -24,14 +24,8 @@ def folder(tmp_path):
     return folder
 
 
-def call(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def done(*arguments):
-    result = call(*arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result
+call = partial(command_line.invoke, "data")
+done = partial(command_line.succeed, "data")
 
 
 def test_help_lists_the_commands():

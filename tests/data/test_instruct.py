@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
-from lengthen.cli.data import app
+import command_line
 from lengthen.data.collate import collate
 from lengthen.data.documents import BrokenRecordError
 from lengthen.data.hub import HubSource
@@ -685,8 +685,7 @@ def test_recipes_that_are_refused(base, data, words):
         recipe(base, "a.jsonl", "run", **data)
 
 
-def inspect(*arguments):
-    return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
+inspect = partial(command_line.invoke, "data", "inspect")
 
 
 def test_inspect(tmp_path, monkeypatch):
@@ -700,8 +699,7 @@ def test_inspect(tmp_path, monkeypatch):
     )
     report = tmp_path / "report.json"
     arguments = (path, "--model", "tiny", "--kind", "instruct", "--template", "vicuna", "--sequence-length", 256)
-    result = inspect(*arguments, "--context", 64, "--json", report)
-    assert result.exit_code == 0, (result.output, result.exception)
+    result = command_line.succeed("data", "inspect", *arguments, "--context", 64, "--json", report)
     written = json.loads(report.read_text())
     assert written["examples"] == 2
     assert written["truncated"]["examples"] == 1

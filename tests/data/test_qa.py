@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from lengthen.cli.data import app
+from command_line import invoke, succeed
 from lengthen.data.documents import Document, read_documents
 from lengthen.data.endpoint import Endpoint
 from lengthen.data.instruct.formats import take_example
@@ -183,23 +182,11 @@ def test_command(start_server, tmp_path, monkeypatch):
     _, url = start_server()
     source, out, report = tmp_path / "source.py", tmp_path / "pairs.jsonl", tmp_path / "report.json"
     source.write_text(TEXTS["textwrap"])
-    call = [
-        "qa",
-        str(source),
-        "--endpoint",
-        url,
-        "--model",
-        "closed:good",
-        "--out",
-        str(out),
-        "--kinds",
-        "detail,short",
-    ]
-    result = CliRunner().invoke(app, [*call, "--key-variable", "TEST_KEY"])
+    call = ["data", "qa", source, "--endpoint", url, "--model", "closed:good", "--out", out, "--kinds", "detail,short"]
+    result = invoke(*call, "--key-variable", "TEST_KEY")
     assert "TEST_KEY is not set" in str(result.exception)
     monkeypatch.setenv("TEST_KEY", "open sesame")
-    result = CliRunner().invoke(app, [*call, "--key-variable", "TEST_KEY", "--json", str(report)])
-    assert result.exit_code == 0, result.output
+    result = succeed(*call, "--key-variable", "TEST_KEY", "--json", report)
     written = json.loads(report.read_text())
     assert written["pairs"] == len(records(out)) == 2 * written["passages"]
     assert written["kinds"] == {"detail": written["passages"], "short": written["passages"]}
@@ -207,6 +194,6 @@ def test_command(start_server, tmp_path, monkeypatch):
     assert "open sesame" not in report.read_text() + out.read_text() + result.output
     assert read_documents([source])[0][0].name == records(out)[0]["source"]["document"]
 
-    result = CliRunner().invoke(app, [*call[:-3], str(tmp_path / "pairs.txt")])
+    result = invoke(*call[:-3], tmp_path / "pairs.txt")
     assert result.exit_code == 2
     assert ".jsonl" in result.stderr

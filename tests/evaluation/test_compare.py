@@ -1,14 +1,14 @@
 """A run beside its base: one set of weights is really two models, numbers are those of the separate commands."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
+import command_line
 import lengthen
-from lengthen.cli.eval import app
 from lengthen.errors import ContextError, DataError, ModelError
 from lengthen.evaluation import perplexity
 from lengthen.evaluation.answers import Answer
@@ -182,8 +182,8 @@ def test_the_verdict_says_what_is_lost():
     assert "too little" in weak["sentence"]
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(app, ["compare", *map(str, arguments)], env={"COLUMNS": "80"})
+invoke = partial(command_line.invoke, "eval", "compare", columns=80)
+succeed = partial(command_line.succeed, "eval", "compare", columns=80)
 
 
 def test_the_command_writes_into_the_run_folder(trained, documents):
@@ -192,11 +192,10 @@ def test_the_command_writes_into_the_run_folder(trained, documents):
         *("--dtype", "float32", "--beyond"),
     )
     assert isinstance(ran.exception, DataError), "a fact and a question have more than 120 bytes"
-    ran = invoke(
+    ran = succeed(
         *(trained, "--lengths", "300", "--depths", "0.5", "--trials", 2, "--data", documents, "--documents", 3),
         *("--dtype", "float32", "--beyond", "--quiet"),
     )
-    assert ran.exit_code == 0, ran.output
     (written,) = (trained / "evals").glob("compare-*.json")
     content = json.loads(written.read_text(encoding="utf-8"))
     assert content["kind"] == "compare"
@@ -212,11 +211,10 @@ def test_the_command_writes_into_the_run_folder(trained, documents):
 def test_every_task_is_asked_of_both(trained, documents, tmp_path):
     out = tmp_path / "compare.json"
     tasks = "copy,cloze,needle,babilong_qa1,babilong_qa3,niah_multivalue,fwe"
-    ran = invoke(
+    succeed(
         *(trained, "--lengths", "2600", "--depths", "0.5", "--trials", 1, "--data", documents, "--documents", 2),
         *("--tasks", tasks, "--beyond", "--quiet", "--short-context", 16, "--evaluator", "run", "--json", out),
     )
-    assert ran.exit_code == 0, ran.output
     content = json.loads(out.read_text(encoding="utf-8"))
     rows = {row["task"]: row for row in content["scores"]}
     assert list(rows) == ["copy digits", *tasks.split(",")[1:]]

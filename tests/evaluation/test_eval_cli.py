@@ -2,14 +2,13 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+import command_line
 import lengthen
-from lengthen.cli.data import app as data_app
-from lengthen.cli.eval import app
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.errors import LengthenError
 from lengthen.evaluation import perplexity
@@ -20,8 +19,8 @@ RESULT_KEYS = [
 ]
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(app, ["perplexity", *map(str, arguments)], env={"COLUMNS": "120"})
+invoke = partial(command_line.invoke, "eval", "perplexity")
+succeed = partial(command_line.succeed, "eval", "perplexity")
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +46,10 @@ def book(tmp_path_factory):
 def test_writes_the_contract_s_json_and_prints_tables(tiny, book, tmp_path):
     model, tokenizer = tiny
     out = tmp_path / "results" / "perplexity.json"
-    ran = invoke(
+    ran = succeed(
         *("tiny", "--data", book, "--context", "256,64", "--max-tokens", 600, "--min-tokens", 50),
         *("--dtype", "float32", "--batch-size", 4, "--json", out, "--quiet"),
     )
-    assert ran.exit_code == 0, ran.output
     content = json.loads(out.read_text(encoding="utf-8"))
     assert set(content) >= {"model", "data", "protocol", "dtype", "documents", "results", "versions"}
     assert content["model"] == "tiny"
@@ -79,8 +77,7 @@ def test_a_token_file_a_published_protocol_and_positions(tiny, book, tmp_path):
     data = tmp_path / "tokens.bin"
     np.array(ids, dtype="<u2" if len(tokenizer) <= 65536 else "<u4").tofile(data)
     out = tmp_path / "out.json"
-    ran = invoke("tiny", "--data", data, "--context", 64, "--protocol", "longqlora", "--bucket", 32, "--json", out)
-    assert ran.exit_code == 0, ran.output
+    ran = succeed("tiny", "--data", data, "--context", 64, "--protocol", "longqlora", "--bucket", 32, "--json", out)
     result = json.loads(out.read_text(encoding="utf-8"))["results"][0]
     assert result["windows"] == len(range(0, len(ids) - 64, 64)) - 1
     assert [(entry["from"], entry["to"]) for entry in result["by_position"]] == [(0, 32), (32, 64)]
@@ -92,19 +89,17 @@ def test_a_token_file_a_published_protocol_and_positions(tiny, book, tmp_path):
 def test_a_written_token_file_measures_as_its_text(tiny, book, tmp_path, protocol):
     """The published .bin files are flat rows of uint16 ids; `data tokenize` writes the same."""
     data = tmp_path / "tokens.bin"
-    made = CliRunner().invoke(data_app, ["tokenize", str(book / "long.txt"), "--model", "tiny", "--out", str(data)])
-    assert made.exit_code == 0, made.output
+    command_line.succeed("data", "tokenize", book / "long.txt", "--model", "tiny", "--out", data)
     _, tokenizer = tiny
     ids = tokenizer((book / "long.txt").read_text(encoding="utf-8"), verbose=False)["input_ids"]
     assert np.fromfile(data, "<u2").tolist() == ids, "no header, two bytes a token"
     results = []
     for source in (book / "long.txt", data):
         out = tmp_path / "out.json"
-        ran = invoke(
+        succeed(
             *("tiny", "--data", source, "--context", 128, "--protocol", protocol, "--max-tokens", 1000),
             *("--batch-size", 4, "--dtype", "float32", "--json", out, "--quiet"),
         )
-        assert ran.exit_code == 0, ran.output
         result = json.loads(out.read_text(encoding="utf-8"))["results"][0]
         results.append({key: value for key, value in result.items() if "second" not in key})
     assert results[0] == results[1]
@@ -117,11 +112,10 @@ def test_a_published_token_file_of_a_llama_vocabulary(make_base, tmp_path):
     ids[7] = 31_999
     ids.astype("<u2").tofile(tmp_path / "test.bin")
     out = tmp_path / "out.json"
-    ran = invoke(
+    succeed(
         *(base, "--data", tmp_path / "test.bin", "--context", 32, "--protocol", "longlora", "--dtype", "float32"),
         *("--json", out, "--quiet"),
     )
-    assert ran.exit_code == 0, ran.output
     result = json.loads(out.read_text(encoding="utf-8"))["results"][0]
     expected = perplexity(lengthen.load(base, "float32")[0], ids, 32, protocol="longlora")
     assert result["windows"] == 1
@@ -132,11 +126,10 @@ def test_chunks_and_the_gain_over_a_short_context(book, tmp_path):
     results = []
     for chunk in ([], ["--chunk", 100]):
         out = tmp_path / "out.json"
-        ran = invoke(
+        ran = succeed(
             *("tiny", "--data", book, "--context", 256, "--max-tokens", 600, "--min-tokens", 50, "--dtype", "float32"),
             *("--short-context", 32, "--json", out, *chunk),
         )
-        assert ran.exit_code == 0, ran.output
         results.append(json.loads(out.read_text(encoding="utf-8"))["results"][0])
     whole, chunked = results
     assert (whole["chunk"], chunked["chunk"]) == (256, 100)
@@ -148,12 +141,8 @@ def test_chunks_and_the_gain_over_a_short_context(book, tmp_path):
 
 def test_tables_fit_a_terminal_of_80_columns(book):
     """rich would cut the columns' heads."""
-    ran = CliRunner().invoke(
-        app,
-        ["perplexity", "tiny", "--data", str(book), "--context", "256", "--max-tokens", "300", "--short-context", "32"],
-        env={"COLUMNS": "80"},
-    )
-    assert ran.exit_code == 0, ran.output
+    arguments = ("tiny", "--data", book, "--context", 256, "--max-tokens", 300, "--short-context", 32)
+    ran = succeed(*arguments, columns=80)
     assert "tokens/s" in ran.stdout
     assert "\u2026" not in ran.stdout
 
@@ -162,8 +151,7 @@ def test_positions_can_be_scaled_untrained(book, tmp_path):
     losses = []
     for method in (["--beyond"], ["--method", "yarn", "--target", 1024]):
         out = tmp_path / "out.json"
-        ran = invoke("tiny", "--data", book, "--context", 1024, "--min-tokens", 1025, "--json", out, "--quiet", *method)
-        assert ran.exit_code == 0, ran.output
+        succeed("tiny", "--data", book, "--context", 1024, "--min-tokens", 1025, "--json", out, "--quiet", *method)
         losses.append(json.loads(out.read_text(encoding="utf-8"))["results"][0]["loss"])
     assert losses[1] < losses[0]
 
@@ -175,8 +163,7 @@ def test_a_run_folder_keeps_its_results(tiny, book, tmp_path, monkeypatch):
     (run / "recipe.yaml").write_text("model: tiny\n", encoding="utf-8")
     (run / "config.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(lengthen, "load", lambda *args, **kwargs: tiny, raising=False)
-    ran = invoke(run, "--data", book, "--context", 64, "--max-tokens", 100, "--quiet")
-    assert ran.exit_code == 0, ran.output
+    ran = succeed(run, "--data", book, "--context", 64, "--max-tokens", 100, "--quiet")
     (written,) = (run / "evals").iterdir()
     assert re.fullmatch(r"perplexity-strided-\d{8}-\d{6}\.json", written.name)
     content = json.loads(written.read_text(encoding="utf-8"))
@@ -226,10 +213,7 @@ def test_what_can_not_be_measured_is_the_user_s_error(book, arguments, message):
 
 def test_a_context_beyond_the_model_s_is_refused_or_warned_about_once(book, tmp_path):
     with pytest.raises(LengthenError, match=r"1024 tokens are beyond the 256 .* --beyond"):
-        CliRunner().invoke(
-            app, ["perplexity", "tiny", "--data", str(book), "--context", "1024,512"], catch_exceptions=False
-        )
+        invoke("tiny", "--data", book, "--context", "1024,512", catch_exceptions=False)
     out = tmp_path / "out.json"
-    ran = invoke("tiny", "--data", book, "--context", "1024,512", "--beyond", "--json", out, "--quiet")
-    assert ran.exit_code == 0, ran.output
+    ran = succeed("tiny", "--data", book, "--context", "1024,512", "--beyond", "--json", out, "--quiet")
     assert ran.stderr.count("warning:") == 1

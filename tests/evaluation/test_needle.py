@@ -3,14 +3,14 @@
 import json
 import random
 import re
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, make
-from typer.testing import CliRunner
 
-from lengthen.cli.eval import app
+import command_line
 from lengthen.errors import DataError, LengthenError
 from lengthen.evaluation.answers import Answer
 from lengthen.evaluation.haystack import Haystack, documentation
@@ -104,19 +104,18 @@ def test_a_cell_counts_generated_answers_and_tokens():
     assert alone.correct is None
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(app, ["needle", *map(str, arguments)], env={"COLUMNS": "120"})
+invoke = partial(command_line.invoke, "eval", "needle")
+succeed = partial(command_line.succeed, "eval", "needle")
 
 
 def test_the_command_writes_what_was_searched_and_how(tmp_path):
     prose = tmp_path / "prose.txt"
     prose.write_text("It was late. " * 20, encoding="utf-8")
     out = tmp_path / "needle.json"
-    ran = invoke(
+    ran = succeed(
         *("tiny", "--lengths", "200", "--depths", "0,1", "--trials", 3, "--batch-size", 2, "--no-generate"),
         *("--haystack", prose, "--json", out, "--quiet"),
     )
-    assert ran.exit_code == 0, ran.output
     content = json.loads(out.read_text(encoding="utf-8"))
     assert content["haystack"]["source"] == str(prose)
     assert content["haystack"]["tokens"] > 50
@@ -130,8 +129,7 @@ def test_the_command_writes_what_was_searched_and_how(tmp_path):
 
 def test_the_default_haystack_is_named(tmp_path):
     out = tmp_path / "needle.json"
-    ran = invoke("tiny", "--lengths", "200", "--depths", "0.5", "--trials", 1, "--json", out, "--quiet")
-    assert ran.exit_code == 0, ran.output
+    ran = succeed("tiny", "--lengths", "200", "--depths", "0.5", "--trials", 1, "--json", out, "--quiet")
     source = json.loads(out.read_text(encoding="utf-8"))["haystack"]["source"]
     assert "Python" in source
     assert source in ran.stderr

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, make
-from typer.testing import CliRunner
 
-from lengthen.cli.eval import app
+import command_line
 from lengthen.errors import DataError, LengthenError, ModelError
 from lengthen.evaluation.haystack import documentation
 from lengthen.evaluation.prompts import encode
@@ -379,8 +378,8 @@ def test_the_base_of_a_run_is_what_it_extended(run, base):
     assert base_id("tiny", None) == "tiny"
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(app, ["ruler", *map(str, arguments)])
+invoke = partial(command_line.invoke, "eval", "ruler")
+succeed = partial(command_line.succeed, "eval", "ruler")
 
 
 def test_command(tmp_path, squad_file):
@@ -397,8 +396,7 @@ def test_command(tmp_path, squad_file):
         "float32",
     ]
     first = tmp_path / "base.json"
-    shown = invoke("tiny", "--lengths", "512,256", "--json", first, *options)
-    assert shown.exit_code == 0, shown.output
+    shown = succeed("tiny", "--lengths", "512,256", "--json", first, *options)
     result = json.loads(first.read_text(encoding="utf-8"))
     assert [(row["task"], row["tokens"]) for row in result["results"]] == [
         (task, tokens) for task in ("niah_multikey_2", "fwe") for tokens in (512, 256)
@@ -419,8 +417,7 @@ def test_command(tmp_path, squad_file):
 
     own = {average["tokens"]: average["score"] for average in result["averages"]}
     second = tmp_path / "again.json"
-    again = invoke("tiny", "--lengths", "256,512", "--threshold-from", first, "--json", second, *options)
-    assert again.exit_code == 0, again.output
+    succeed("tiny", "--lengths", "256,512", "--threshold-from", first, "--json", second, *options)
     repeated = json.loads(second.read_text(encoding="utf-8"))
     assert repeated["threshold"] == own[256]
     assert repeated["effective_context"] == (512 if own[512] >= own[256] else 256)
@@ -428,9 +425,8 @@ def test_command(tmp_path, squad_file):
         (row["task"], row["tokens"], row["score"]) for row in result["results"]
     }
 
-    asked = invoke("tiny", "--lengths", 400, "--beyond", "--trials", 3, "--tasks", "qa_1", "--squad", squad_file,
+    asked = succeed("tiny", "--lengths", 400, "--beyond", "--trials", 3, "--tasks", "qa_1", "--squad", squad_file,
                    "--threshold", 0, "--batch-size", 2, "--quiet")  # fmt: skip
-    assert asked.exit_code == 0, asked.output
     assert "effective context (average of at least 0.0 there and at all shorter lengths): 400 tokens" in asked.output
 
 

@@ -3,15 +3,15 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
+import command_line
 import lengthen
-from lengthen.cli.eval import app
 from lengthen.errors import ContextError, DataError, LengthenError, ModelError
 from lengthen.evaluation.prompts import encode
 from lengthen.evaluation.tasks.files import Sample, choose, read_samples
@@ -22,8 +22,8 @@ from lengthen.evaluation.tasks.suites import LEVAL, LONGBENCH, Layout
 CODE = "def add(a, b):\n    return a + b\n\n\n"
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(app, ["tasks", *map(str, arguments)], env={"COLUMNS": "160"}, catch_exceptions=False)
+invoke = partial(command_line.invoke, "eval", "tasks", columns=160, catch_exceptions=False)
+succeed = partial(command_line.succeed, "eval", "tasks", columns=160)
 
 
 @pytest.fixture(scope="module")
@@ -398,11 +398,10 @@ def test_the_command_writes_results_and_predictions(tmp_path):
     code = longbench(dataset="lcc", answers=["def subtract(a, b):"])
     data = lines(tmp_path / "data.jsonl", code, code, code | {"context": CODE * 60}, leval())
     out, answers = tmp_path / "out.json", tmp_path / "answers.jsonl"
-    ran = invoke(
+    ran = succeed(
         *("tiny", "--data", data, "--max-new-tokens", 4, "--context", 200, "--trials", 3),
         *("--json", out, "--predictions", answers, "--quiet"),
     )
-    assert ran.exit_code == 0, ran.output
     content = json.loads(out.read_text(encoding="utf-8"))
     assert content["model"] == "tiny"
     assert (content["context"], content["max_new_tokens"], content["chat"]) == (200, 4, False)
@@ -418,8 +417,7 @@ def test_the_command_writes_results_and_predictions(tmp_path):
 
 def test_another_metric_can_be_chosen(tmp_path):
     data, out = lines(tmp_path / "data.jsonl", leval(evaluation="human")), tmp_path / "out.json"
-    ran = invoke("tiny", "--data", data, "--metric", "exact-match", "--max-new-tokens", 2, "--json", out, "--quiet")
-    assert ran.exit_code == 0, ran.output
+    succeed("tiny", "--data", data, "--metric", "exact-match", "--max-new-tokens", 2, "--json", out, "--quiet")
     assert json.loads(out.read_text(encoding="utf-8"))["results"][0]["metric"] == "exact-match"
 
 
@@ -486,11 +484,10 @@ def task_folder(tmp_path_factory):
 
 def test_lm_eval_s_tasks_run_on_what_we_loaded(task_folder, tmp_path):
     out, answers = tmp_path / "out.json", tmp_path / "answers.jsonl"
-    ran = invoke(
+    succeed(
         *("tiny", "--tasks", "code_*", "--include", task_folder, "--json", out, "--predictions", answers),
         *("--dtype", "float32", "--quiet"),
     )
-    assert ran.exit_code == 0, ran.output
     results = {result["task"]: result for result in json.loads(out.read_text(encoding="utf-8"))["results"]}
     assert results["code_choice"] | {"stderr": None} == {
         "task": "code_choice",
@@ -509,8 +506,7 @@ def test_lm_eval_s_tasks_run_on_what_we_loaded(task_folder, tmp_path):
 
 def test_lm_eval_s_limit_and_lengths(task_folder, tmp_path):
     out = tmp_path / "out.json"
-    ran = invoke("tiny", "--tasks", "code_line", "--include", task_folder, "--trials", 1, "--json", out, "--quiet")
-    assert ran.exit_code == 0, ran.output
+    succeed("tiny", "--tasks", "code_line", "--include", task_folder, "--trials", 1, "--json", out, "--quiet")
     assert json.loads(out.read_text(encoding="utf-8"))["results"][0]["samples"] == 1
     with pytest.raises(ContextError, match="code_line generates up to 300 tokens"):
         invoke("tiny", "--tasks", "code_line", "--include", task_folder, "--max-new-tokens", 300, "--quiet")

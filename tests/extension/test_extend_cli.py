@@ -1,24 +1,21 @@
 """`lengthen extend` on the command line: what it prints and writes, and its exit codes."""
 
 import json
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner
 
-from lengthen.cli import app
+import command_line
 from lengthen.errors import LengthenError
 
-
-def run(*arguments):
-    return CliRunner().invoke(app, ["extend", *map(str, arguments)])
+run = partial(command_line.invoke, "extend")
 
 
 def test_a_plan_for_another_device_is_printed_and_written(base, documents, tmp_path):
-    done = run(
-        base, "--to", 512, "--data", documents, "--out", tmp_path / "run", "--plan-only", "--device", "h100-80gb",
-        "--json", tmp_path / "plan.json", "training.steps=7",
+    done = command_line.succeed(
+        "extend", base, "--to", 512, "--data", documents, "--out", tmp_path / "run", "--plan-only",
+        "--device", "h100-80gb", "--json", tmp_path / "plan.json", "training.steps=7",
     )  # fmt: skip
-    assert done.exit_code == 0, done.output
     planned = json.loads((tmp_path / "plan.json").read_text())
     assert (planned["device"], planned["steps"], planned["is_measured"]) == ("h100-80gb", 7, False)
     said = done.stderr

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import report_files as files
-from lengthen.cli import app
+from command_line import succeed
 from lengthen.errors import DataError, ModelError, OutputError
 from lengthen.evaluation.plot import bars_figure, found_figure, heatmap_figure, save_figure
 from lengthen.provenance import command_line
@@ -92,8 +91,7 @@ def test_real_evaluations_of_run_and_base_stand_side_by_side(folder, base, docum
     before = tmp_path / "before.json"
     data = ["--data", documents, "--context", "32,128", "--dtype", "float32", "--quiet"]
     for arguments in ([folder, *data], [base, *data, "--beyond", "--json", before]):
-        ran = CliRunner().invoke(app, ["eval", "perplexity", *map(str, arguments)])
-        assert ran.exit_code == 0, ran.output
+        succeed("eval", "perplexity", *arguments)
     page = Page(write_report(folder, compare=[before]))
     (ours,) = (folder / "evals").glob("perplexity-*.json")
     for path in (ours, before):
@@ -361,12 +359,11 @@ def test_a_place_that_can_not_be_written(folder, tmp_path):
 
 def test_the_command(folder, tmp_path, monkeypatch):
     out, record = tmp_path / "deep" / "page.html", tmp_path / "record.json"
-    ran = CliRunner().invoke(app, ["report", str(folder), "--out", str(out), "--json", str(record)])
-    assert ran.exit_code == 0, ran.output
+    ran = succeed("report", folder, "--out", out, "--json", record)
     assert ran.stdout.strip() == str(out)
     assert json.loads(record.read_text(encoding="utf-8")) == {"run": str(folder), "report": str(out)}
     assert not (folder / "report.html").exists()
-    ran = CliRunner().invoke(app, ["report", str(folder), "--quiet"])
+    ran = succeed("report", folder, "--quiet")
     assert ran.output == ""
     assert Page(folder / "report.html").source == Page(out).source
 
