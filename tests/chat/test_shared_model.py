@@ -7,8 +7,9 @@ import pytest
 
 import lengthen
 from lengthen.adapters.multi import load_several
-from lengthen.chat.session import Answer, ChatSession
+from lengthen.chat.session import ChatSession
 from lengthen.chat.shared_model import NO_ADAPTER, Progress, SharedModel, UserSession
+from lengthen.chat.turns import Answer
 from lengthen.errors import DataError, ModelError
 
 CODE = "import os\n\n\ndef main():\n    return os.getcwd()\n"

@@ -17,7 +17,7 @@ from lengthen.attention_pattern import Groups
 from lengthen.errors import ModelError
 from lengthen.recipe import BackendName
 
-__all__ = ["Backend", "pick_backend"]
+__all__ = ["Backend", "pick_backend", "varlen_backend"]
 
 Backend = Callable[..., torch.Tensor]
 """(q, k, v, documents, groups, scaling, dropout) -> (B, T, H, D')"""
@@ -62,7 +62,7 @@ def pick_backend(name: BackendName, device: torch.device, dtype: torch.dtype) ->
         raise ModelError(f"attention.backend={name} needs {what}; or take sdpa")
     if torch.cuda.get_device_capability(device) < (8, 0):
         raise ModelError(f"attention.backend={name} needs a GPU of compute capability 8.0 or later; take sdpa")
-    return _named(name)
+    return varlen_backend(name)
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ def _auto(device: torch.device, dtype: torch.dtype) -> Backend:
         return s2_sdpa
     capability = torch.cuda.get_device_capability(device)
     varlen = [each for each in ("torch_varlen", "flash_attention_2") if capability >= (8, 0) and _is_there(each)]
-    with_dropout = next((_named(each) for each in varlen if each in _WITH_DROPOUT), s2_sdpa)
+    with_dropout = next((varlen_backend(each) for each in varlen if each in _WITH_DROPOUT), s2_sdpa)
     if capability[0] == 9 and _is_there("flash_attention_3"):
-        best = _named("flash_attention_3")
+        best = varlen_backend("flash_attention_3")
         return _ByLayout(best, best, with_dropout)
     if not varlen:
         return s2_sdpa
-    irregular = _named(varlen[0])
+    irregular = varlen_backend(varlen[0])
     has_fast_cudnn = capability[0] in (9, 10)
     return _ByLayout(s2_sdpa if has_fast_cudnn else irregular, irregular, with_dropout)
 
@@ -139,7 +139,8 @@ def _is_there(name: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _named(name: str) -> Backend:
+def varlen_backend(name: str) -> Backend:
+    """The function of a variable-length backend, which must be installed."""
     varlen = torch_varlen() if name == "torch_varlen" else flash_varlen(_PACKAGES[name][0])
     assert varlen is not None
     return partial(_flash, varlen, name)

@@ -6,10 +6,11 @@ again: a turn costs the tokens that it adds.
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from typing import Any, Literal
 
+from lengthen.chat.turns import Answer, ChatPrompt, Loaded, Turn
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.data.instruct.templates import TEMPLATES, use_template
 from lengthen.data.truncate import cut_middle
@@ -21,63 +22,13 @@ from lengthen.decoding.streaming import Streaming
 from lengthen.errors import DataError
 from lengthen.upstream import chat_prompt
 
-__all__ = ["Answer", "ChatSession", "DoesNotFitError", "Loaded"]
+__all__ = ["ChatSession", "DoesNotFitError"]
 
 _ANSWER = "(an answer)"
 
 
 class DoesNotFitError(DataError):
     """A document leaves no room in the context. What to do about it, only who offers the ways can say."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A document as it was taken.
-
-    Attributes:
-        name: of the document.
-        tokens: of its text, without what was cut out.
-        cut: tokens that were cut out of its middle.
-        defused: places where its text spells a control token, such as the end of a message; they are read as text.
-    """
-
-    name: str
-    tokens: int
-    cut: int
-    defused: int = 0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One turn.
-
-    Attributes:
-        question: without the documents before it.
-        text: the answer, without white space around it.
-        prompt_tokens: of everything before the answer.
-        read_tokens: of these, the ones that had to be read for this turn.
-        new_tokens: of the answer, its end token included.
-        seconds: wall time.
-        end: why it ends: the model finished it; `max_new_tokens` or the context were full; it was stopped.
-    """
-
-    question: str
-    text: str
-    prompt_tokens: int
-    read_tokens: int
-    new_tokens: int
-    seconds: float
-    end: Literal["finished", "max_new_tokens", "context", "stopped"]
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """A turn as the next prompt needs it: its message, its prompt as text, all its tokens, its answer."""
-
-    message: str
-    prompt: str
-    ids: list[int]
-    answer: Answer
 
 
 class ChatSession:
@@ -114,7 +65,7 @@ class ChatSession:
         self._ends = eos_token_ids(model, tokenizer) | ({end_token} if end_token is not None else set())
         # All texts below have its marks where they spell control tokens.
         self._control = ControlTokens(tokenizer)
-        self._turns: list[_Turn] = []
+        self._turns: list[Turn] = []
         self._texts: dict[str, str] = {}
         self._waiting: list[str] = []  # names of documents that no message holds yet
         self.documents: list[Loaded] = []
@@ -156,8 +107,8 @@ class ChatSession:
         self.documents.append(Loaded(name, self._count(self._texts[name]), cut, defused))
         return self.documents[-1]
 
-    def tokens(self, question: str = "") -> tuple[int, int | None]:
-        """The tokens of the prompt if this were asked now, and the limit of prompt and answer (None if streaming).
+    def prompt(self, question: str) -> ChatPrompt:
+        """The prompt if this were asked now.
 
         Args:
             question: may be empty, for the documents and the conversation alone.
@@ -165,7 +116,29 @@ class ChatSession:
         Raises:
             DataError: the question holds a control token that can't be made plain text.
         """
-        return len(self._prompt(question)[2]), None if self._streaming else self._context
+        documents = (f"[document {name}]\n{self._texts[name]}\n[end of document]\n\n" for name in self._waiting)
+        message = "".join(documents) + self._shielded(question, "the question")
+        messages = []
+        for turn in self._turns:
+            messages += [{"role": "user", "content": turn.prompt.message}]
+            messages += [{"role": "assistant", "content": self._control.shield(turn.answer.text)}]
+        prompt = _render(self._tokenizer, [*messages, {"role": "user", "content": message}])
+        if self._streaming is not None and self._turns:
+            continued = self._continued(prompt)
+            if continued is not None:
+                return ChatPrompt(message, prompt, continued)
+        return ChatPrompt(message, prompt, self._encode(prompt))
+
+    def tokens(self, question: str = "") -> tuple[int, int | None]:
+        """How many tokens `prompt` has, and the limit of prompt and answer (None if streaming).
+
+        Args:
+            question: as in `prompt`.
+
+        Raises:
+            DataError: as `prompt`.
+        """
+        return len(self.prompt(question).ids), None if self._streaming else self._context
 
     def stream(
         self,
@@ -202,7 +175,8 @@ class ChatSession:
         sampling.check()
         if not question.strip():
             raise DataError("the question is empty; ask something")
-        message, prompt, ids = self._prompt(question)
+        prompt = self.prompt(question)
+        ids = prompt.ids
         room = max_new_tokens if self._streaming else min(max_new_tokens, self._context - len(ids))
         if room < 1:
             raise DataError(
@@ -229,7 +203,7 @@ class ChatSession:
             seconds = round(time.perf_counter() - started, 3)
             answer = Answer(question, text.text.strip(), len(ids), read, len(new), seconds, end)
             if new:
-                self._turns.append(_Turn(message, prompt, ids + new, answer))
+                self._turns.append(Turn(prompt, ids + new, answer))
                 self._waiting = []
         return answer
 
@@ -277,21 +251,6 @@ class ChatSession:
             "results": [asdict(answer) for answer in self.answers],
         }
 
-    def _prompt(self, question: str) -> tuple[str, str, list[int]]:
-        """The new message, the whole prompt as text, and its tokens."""
-        documents = (f"[document {name}]\n{self._texts[name]}\n[end of document]\n\n" for name in self._waiting)
-        message = "".join(documents) + self._shielded(question, "the question")
-        messages = []
-        for turn in self._turns:
-            messages += [{"role": "user", "content": turn.message}]
-            messages += [{"role": "assistant", "content": self._control.shield(turn.answer.text)}]
-        prompt = _render(self._tokenizer, [*messages, {"role": "user", "content": message}])
-        if self._streaming is not None and self._turns:
-            continued = self._continued(prompt)
-            if continued is not None:
-                return message, prompt, continued
-        return message, prompt, self._encode(prompt)
-
     def _continued(self, prompt: str) -> list[int] | None:
         """The tokens of the conversation as they were read and written, and those of `prompt` after them.
 
@@ -300,8 +259,8 @@ class ChatSession:
         """
         turn = self._turns[-1]
         said = self._control.shield(turn.answer.text)
-        start = prompt.find(said, len(turn.prompt))
-        if not prompt.startswith(turn.prompt) or start < 0 or prompt[len(turn.prompt) : start].strip():
+        start = prompt.find(said, len(turn.prompt.text))
+        if not prompt.startswith(turn.prompt.text) or start < 0 or prompt[len(turn.prompt.text) : start].strip():
             return None
         stop = start + len(said)
         end = prompt.find(self._end_text, stop)

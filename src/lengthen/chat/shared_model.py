@@ -10,7 +10,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from lengthen.chat.session import Answer, ChatSession, Loaded
+from lengthen.chat.session import ChatSession
+from lengthen.chat.turns import Answer, Loaded
 from lengthen.context import base_context
 from lengthen.data.documents import read_documents
 from lengthen.errors import DataError

@@ -15,7 +15,8 @@ from lengthen.cli._options import LoadOptions, Model, Output, StreamingOptions, 
 from lengthen.cli._reading_bar import ReadingBar, pick_streaming
 
 if TYPE_CHECKING:
-    from lengthen.chat.session import Answer, ChatSession
+    from lengthen.chat.session import ChatSession
+    from lengthen.chat.turns import Answer
     from lengthen.cli._loaded_model import LoadedModel
 
 __all__ = ["chat"]

@@ -8,8 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from lengthen.chat.session import Answer, DoesNotFitError, Loaded
+from lengthen.chat.session import DoesNotFitError
 from lengthen.chat.shared_model import Progress, SharedModel, UserSession
+from lengthen.chat.turns import Answer, Loaded
 from lengthen.data.documents import SUPPORTED
 from lengthen.errors import DataError, LengthenError
 from lengthen.ui.page_guard import MOST_FILES
