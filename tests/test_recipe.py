@@ -1,15 +1,18 @@
 """The recipe: strict keys, overrides, and every shipped recipe."""
 
+from typing import get_args
+
 import pytest
 import torch
 import yaml
 from pydantic import ValidationError
 from transformers import AutoConfig
 
-from lengthen.context import extend
+from lengthen.context import METHODS, extend
 from lengthen.errors import RecipeError
 from lengthen.planning.examine import config_of
-from lengthen.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
+from lengthen.recipe import ContextRecipe, Recipe, load_recipe, parse_recipe, shipped_recipes
+from lengthen.report.setup import METHOD_NAMES
 
 LEAST = {"model": "tiny", "context": {"target": 64}, "training": {"steps": 1}}
 
@@ -210,3 +213,9 @@ def test_a_shipped_recipe_fits_its_base(name, tmp_path):
     assert recipe.group_size == (recipe.attention.group_size or recipe.context.target // 4)
     config.save_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).rope_parameters == config.rope_parameters
+
+
+def test_position_methods_have_a_key_a_formula_and_a_name():
+    methods = set(METHODS)
+    assert set(get_args(ContextRecipe.model_fields["method"].annotation)) == methods
+    assert set(METHOD_NAMES) == methods

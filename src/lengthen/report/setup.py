@@ -11,11 +11,11 @@ from lengthen.report.figures import Picture, Table, picture
 from lengthen.report.numbers import as_bytes, as_count, as_duration, as_share
 from lengthen.report.results import Run
 
-__all__ = ["commands", "cost", "introduction", "setup", "trainable", "training"]
+__all__ = ["METHOD_NAMES", "commands", "cost", "introduction", "setup", "trainable", "training"]
 
 Pairs = list[tuple[str, str]]
 
-_METHODS = {
+METHOD_NAMES = {
     "linear": "linear position interpolation",
     "ntk": "a fixed raised RoPE base (NTK)",
     "yarn": "YaRN",
@@ -24,13 +24,14 @@ _METHODS = {
     "longrope": "LongRoPE",
     "none": "unchanged positions",
 }
+"""Position scaling by the methods of `lengthen.context`, in words."""
 
 
 def introduction(run: Run) -> str:
     """A sentence: the base, from and to which context, and how."""
     target, context = run.recipe.context.target, run.base["context"]
     how_far = f"from {context:,} to {target:,} tokens ({target / context:.3g} times)" if context else f"to {target:,}"
-    return f"This run extends {run.base['id']} {how_far} with {_METHODS[run.recipe.context.method]}."
+    return f"This run extends {run.base['id']} {how_far} with {METHOD_NAMES[run.recipe.context.method]}."
 
 
 def cost(run: Run) -> list[tuple[str, str, str]]:
@@ -59,7 +60,7 @@ def setup(run: Run) -> Pairs:
     pairs = [
         ("base", run.base["id"]),
         ("context", f"{before}{recipe.context.target:,} tokens"),
-        ("positions", _METHODS[recipe.context.method]),
+        ("positions", METHOD_NAMES[recipe.context.method]),
         ("attention in training", attention),
         ("trained", _adapter(run)),
         ("base's weights", "4-bit (NF4)" if recipe.quantize else ""),
