@@ -9,8 +9,8 @@ from lengthen.context import base_context
 from lengthen.data.token_store import TokenStore
 from lengthen.evaluation.compare import Asked, Comparison, Measured, Pair, Side, find_pair, judge, measure
 from lengthen.evaluation.retrieval.needle import DEPTHS
-from lengthen.extension.kept import fingerprint, load_measured, save_measured
-from lengthen.extension.line import Line
+from lengthen.extension.measured_file import fingerprint, load_measured, save_measured
+from lengthen.extension.pipeline import Pipeline
 from lengthen.extension.questions import SEED, choose_task, documents_to_measure, haystack_of, make_asked
 from lengthen.models.load import load_config, load_tokenizer
 from lengthen.models.resolve import resolve_model
@@ -23,14 +23,14 @@ __all__ = ["Measuring", "try_base"]
 
 
 class Measuring:
-    """The questions of a line, made once in a process, and the answers of each side.
+    """The questions of an extension, made once in a process, and the answers of each side.
 
     Args:
-        line: whose.
+        pipeline: of the extension.
     """
 
-    def __init__(self, line: Line):
-        self._line = line
+    def __init__(self, pipeline: Pipeline):
+        self._pipeline = pipeline
         self._asked: Asked | None = None
 
     def measure_base(self) -> None:
@@ -38,15 +38,15 @@ class Measuring:
 
         Raises:
             LengthenError: it can't be loaded, or its answers can't be written.
-            Interrupted: the line was stopped; a side that is done is kept.
+            Interrupted: the extension was stopped; a side that is done is kept.
         """
-        line = self._line
+        pipeline = self._pipeline
         asked = self._questions()
-        pair = _base_of(line.recipe)
+        pair = _base_of(pipeline.recipe)
         with pair.models() as models:
             with models.base() as model:
                 self._measure(asked, "base", model, pair.tokenizer)
-            if line.planned.questions.scaled:
+            if pipeline.planned.questions.scaled:
                 with models.scaled() as model:
                     self._measure(asked, "scaled", model, pair.tokenizer)
 
@@ -55,11 +55,11 @@ class Measuring:
 
         Raises:
             LengthenError: it can't be loaded, or its answers can't be written.
-            Interrupted: the line was stopped.
+            Interrupted: the extension was stopped.
         """
-        line = self._line
+        pipeline = self._pipeline
         asked = self._questions()
-        pair = find_pair(str(line.folder), dtype=line.recipe.training.dtype)
+        pair = find_pair(str(pipeline.folder), dtype=pipeline.recipe.training.dtype)
         with pair.models() as models, models.run() as model:
             self._measure(asked, "run", model, pair.tokenizer)
 
@@ -68,7 +68,7 @@ class Measuring:
 
         A side whose answers are gone, or were to questions of another version, is measured again.
         """
-        line, questions = self._line, self._line.planned.questions
+        pipeline, questions = self._pipeline, self._pipeline.planned.questions
         asked = self._questions()
         of = fingerprint(asked)
         measured: dict[Side, Measured] = {}
@@ -83,9 +83,9 @@ class Measuring:
                 kept = load_measured(self._kept(side), of)
             assert kept is not None
             measured[side] = kept
-        pair = find_pair(str(line.folder))
+        pair = find_pair(str(pipeline.folder))
         found = judge(asked, measured, pair.base_id)
-        recipe = line.recipe
+        recipe = pipeline.recipe
         content = {
             "model": pair.id,
             "dtype": recipe.training.dtype,
@@ -112,20 +112,21 @@ class Measuring:
 
     def _questions(self) -> Asked:
         if self._asked is None:
-            line, recipe = self._line, self._line.recipe
+            pipeline, recipe = self._pipeline, self._pipeline.recipe
             config = load_config(resolve_model(recipe.model), recipe.context.base)
             tokenizer = load_tokenizer(recipe.model)
-            store = documents_to_measure(line.request, recipe, tokenizer, config)
+            store = documents_to_measure(pipeline.request, recipe, tokenizer, config)
             haystack, context = haystack_of(store, tokenizer), base_context(config)
-            self._asked = make_asked(line.planned.questions, store, haystack, tokenizer, context, recipe.context.target)
+            questions, target = pipeline.planned.questions, recipe.context.target
+            self._asked = make_asked(questions, store, haystack, tokenizer, context, target)
         return self._asked
 
     def _kept(self, side: Side) -> Path:
-        return self._line.folder / "measured" / f"{side}.npz"
+        return self._pipeline.folder / "measured" / f"{side}.npz"
 
     def _measure(self, asked: Asked, side: Side, model: Any, tokenizer: Any) -> None:
         """Measure a side, unless that was done before the process was stopped."""
-        line, of = self._line, fingerprint(asked)
+        pipeline, of = self._pipeline, fingerprint(asked)
         if load_measured(self._kept(side), of) is not None:
             return
         total, done, began = asked.tokens(side), 0, time.monotonic()
@@ -135,8 +136,8 @@ class Measuring:
                 nonlocal done
                 done += tokens
                 advance(tokens)
-                line.moved(done, total, "tokens", (time.monotonic() - began) / done * max(0, total - done))
-                if line.stop():
+                pipeline.moved(done, total, "tokens", (time.monotonic() - began) / done * max(0, total - done))
+                if pipeline.stop():
                     raise Interrupted(f"stopped while measuring the {side}", signal.SIGTERM)
 
             save_measured(self._kept(side), measure(asked, side, model, tokenizer, on_tokens), of)

@@ -16,9 +16,9 @@ from lengthen.evaluation.compare import draw_found
 from lengthen.evaluation.compare.verdict import RETRIEVAL
 from lengthen.extension.draft import draft, with_task
 from lengthen.extension.events import PHASES, OnEvent, Phase
-from lengthen.extension.line import Line
 from lengthen.extension.look import Look, check_base, look
 from lengthen.extension.measuring import Measuring, try_base
+from lengthen.extension.pipeline import Pipeline
 from lengthen.extension.plan import Planned, make_plan, plan_lines
 from lengthen.extension.questions import documents_to_measure
 from lengthen.extension.request import Request
@@ -112,21 +112,21 @@ def extend(
         LengthenError: something can't be used; nothing that was done is lost.
         Interrupted: Ctrl-C or SIGTERM while it trained, or `stop`; the same call goes on.
     """
-    line = Line(_request(model, to, data, eval_data, hours, task, overrides), out, on_event, stop)
-    measuring = Measuring(line)
+    pipeline = Pipeline(_request(model, to, data, eval_data, hours, task, overrides), out, on_event, stop)
+    measuring = Measuring(pipeline)
     phases: dict[Phase, Callable[[], dict[str, Any] | None]] = {
-        "plan": lambda: _plan_phase(line),
+        "plan": lambda: _plan_phase(pipeline),
         "base": measuring.measure_base,
-        "train": lambda: _train_phase(line),
+        "train": lambda: _train_phase(pipeline),
         "run": measuring.measure_run,
-        "report": lambda: _report_phase(line, measuring),
+        "report": lambda: _report_phase(pipeline, measuring),
     }
-    with locked(line.folder):
-        line.open()
+    with locked(pipeline.folder):
+        pipeline.open()
         for phase in PHASES:
-            if phase not in line.state.seconds:
-                line.do(phase, phases[phase])
-    return Extension(line.folder)
+            if phase not in pipeline.state.seconds:
+                pipeline.do(phase, phases[phase])
+    return Extension(pipeline.folder)
 
 
 def plan_extension(
@@ -153,14 +153,14 @@ def plan_extension(
         LengthenError: as `extend`.
         Interrupted: `stop` said so.
     """
-    line = Line(_request(model, to, data, eval_data, hours, task, overrides), out, on_event, stop)
+    pipeline = Pipeline(_request(model, to, data, eval_data, hours, task, overrides), out, on_event, stop)
     if device is not None:
-        return _plan(line, find_device(device))[2]
-    with locked(line.folder):
-        line.open()
-        if "plan" not in line.state.seconds:
-            line.do("plan", lambda: _plan_phase(line))
-        return line.planned
+        return _plan(pipeline, find_device(device))[2]
+    with locked(pipeline.folder):
+        pipeline.open()
+        if "plan" not in pipeline.state.seconds:
+            pipeline.do("plan", lambda: _plan_phase(pipeline))
+        return pipeline.planned
 
 
 def _request(
@@ -184,59 +184,59 @@ def _request(
     return Request(str(model), to, listed(data), listed(eval_data), float(hours), task, tuple(overrides))
 
 
-def _plan(line: Line, device: Device | None = None) -> tuple[Look, Recipe, Planned]:
+def _plan(pipeline: Pipeline, device: Device | None = None) -> tuple[Look, Recipe, Planned]:
     """Look at base and data, and decide; with a device that need not be here, by the planner alone."""
-    stated = _stated_context(line.request)
-    first = draft(line.request, check_base(line.request, stated)[1])
-    looked = look(line.request, first)
+    stated = _stated_context(pipeline.request)
+    first = draft(pipeline.request, check_base(pipeline.request, stated)[1])
+    looked = look(pipeline.request, first)
     for text in (*looked.lines, *(f"warning: {warning}" for warning in looked.warnings)):
-        line.say(text)
-    recipe = draft(line.request, looked.config, {"data.held_out": list(looked.held_out)})
-    tokenizer = load_tokenizer(line.request.model)
-    documents = documents_to_measure(line.request, recipe, tokenizer, looked.config)
+        pipeline.say(text)
+    recipe = draft(pipeline.request, looked.config, {"data.held_out": list(looked.held_out)})
+    tokenizer = load_tokenizer(pipeline.request.model)
+    documents = documents_to_measure(pipeline.request, recipe, tokenizer, looked.config)
     recipe, planned = make_plan(
-        line.request, looked, len(documents), line.folder, device or this_device(), device is None, line.say
+        pipeline.request, looked, len(documents), pipeline.folder, device or this_device(), device is None, pipeline.say
     )
-    task = line.request.task
+    task = pipeline.request.task
     if task is None and device is None:
         task = try_base(recipe, documents)
-        line.say(f"asking about {RETRIEVAL[task]}, which this base answers best within its own context")
+        pipeline.say(f"asking about {RETRIEVAL[task]}, which this base answers best within its own context")
     if task is not None:
         recipe = with_task(recipe, task)
         planned = replace(planned, questions=replace(planned.questions, task=task))
     for text in plan_lines(recipe, planned):
-        line.say(text)
+        pipeline.say(text)
     return looked, recipe, planned
 
 
-def _plan_phase(line: Line) -> dict[str, Any]:
-    looked, recipe, planned = _plan(line)
+def _plan_phase(pipeline: Pipeline) -> dict[str, Any]:
+    looked, recipe, planned = _plan(pipeline)
     return {"about": looked.lines, "recipe": recipe.model_dump(), "plan": planned}
 
 
-def _train_phase(line: Line) -> None:
-    recipe = line.recipe
+def _train_phase(pipeline: Pipeline) -> None:
+    recipe = pipeline.recipe
     steps = recipe.training.steps
     assert steps is not None  # a mixture has no epochs
 
     def on_step(record: dict[str, Any]) -> None:
-        line.moved(record["step"], steps, "steps", record["seconds"] * (steps - record["step"]), record["loss"])
+        pipeline.moved(record["step"], steps, "steps", record["seconds"] * (steps - record["step"]), record["loss"])
 
-    train(recipe, resume=True, on_step=on_step, stop=line.stop)
+    train(recipe, resume=True, on_step=on_step, stop=pipeline.stop)
 
 
-def _report_phase(line: Line, measuring: Measuring) -> dict[str, Any]:
+def _report_phase(pipeline: Pipeline, measuring: Measuring) -> dict[str, Any]:
     found, content = measuring.compare()
-    results = line.run.evals / _COMPARISON
+    results = pipeline.run.evals / _COMPARISON
     write_json(results, content)
-    draw_found(found, results.with_suffix(".png"), line.folder.name, content["base_context"])
-    write_report(line.folder)
-    metrics = line.run.read_metrics()
-    seconds = {**line.state.seconds, line.phase: line.elapsed}
+    draw_found(found, results.with_suffix(".png"), pipeline.folder.name, content["base_context"])
+    write_report(pipeline.folder)
+    metrics = pipeline.run.read_metrics()
+    seconds = {**pipeline.state.seconds, pipeline.phase: pipeline.elapsed}
     # A training that was stopped and resumed took longer than its last attempt.
     seconds["train"] = max(seconds["train"], sum(record["seconds"] for record in metrics))
     peak = max((record["peak_memory_bytes"] for record in metrics), default=None)
-    return {"verdict": make_verdict(found, line.recipe, line.request, line.folder, seconds, peak)}
+    return {"verdict": make_verdict(found, pipeline.recipe, pipeline.request, pipeline.folder, seconds, peak)}
 
 
 def _stated_context(request: Request) -> int | None:

@@ -11,7 +11,7 @@ import gradio as gr
 from lengthen.data.documents import SUPPORTED
 from lengthen.errors import LengthenError
 from lengthen.extension import Request, read_state
-from lengthen.extension.line import default_folder
+from lengthen.extension.pipeline import default_folder
 from lengthen.run_folder import RunFolder
 from lengthen.ui.extend_view import render
 from lengthen.ui.job import Job, unfinished_first

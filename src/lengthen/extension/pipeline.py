@@ -1,4 +1,4 @@
-"""One extension on its way: its folder, how far it is, and whom to tell."""
+"""The phases of an extension: its folder, its state, and its events."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from lengthen.files import write_text
 from lengthen.recipe import Recipe, load_recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 
-__all__ = ["Line", "default_folder"]
+__all__ = ["Pipeline", "default_folder"]
 
 _SAID: dict[Phase, str] = {
     "plan": "looking at base and data",
@@ -31,7 +31,7 @@ _DONE: dict[Phase, str] = {
 }
 
 
-class Line:
+class Pipeline:
     """State that all phases share.
 
     Args:
