@@ -10,7 +10,7 @@ from transformers import Qwen2Config
 
 import lengthen.planning
 from lengthen.planning import plan
-from lengthen.planning.base import base_of
+from lengthen.planning.base import base_facts
 from lengthen.planning.devices import this_device
 from lengthen.recipe import load_recipe, parse_recipe
 
@@ -49,32 +49,32 @@ def test_a_second_plan_is_the_same_without_torch(name, device):
 
 
 def test_what_was_found_out_is_read(recipe, forbid_examination):
-    found = base_of(recipe)
+    found = base_facts(recipe)
     forbid_examination()
-    assert base_of(recipe) == found
+    assert base_facts(recipe) == found
     for section, change in (("adapter", {"rank": 3}), ("context", {"target": 256})):
         changed = getattr(recipe, section).model_copy(update=change)
         with pytest.raises(ImportError):
-            base_of(recipe.model_copy(update={section: changed}))
+            base_facts(recipe.model_copy(update={section: changed}))
 
 
 def test_another_config_is_another_base(recipe):
-    found = base_of(recipe)
+    found = base_facts(recipe)
     file = Path(recipe.model) / "config.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     before = content["num_hidden_layers"]
     file.write_text(json.dumps(content | {"num_hidden_layers": before + 1}), encoding="utf-8")
     try:
-        assert base_of(recipe).shape.layer_count == found.shape.layer_count + 1
+        assert base_facts(recipe).shape.layer_count == found.shape.layer_count + 1
     finally:
         file.write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_a_damaged_file_is_found_out_again(recipe, cache):
-    found = base_of(recipe)
+    found = base_facts(recipe)
     for file in cache.iterdir():
         file.write_text("{}", encoding="utf-8")
-    assert base_of(recipe) == found
+    assert base_facts(recipe) == found
 
 
 def test_warnings_come_each_time(forbid_examination):

@@ -13,10 +13,10 @@ from lengthen.planning.cache import remembered
 from lengthen.planning.shape import Base
 from lengthen.recipe import Recipe
 
-__all__ = ["base_of"]
+__all__ = ["base_facts"]
 
 
-def base_of(recipe: Recipe) -> Base:
+def base_facts(recipe: Recipe) -> Base:
     """The base of a recipe, from the cache where it was found out before.
 
     Raises:

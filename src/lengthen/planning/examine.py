@@ -21,7 +21,7 @@ def examine(recipe: Recipe) -> Base:
     """Check that the base of a recipe suits it, and measure it.
 
     Raises:
-        LengthenError: as `planning.base.base_of`.
+        LengthenError: as `planning.base.base_facts`.
     """
     config = config_of(recipe)
     check_not_quantized(config)

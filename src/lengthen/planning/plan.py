@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lengthen.errors import LengthenError, RecipeError
-from lengthen.planning.base import base_of
+from lengthen.planning.base import base_facts
 from lengthen.planning.changes import cheapest_first
 from lengthen.planning.devices import WIDTHS, Device, find_device
 from lengthen.planning.flops import Flops, flops_of
@@ -157,7 +157,7 @@ def plan(
     share = recipe.parallel.sequence
     if devices % share:
         raise RecipeError(f"parallel.sequence={share} wants a multiple of {share} devices, not `devices={devices}`")
-    base = base_of(recipe)
+    base = base_facts(recipe)
     for text in base.warnings:
         warnings.warn(text, stacklevel=2)
     if efficiency is not None:
@@ -264,7 +264,7 @@ class _Planner:
         """Sizes change with the adapter alone, and not with a context that is tried."""
         key = recipe.adapter.model_dump_json()
         if key not in self._shapes:
-            self._shapes[key] = base_of(self._recipe.model_copy(update={"adapter": recipe.adapter})).shape
+            self._shapes[key] = base_facts(self._recipe.model_copy(update={"adapter": recipe.adapter})).shape
         return self._shapes[key]
 
     def _dtype(self, recipe: Recipe) -> str:
