@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lengthen._compat import torch_varlen, without_cudnn_attention
 from lengthen.attention import backends, set_group_size
 from lengthen.attention.backends import pick_backend
+from lengthen.attention.documents import is_regular
 from lengthen.attention.flash import s2_flash
 from lengthen.attention.flex import s2_flex
-from lengthen.attention.layout import is_regular
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.attention_pattern import Groups, head_parts, layer_patterns
 from lengthen.errors import ModelError

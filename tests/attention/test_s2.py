@@ -14,7 +14,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from lengthen._compat import enable_activation_checkpointing
 from lengthen.attention import s2_first_shifted_head, s2_mask, s2_segments, set_group_size, use_full_by_layout
-from lengthen.attention.layout import Layout, _spans
+from lengthen.attention.documents import find_spans
+from lengthen.attention.layout import Layout
 from lengthen.attention.reference import groups_mask
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.attention_pattern import Groups, layer_patterns, register_pattern
@@ -233,12 +234,12 @@ def test_a_batch_says_where_its_documents_are(rows):
     """What the mask would tell, which is then not read: a GPU would be waited for."""
     batch = collate([Block(np.arange(sum(lengths)), tuple(lengths)) for lengths in rows], 0)
     objective = CausalLMObjective(llama().train())
-    with patch("lengthen.attention.layout._spans", wraps=_spans) as read:
+    with patch("lengthen.attention.layout.find_spans", wraps=find_spans) as read:
         told = objective(**batch)
         assert read.call_count == 0
         found = objective(**{key: value for key, value in batch.items() if key != "documents"})
         assert read.call_count == 1
-        assert _spans(*read.call_args.args) == batch["documents"]
+        assert find_spans(*read.call_args.args) == batch["documents"]
     assert torch.equal(told, found)
 
 

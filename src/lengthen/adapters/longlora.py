@@ -10,24 +10,22 @@ LongLoRA (arXiv 2309.12307), `script/merge_lora.py` of LongQLoRA (arXiv 2311.048
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from lengthen.adapters.build import TrainableCount, count_trainable, has_tied_embeddings, quiet_peft_model
 from lengthen.adapters.export import check_is_new
+from lengthen.adapters.longlora_files import PREFIX, read_object, read_settings, read_tensors
 from lengthen.adapters.save import save_adapter
 from lengthen.adapters.targets import shortest_suffixes
 from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
 from lengthen.context import base_context, extend, scaled_layers
 from lengthen.context.layers import written_scaling
 from lengthen.errors import ModelError, one_line
-from lengthen.files import atomic_folder, parse_json, write_text
+from lengthen.files import atomic_folder, write_text
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config, quiet_transformers
 from lengthen.models.resolve import Source, resolve_model, resolved_name
@@ -36,8 +34,6 @@ from lengthen.run_folder import RunFolder
 from lengthen.vocabulary import embedding_rows
 
 __all__ = ["Imported", "import_published"]
-
-_PREFIX = "base_model.model."
 
 _RECIPE_HEAD = """# Imported by lengthen from an adapter that was trained elsewhere.
 # model, context and adapter are that adapter's. Its data and training are not known: those keys stand at defaults.
@@ -83,8 +79,8 @@ def import_published(folder: Path, out: Path, context: int, base: str | None = N
         OutputError: `out` has content or can't be written.
     """
     check_is_new(out)
-    settings = _read_settings(folder)
-    tensors = _read_tensors(folder)
+    settings = read_settings(folder)
+    tensors = read_tensors(folder)
     name = base or _named_base(settings, folder)
     settings.base_model_name_or_path = None  # peft warns where it is another than the base at hand
     source = resolve_model(name)
@@ -121,37 +117,6 @@ def import_published(folder: Path, out: Path, context: int, base: str | None = N
     return Imported(out, about_base, trainable, dropped)
 
 
-def _read_settings(folder: Path) -> LoraConfig:
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        raise ModelError(f"{folder} has no adapter_config.json, so it holds no adapter; give an adapter folder")
-    settings = _read_json(path)
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise ModelError(f"{path} is of kind {kind}; LongLoRA's and LongQLoRA's adapters are LORA")
-    known = LoraConfig.__dataclass_fields__
-    try:
-        # Old peft versions wrote keys that are gone since, without meaning for LoRA on linear layers.
-        config = LoraConfig(**{key: value for key, value in settings.items() if key in known})
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{path} is not a LoRA config: {one_line(error)}; restore it") from error
-    # Freezing would keep peft from counting anything as trained; it is written as it should be when it is saved.
-    config.inference_mode = False
-    if not isinstance(config.r, int) or config.r < 1 or not config.target_modules:
-        raise ModelError(f"{path} lacks r or target_modules; restore it")
-    return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not JSON: {one_line(error)}; restore it") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object; restore it")
-    return content
-
-
 def _named_base(settings: LoraConfig, folder: Path) -> str:
     """The base's name in adapter_config.json; published folders often hold a path of the machine they were made on."""
     name = settings.base_model_name_or_path
@@ -164,56 +129,12 @@ def _named_base(settings: LoraConfig, folder: Path) -> str:
     return name
 
 
-def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All trained tensors, named as in the base, LoRA matrices as `<layer>.lora_A.weight`.
-
-    peft may have put the embeddings into its own file too, where the vocabulary was changed.
-    """
-    paths = [folder / name for name in ("adapter_model.safetensors", "adapter_model.bin")]
-    adapter = next((path for path in paths if path.is_file()), None)
-    if adapter is None:
-        raise ModelError(f"{folder} has neither adapter_model.bin nor adapter_model.safetensors; complete the download")
-    tensors: dict[str, torch.Tensor] = {}
-    extra = folder / "trainable_params.bin"
-    for path in [adapter, extra] if extra.is_file() else [adapter]:
-        for key, tensor in _load_tensors(path).items():
-            if ".original_module." in key:  # the base's own, which peft writes beside resized embeddings
-                continue
-            name = key.removeprefix(_PREFIX).replace(".default.", ".").replace(".modules_to_save.", ".")
-            if name in tensors and not torch.equal(tensors[name], tensor):
-                raise ModelError(f"{name} is in {adapter.name} and in {extra.name} of {folder}, with other values")
-            tensors[name] = tensor
-    if not any(".lora_" in name for name in tensors):
-        # DeepSpeed stage 3 and some peft versions leave an empty file of 443 bytes.
-        raise ModelError(
-            f"{adapter} holds no LoRA weights; it was saved without them, so make it anew from the full checkpoint, as "
-            "with LongLoRA's get_trainable_weights.py"
-        )
-    return tensors
-
-
-def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ModelError(
-            f"{path} holds more than tensors, and loading it could run any code; take a file of tensors only"
-        ) from error
-    except (OSError, RuntimeError, EOFError, SafetensorError) as error:
-        raise ModelError(f"{path} is damaged ({one_line(error)}); is the download complete?") from error
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ModelError(f"{path} is not a state dict, a mapping of names to tensors; take the file that was published")
-    return content
-
-
 def _check_factor(folder: Path, config: Any) -> None:
     """Where the folder has a config of its own that scales positions, its factor must be the one `context` gives."""
     path = folder / "config.json"
     if not path.is_file():
         return
-    own = written_scaling(_read_json(path)).get("factor")
+    own = written_scaling(read_object(path)).get("factor")
     ours = (scaled_layers(config)[0][0].rope or {})["factor"]
     if own is not None and own != ours:
         raise ModelError(
@@ -259,8 +180,8 @@ def _fill(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     places = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
-    _check_places({key.removeprefix(_PREFIX): value.shape for key, value in places.items()}, tensors, folder, source)
-    set_peft_model_state_dict(peft_model, {_PREFIX + name: tensor.float() for name, tensor in tensors.items()})
+    _check_places({key.removeprefix(PREFIX): value.shape for key, value in places.items()}, tensors, folder, source)
+    set_peft_model_state_dict(peft_model, {PREFIX + name: tensor.float() for name, tensor in tensors.items()})
     return peft_model
 
 

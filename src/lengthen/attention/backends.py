@@ -9,9 +9,9 @@ from itertools import pairwise
 import torch
 
 from lengthen._compat import flash_varlen, torch_varlen
+from lengthen.attention.documents import Documents, is_regular
 from lengthen.attention.flash import Varlen, s2_flash
 from lengthen.attention.flex import s2_flex
-from lengthen.attention.layout import Documents, is_regular
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.attention_pattern import Groups
 from lengthen.errors import ModelError

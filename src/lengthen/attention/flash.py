@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from lengthen.attention.layout import Documents, Spans
+from lengthen.attention.documents import Documents, Spans
 from lengthen.attention_pattern import Groups, head_parts
 
 __all__ = ["Varlen", "s2_flash"]

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from lengthen.attention.layout import Documents
+from lengthen.attention.documents import Documents
 from lengthen.attention_pattern import Groups, head_halves
 from lengthen.errors import ModelError
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from lengthen.attention.layout import Documents, Spans
+from lengthen.attention.documents import Documents, Spans
 from lengthen.attention_pattern import Groups, Piece
 
 __all__ = ["SinkSums", "Slice", "add_sinks", "slice_of", "slices"]

@@ -8,7 +8,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lengthen.attention.backends import pick_backend
-from lengthen.attention.layout import Layout, ShardLayout, SliceLayout, documents_of_mask, layout_mask
+from lengthen.attention.documents import documents_of_mask
+from lengthen.attention.layout import Layout, ShardLayout, SliceLayout, layout_mask
 from lengthen.attention.shards import sharded_attention
 from lengthen.attention.window import window_attention
 from lengthen.attention_pattern import Groups, layer_patterns

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from lengthen._compat import without_cudnn_attention
-from lengthen.attention.layout import Documents, Spans, is_regular
+from lengthen.attention.documents import Documents, Spans, is_regular
 from lengthen.attention_pattern import Groups, head_parts
 
 __all__ = ["s2_sdpa"]

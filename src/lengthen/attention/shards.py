@@ -22,9 +22,10 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
+from lengthen.attention.documents import Documents
 from lengthen.attention.exchange import ALL, Exchange, Part
 from lengthen.attention.halo import Slice, slice_of
-from lengthen.attention.layout import Documents, Shard, ShardLayout
+from lengthen.attention.layout import Shard, ShardLayout
 from lengthen.attention_pattern import Groups, Piece, head_parts
 from lengthen.errors import ModelError
 

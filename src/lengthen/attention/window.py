@@ -19,7 +19,7 @@ T = 6 tokens of one document, W = 2; an x where token t looks, a dot where a pro
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from lengthen.attention.layout import Documents
+from lengthen.attention.documents import Documents
 
 __all__ = ["window_attention"]
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lengthen.attention.layout import Documents, Shard, known_documents
+from lengthen.attention.documents import Documents
+from lengthen.attention.layout import Shard, known_documents
 from lengthen.head import LogitTransform, causal_lm, decoder_of
 from lengthen.training.loss import IGNORED, linear_cross_entropy, linear_kl
 from lengthen.training.offload import offload_saved
