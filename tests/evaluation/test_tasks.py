@@ -17,7 +17,7 @@ from lengthen.evaluation.prompts import encode
 from lengthen.evaluation.tasks.files import Sample, choose, read_samples
 from lengthen.evaluation.tasks.metrics import METRICS, check_metric, score
 from lengthen.evaluation.tasks.scoring import answer_samples, summarize
-from lengthen.evaluation.tasks.suites import LEVAL, LONGBENCH, Layout
+from lengthen.evaluation.tasks.suites import LEVAL, LONGBENCH, PromptLayout
 
 CODE = "def add(a, b):\n    return a + b\n\n\n"
 
@@ -319,7 +319,7 @@ class Recorder:
         return getattr(self._tokenizer, name)
 
 
-PLAIN = Layout("Read:\n", "\n\nQuestion: {question}\nAnswer:", "f1", 8)
+PLAIN = PromptLayout("Read:\n", "\n\nQuestion: {question}\nAnswer:", "f1", 8)
 
 
 def test_a_long_document_loses_its_middle_and_never_the_question(tiny):
@@ -360,7 +360,7 @@ def test_no_room_for_the_question_is_refused(tiny):
 def test_answers_continue_the_prompt_greedily_and_are_scored(tiny):
     """The shipped base goes on with a pattern of code, so one right answer is known."""
     model, tokenizer = tiny
-    layout = Layout("", "{question}", "contains", 4)
+    layout = PromptLayout("", "{question}", "contains", 4)
     right = Sample("right", layout, "self.name = name\n" * 8, "self.name =", (" name",))
     scored = answer_samples(model, tokenizer, [right, replace(right, task="wrong", answers=("numpy",))], 256)
     assert [each.score for each in scored] == [1, 0]

@@ -14,7 +14,7 @@ from lengthen.data.documents import files_in
 from lengthen.data.hub import HubSource, is_hub_source, parse_hub_source, read_hub_records
 from lengthen.data.instruct.encoding import Encoded, encode
 from lengthen.data.instruct.formats import WANTED, Example, take_example
-from lengthen.data.instruct.templates import INPUT_JOINTS, Layout, Template
+from lengthen.data.instruct.templates import INPUT_JOINTS, RenderedChat, Template
 from lengthen.data.packing import best_fit
 from lengthen.data.records import RECORDS, BrokenRecordError, read_records, report_broken
 from lengthen.data.text_files import kind_of
@@ -128,7 +128,7 @@ def _encode_all(
 ) -> None:
     template = Template(tokenizer)
     unused: Counter[str] = Counter()
-    laid_out: list[tuple[str, Layout]] = []
+    laid_out: list[tuple[str, RenderedChat]] = []
     broken: list[tuple[str, str]] = []
     for name, example in records:
         try:

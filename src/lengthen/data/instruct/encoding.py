@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lengthen.data.control_tokens import ControlTokens
-from lengthen.data.instruct.templates import Layout
+from lengthen.data.instruct.templates import RenderedChat
 from lengthen.data.truncate import cut_middle
 from lengthen.errors import DataError
 
@@ -45,7 +45,7 @@ class Encoded:
 
 
 def encode(
-    layouts: Sequence[Layout],
+    layouts: Sequence[RenderedChat],
     tokenizer: "PreTrainedTokenizerBase",
     sequence_length: int | None = None,
     control: ControlTokens | None = None,
@@ -105,7 +105,12 @@ def _mask(answers: Sequence[tuple[int, int]], offsets: np.ndarray) -> np.ndarray
 
 
 def _fit(
-    layout: Layout, ids: np.ndarray, offsets: np.ndarray, tokenizer: Any, limit: int, control: ControlTokens | None
+    layout: RenderedChat,
+    ids: np.ndarray,
+    offsets: np.ndarray,
+    tokenizer: Any,
+    limit: int,
+    control: ControlTokens | None,
 ) -> Encoded | None:
     """Cut just enough out of the middle of the document; None where all of it is not enough."""
     if layout.document is None:
@@ -123,8 +128,8 @@ def _fit(
     return fitted[-1] if cut_middle(inside.tolist(), len(ids) - limit, excess_without) else None
 
 
-def _without(layout: Layout, left: int, right: int) -> Layout:
+def _without(layout: RenderedChat, left: int, right: int) -> RenderedChat:
     """The layout without the characters from left to right, which are in its document."""
     gone = right - left
     answers = tuple((a - gone, b - gone) if a >= right else (a, b) for a, b in layout.answers)
-    return Layout(layout.text[:left] + layout.text[right:], answers, None)
+    return RenderedChat(layout.text[:left] + layout.text[right:], answers, None)

@@ -16,7 +16,7 @@ from lengthen.data.records import BrokenRecordError
 from lengthen.errors import DataError, one_line
 from lengthen.upstream import chat_prompt, check_chat_template
 
-__all__ = ["INPUT_JOINTS", "TEMPLATES", "Layout", "Template", "use_template"]
+__all__ = ["INPUT_JOINTS", "TEMPLATES", "RenderedChat", "Template", "use_template"]
 
 _TAKE_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set messages = messages[1:] %}"
@@ -74,7 +74,7 @@ _CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 
 @dataclass(frozen=True)
-class Layout:
+class RenderedChat:
     """A conversation as text.
 
     Attributes:
@@ -159,7 +159,7 @@ class Template:
         self._end = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._frames: dict[tuple[str, ...], _Frame] = {}
 
-    def lay_out(self, example: Example) -> Layout:
+    def lay_out(self, example: Example) -> RenderedChat:
         """Put an example into the template.
 
         Raises:
@@ -194,7 +194,7 @@ class Template:
         answers = tuple((place(frame.answers[i][0]), place(frame.answers[i][1])) for i in trained)
         reasons = (turn.fields.get("reasoning_content", "") for turn in turns)
         unused = [] if all(each.strip() in text for each in reasons) else ["reasoning_content, by the chat template"]
-        return Layout(text, answers, self._document(example, turns, frame, place), tuple(unused))
+        return RenderedChat(text, answers, self._document(example, turns, frame, place), tuple(unused))
 
     def _document(
         self, example: Example, turns: list[Turn], frame: _Frame, place: Callable[[int], int]

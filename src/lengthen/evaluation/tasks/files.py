@@ -18,7 +18,7 @@ from lengthen.evaluation.tasks.suites import (
     QMSUM,
     SCI_FI_FACT,
     SQUALITY,
-    Layout,
+    PromptLayout,
 )
 from lengthen.files import parse_json
 
@@ -39,7 +39,7 @@ class Sample:
     """
 
     task: str
-    layout: Layout
+    layout: PromptLayout
     document: str
     question: str
     answers: tuple[str, ...]
@@ -155,7 +155,7 @@ def _leval(record: dict[str, Any], file_name: str) -> Iterator[Sample]:
             yield Sample(file_name, SCI_FI_FACT, "", in_reality, (fact[2].strip(),))
 
 
-def _leval_layouts(file_name: str) -> dict[str, Layout]:
+def _leval_layouts(file_name: str) -> dict[str, PromptLayout]:
     return {
         "exam": LEVAL.get(file_name, LEVAL_EXAM),
         "f1": LEVAL_GENERATION["f1"],

@@ -18,12 +18,12 @@ from lengthen.serving.api.schemas import ChatRequest, CompletionRequest
 from lengthen.serving.api.service import ApiError, RequestHandle, Service, usage_of
 from lengthen.serving.engine import Event
 
-__all__ = ["Answer", "ChatAnswer"]
+__all__ = ["ChatAnswer", "CompletionAnswer"]
 
 _LOOK_FOR_CLIENT = 0.5  # seconds between looks whether the client is still there
 
 
-class Answer:
+class CompletionAnswer:
     """The answer to one request for completions.
 
     Args:
@@ -146,7 +146,7 @@ class Answer:
             yield _sse({"error": error_body(error.status, error.message, error.code)})
 
 
-class ChatAnswer(Answer):
+class ChatAnswer(CompletionAnswer):
     """The same for chat."""
 
     def _prepare(self, handles: Sequence[RequestHandle]) -> None:

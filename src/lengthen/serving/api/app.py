@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from lengthen.errors import BusyError, LengthenError
 from lengthen.serving.api.adapter_requests import LoadRequest, TrainingRequest, UnloadRequest
-from lengthen.serving.api.answers import Answer, ChatAnswer
+from lengthen.serving.api.answers import ChatAnswer, CompletionAnswer
 from lengthen.serving.api.fine_tuning_jobs import Training
 from lengthen.serving.api.metrics import metrics_text
 from lengthen.serving.api.middleware import ApiMiddleware, TokenLimits, error_response
@@ -102,7 +102,7 @@ def _add_generation(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await Answer(service, body, "cmpl", "text_completion").response(request)
+        return await CompletionAnswer(service, body, "cmpl", "text_completion").response(request)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
