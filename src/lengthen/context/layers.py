@@ -37,7 +37,7 @@ _WHOLE = ("full_attention", "hybrid")
 # Hybrids of attention and recurrence whose attention has no positions.
 _NOPE = ("jamba", "kimi_linear", "nemotron_h", "zamba")
 # Architectures with one set of RoPE parameters that only their window layers use. No config says so: it is in their
-# modeling code, which tests/test_context_layers.py compares this with.
+# modeling code, which tests/context/test_context_layers.py compares this with.
 _ROPE_IN_WINDOWS_ONLY = (
     "afmoe",
     "cohere2",
