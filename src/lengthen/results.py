@@ -30,7 +30,7 @@ Bucket = TypedDict("Bucket", {"from": Count, "to": Count, "perplexity": float | 
 
 
 class Interval(TypedDict):
-    """With 95% confidence; an end of None was too large for a float."""
+    """A 95% confidence interval; an end of None was too large for a float."""
 
     low: float | None
     high: float | None
@@ -46,7 +46,7 @@ class Perplexity(TypedDict):
 
 
 class PerplexityFile(TypedDict):
-    """Of `lengthen eval perplexity`, and a run's validation.json."""
+    """The file of `lengthen eval perplexity`, and a run's validation.json."""
 
     results: Annotated[list[Perplexity], Field(min_length=1)]
     protocol: NotRequired[str]
@@ -55,7 +55,7 @@ class PerplexityFile(TypedDict):
 
 
 class GridCell(TypedDict):
-    """Of a grid of lengths and depths."""
+    """A cell of a grid of lengths and depths."""
 
     tokens: Length
     depth: Annotated[float, Field(ge=0, le=1)]
@@ -66,21 +66,21 @@ class GridCell(TypedDict):
 
 
 class GridFile(TypedDict):
-    """Of `lengthen eval passkey` and `lengthen eval needle`."""
+    """The file of `lengthen eval passkey` and `lengthen eval needle`."""
 
     results: Annotated[list[GridCell], Field(min_length=1)]
     needles: NotRequired[int]
 
 
 class RulerAverage(TypedDict):
-    """Of RULER's tasks at one length."""
+    """The mean score of RULER's tasks at one length."""
 
     tokens: Length
     score: float
 
 
 class RulerScore(RulerAverage):
-    """Of one of RULER's tasks at one length."""
+    """The score of one of RULER's tasks at one length."""
 
     task: str
 
@@ -99,7 +99,7 @@ class RulerFile(TypedDict):
 
 
 class TaskResult(TypedDict):
-    """Of one task and metric."""
+    """The score of one task and metric."""
 
     task: str
     metric: str
@@ -108,7 +108,7 @@ class TaskResult(TypedDict):
 
 
 class TasksFile(TypedDict):
-    """Of `lengthen eval tasks`."""
+    """The file of `lengthen eval tasks`."""
 
     results: Annotated[list[TaskResult], Field(min_length=1)]
 

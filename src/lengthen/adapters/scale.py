@@ -14,7 +14,7 @@ __all__ = ["between", "check_scale", "scale_adapter"]
 
 
 def check_scale(scale: float) -> None:
-    """Refuse what is no share of an adapter.
+    """Refuse a share of an adapter below 0 or above 1.
 
     Raises:
         ModelError: not from 0 to 1.

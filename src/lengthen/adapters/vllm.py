@@ -1,4 +1,4 @@
-"""Export for vLLM: what it can't take in an adapter goes into the base, and a plain LoRA adapter lies beside it.
+"""Export for vLLM: a plain LoRA adapter, and a base into which the adapter's other weights are merged.
 
 vLLM takes LoRA matrices on linear layers and nothing else; embeddings and norms are part of its base. It reads few keys
 of adapter_config.json and ignores the others without a word, so what would come out wrong there is refused here.

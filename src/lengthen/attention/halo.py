@@ -1,4 +1,4 @@
-"""A sequence in slices that can be computed one by one: what a chunk of it must see beside its own tokens.
+"""A sequence in slices that can be computed one by one: a chunk, and the tokens before it that it must see.
 
 Under S2 a token sees its group and the sinks of its document, so that a chunk needs, of the tokens before it, those of
 the groups that it cuts (the halo, half a group where chunks begin at multiples of the group size in their document) and

@@ -58,7 +58,7 @@ class Shard:
 
     @property
     def stop(self) -> int:
-        """Behind the last token."""
+        """One past the last token."""
         return self.bounds[self.rank + 1]
 
 

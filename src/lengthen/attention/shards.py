@@ -1,4 +1,4 @@
-"""Sequences in shards, one in each of several processes: what an attention layer exchanges with the others.
+"""Sequences in shards, one in each of several processes: an attention layer's exchange with the others.
 
 Under S2 a shard sees, of other shards, the keys and values of the groups that it cuts (half a group of the shifted
 heads, where shards begin at multiples of the group size in their document) and the sinks of its document:

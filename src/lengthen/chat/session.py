@@ -28,7 +28,7 @@ _ANSWER = "(an answer)"
 
 
 class DoesNotFitError(DataError):
-    """A document leaves no room in the context. What to do about it, only who offers the ways can say."""
+    """A document leaves no room in the context; the caller knows the ways to handle it, and names them."""
 
 
 class ChatSession:

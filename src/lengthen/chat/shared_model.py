@@ -66,7 +66,7 @@ class SharedModel:
         self.new_session()  # what is wrong shows now, not when the first one comes
 
     def new_session(self) -> ChatSession:
-        """A conversation without a word."""
+        """A new, empty conversation."""
         return ChatSession(self._model, self._tokenizer, self.context, self._template)
 
     @contextmanager

@@ -25,7 +25,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Answer:
-    """One turn.
+    """The answer to one question.
 
     Attributes:
         question: without the documents before it.

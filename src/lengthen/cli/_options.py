@@ -1,4 +1,4 @@
-"""The options that several commands have, each described once, and what wraps every command.
+"""The options that several commands have, each described once, and the wrapper of every command.
 
 A command takes a group of options as one parameter, whose annotation is a dataclass with a field for each option.
 """

@@ -182,7 +182,7 @@ class Mixture(Sequence[Block]):
 
     @property
     def tokens(self) -> int:
-        """Of all sequences."""
+        """Tokens of all sequences."""
         return sum(self._tokens_of(source) for source in range(len(self.sources)))
 
     def _tokens_of(self, source: int) -> int:

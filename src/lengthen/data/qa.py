@@ -281,7 +281,7 @@ class _Sheet:
 
     @property
     def ids(self) -> set[str]:
-        """Of the pairs in the file."""
+        """Ids of the pairs in the file."""
         return set(self.kinds)
 
     def asked_about(self, text: str) -> list[str]:

@@ -173,5 +173,5 @@ class _Opener:
 
 
 def _number(seed: tuple[int, ...]) -> int:
-    """One number for what takes no more."""
+    """One number, where a source takes no range."""
     return int(np.random.default_rng(seed).integers(2**63))

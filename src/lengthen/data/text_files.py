@@ -116,7 +116,7 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """Of the members."""
+        """Names of the members."""
         return self._zip.namelist()
 
     def read(self, name: str) -> bytes:

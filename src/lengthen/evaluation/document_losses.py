@@ -1,4 +1,4 @@
-"""Every token's loss in its document, kept one by one: what two models or two contexts are compared by."""
+"""Every token's loss in its document, to compare two models or two contexts token by token."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

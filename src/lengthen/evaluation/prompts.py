@@ -114,7 +114,7 @@ def _common(rows: Sequence[Sequence[int]]) -> int:
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """The token ids of a prompt, with what the tokenizer puts before a text (BOS) and without what it puts behind.
+    """The token ids of a prompt: leading special tokens (BOS) are kept, trailing ones removed.
 
     An end token behind a prompt would tell the model that there is nothing to answer.
 

@@ -231,7 +231,7 @@ def perplexity(
 def _check_settings(
     context: int, protocol: str, batch_size: int, bucket: int | None, chunk: int | None, short_context: int | None
 ) -> None:
-    """Refuse what is out of range, but for what the windows are made by."""
+    """Refuse settings out of range, other than those of the windows."""
     if batch_size < 1:
         raise LengthenError(f"batch size is {batch_size}; it has to be at least 1")
     if bucket is not None and bucket < 1:

@@ -36,7 +36,7 @@ class Window(NamedTuple):
 
 
 def pick_stride(context: int, stride: int | None, protocol: str, score_from: int = 0) -> int:
-    """Check what the windows are made by, and return the stride in tokens.
+    """Check the settings of the windows, and return the stride in tokens.
 
     Args:
         context: of a window, tokens.

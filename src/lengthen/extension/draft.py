@@ -82,7 +82,7 @@ def draft(request: Request, config: PreTrainedConfig, given: Mapping[str, Any] =
 
 
 def with_task(recipe: Recipe, task: str) -> Recipe:
-    """The recipe for a base that is asked so: sources of questions that name no tasks train what goes with it.
+    """The recipe for a base with this retrieval task: sources of questions that name no tasks train similar ones.
 
     A base that knows code and little else learns nothing from questions in sentences, and loses what it has.
 

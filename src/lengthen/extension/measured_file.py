@@ -18,7 +18,7 @@ __all__ = ["fingerprint", "load_measured", "save_measured"]
 
 
 def fingerprint(asked: Asked) -> str:
-    """Of every token that is read and how.
+    """A hash of every token that is read, and how.
 
     Args:
         asked: prompts and documents, and the contexts of both sides.

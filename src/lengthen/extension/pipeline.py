@@ -66,7 +66,7 @@ class Pipeline:
 
     @property
     def recipe(self) -> Recipe:
-        """The run's, from its folder."""
+        """The run's recipe, from its folder."""
         return load_recipe(self.run.recipe, [f"out={json.dumps(str(self.folder))}"])  # which YAML reads as text
 
     @property
@@ -75,7 +75,7 @@ class Pipeline:
         return time.monotonic() - self._began
 
     def open(self) -> None:
-        """Take up what is in the folder.
+        """Resume from the folder's state.
 
         Raises:
             OutputError: it is not this extension's.
@@ -103,11 +103,11 @@ class Pipeline:
             self._write_recipe()
 
     def say(self, text: str) -> None:
-        """Tell people something."""
+        """Send a line of text."""
         self.on_event(Event(self.phase, text))
 
     def moved(self, done: float, total: float, unit: str, left: float, loss: float | None = None) -> None:
-        """Tell how far the phase is.
+        """Send the progress of the phase.
 
         Args:
             done, total, unit: of the phase.

@@ -66,7 +66,7 @@ class Planned:
 
     @property
     def seconds(self) -> float | None:
-        """Of everything that comes after the plan, about."""
+        """Seconds of everything after the plan, about."""
         return None if self.training is None or self.measuring is None else self.training + self.measuring
 
 
@@ -176,7 +176,7 @@ def _probe(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> float:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep what two steps have to say to themselves: the run will say it again."""
+    """Silence two measured steps: the run will report the same again."""
     logger, shown = logging.getLogger("lengthen"), is_progress_shown()
     level = logger.level
     logger.setLevel(logging.ERROR)

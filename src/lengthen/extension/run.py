@@ -240,7 +240,7 @@ def _report_phase(pipeline: Pipeline, measuring: Measuring) -> dict[str, Any]:
 
 
 def _stated_context(request: Request) -> int | None:
-    """The base's context where the overrides state it; what is wrong with them is said by whoever checks the recipe."""
+    """The base's context where the overrides state it; errors in them are reported when the recipe is checked."""
     content: dict[str, Any] = {"context": {}}
     apply_overrides(content, request.overrides)
     stated = content["context"].get("base") if isinstance(content["context"], dict) else None

@@ -50,7 +50,7 @@ def make_verdict(
     seconds: Mapping[Phase, float],
     peak_bytes: int | None,
 ) -> Verdict:
-    """Say what a comparison means.
+    """Make the verdict of a comparison.
 
     Args:
         found: run and base side by side.

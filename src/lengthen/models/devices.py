@@ -1,4 +1,4 @@
-"""On which device, in which dtype a model is loaded, from what transformers' users write."""
+"""The device and the dtype of a model, from the arguments that users of transformers write."""
 
 from typing import TypeAlias
 

@@ -46,7 +46,7 @@ _CORE_BF16, _CORE_FLOAT32 = 0.20 * _TERA, 0.075 * _TERA
 
 @dataclass(frozen=True)
 class Device:
-    """One device.
+    """A device's memory and speed.
 
     Attributes:
         name: as the command line takes it.

@@ -154,7 +154,7 @@ class _Step:
     unfused_loss: bool
 
     def loss(self) -> dict[str, float]:
-        """The forward pass is over, and the loss works on logits."""
+        """Bytes when the forward pass is over, and the loss works on logits."""
         return {
             "gradients": self._accumulated,
             "saved_activations": self.saved.on_device,
@@ -163,7 +163,7 @@ class _Step:
         }
 
     def last_layer(self) -> dict[str, float]:
-        """Its backward pass has all layers' saved inputs beside it."""
+        """Bytes in its backward pass, with all layers' saved inputs."""
         return {
             "gradients": max(self._accumulated, min(self.state.gradients, self._head_gradient)),
             "saved_activations": self.saved.on_device,
@@ -172,7 +172,7 @@ class _Step:
         }
 
     def first_layer(self) -> dict[str, float]:
-        """Its backward pass has all gradients beside it."""
+        """Bytes in its backward pass, with all gradients."""
         embedding = self.shape.embeddings * FLOAT32 if self.shape.trains_embeddings else 0
         return {
             "gradients": self.state.gradients,
@@ -182,7 +182,7 @@ class _Step:
         }
 
     def update(self) -> dict[str, float]:
-        """All gradients, and what the optimizer takes beside its states."""
+        """Bytes of all gradients, and of the optimizer beside its states."""
         working = 0.0
         if self.recipe.training.optimizer == "adamw" and not self.recipe.parallel.data.endswith("_offload"):
             # torch takes all tensors at once on GPUs, and one after another on CPU.
@@ -224,7 +224,7 @@ class _Step:
 
     @property
     def _inputs(self) -> int:
-        """Of all tokens, what goes into a layer."""
+        """Bytes of a layer's input, all tokens."""
         return self.shape.hidden * self.width * self._tokens
 
     @property

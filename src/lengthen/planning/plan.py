@@ -25,7 +25,7 @@ _LONGEST = 1 << 24
 
 @dataclass(frozen=True)
 class Advice:
-    """A change under which the recipe fits, as planning again says.
+    """A change under which the recipe fits, checked by planning again.
 
     Attributes:
         overrides: what to add to the command, `section.key=value` each.
@@ -86,7 +86,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole run."""
+        """Seconds of the whole run."""
         return None if self.seconds_per_step is None or self.steps is None else self.seconds_per_step * self.steps
 
     def to_json(self) -> dict[str, Any]:

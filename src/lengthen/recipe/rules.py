@@ -41,7 +41,7 @@ KINDS_OF_KEY = {
 
 
 def check_documents(recipe: "Recipe") -> None:
-    """Refuse a recipe that leaves its documents to whoever trains, where none are given.
+    """Refuse a recipe without documents; shipped ones leave them to the user.
 
     Args:
         recipe: of the run.

@@ -227,7 +227,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_learning_rate(cls, given: Any) -> Any:
-        """All weights stand less than an adapter beside them: 2e-5 is what LongLoRA tunes them at."""
+        """Full fine-tuning wants a lower rate than an adapter: LongLoRA has 2e-5."""
         if not isinstance(given, dict):
             return given
         adapter, training = given.get("adapter"), given.get("training")

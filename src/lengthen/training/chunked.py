@@ -124,7 +124,7 @@ _HALO: ContextVar[int] = ContextVar("halo", default=0)
 
 
 def _behind_halo(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """An MLP that leaves out what stands before a chunk, of which only keys and values are wanted."""
+    """An MLP that leaves out the tokens before a chunk, of which only keys and values are wanted."""
 
     def behind(*given: Any, **options: Any) -> Any:
         before = _HALO.get()
@@ -217,7 +217,7 @@ class _Work:
         return [] if self._before is not None else [hidden_BTE]
 
     def input_again(self, kept: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The layer's input, of what was kept of it."""
+        """The layer's input again, from the saved tensors."""
         if self._before is None:
             return kept[0]
         before = self._before.work

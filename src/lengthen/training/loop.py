@@ -167,7 +167,7 @@ class Loop:
     def _report(
         self, record: dict[str, Any], loggers: Sequence[Any], on_step: Callable[[dict[str, Any]], None] | None
     ) -> None:
-        """Hand a record of metrics.jsonl to all who want it; in the first process only."""
+        """Hand a record of metrics.jsonl to the file, the loggers and the caller; in the first process only."""
         RunFolder(self.folder).append_metrics(record)
         if on_step is not None:
             on_step(record)
@@ -252,7 +252,7 @@ class Loop:
         return self.utilization.flops([block for each in batches for block in each], full_attention)
 
     def _batch(self, blocks: Sequence[Block]) -> dict[str, Any]:
-        """A batch, or what this process has of it."""
+        """A batch, or this process's shard of it."""
         if self.weights is not None:
             blocks = [self.weights.apply(block) for block in blocks]
         if self.shards is None:
@@ -331,7 +331,7 @@ def _accelerator(recipe: Recipe, dtype: torch.dtype) -> Accelerator:
 
 
 def _target_weights(batch: dict[str, Any]) -> list[float]:
-    """Of each sequence, the sum of the weights of what is predicted."""
+    """The sum of the targets' weights of each sequence."""
     is_target = batch["labels"] != IGNORED
     if "loss_weights" in batch:
         return (is_target * batch["loss_weights"].double()).sum(1).tolist()

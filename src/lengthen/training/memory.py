@@ -50,7 +50,7 @@ def enable_checkpointing(model: Any, keep_attention: bool, adapter_drops: bool =
 
 
 def _has_dropout(model: nn.Module) -> bool:
-    """Whether training mode drops anything: modules, or what attention layers hand to their kernels."""
+    """Whether training mode drops anything: dropout modules, or the dropout of attention kernels."""
     return any(
         (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
         or any(value > 0 for name, value in vars(module).items() if "dropout" in name and isinstance(value, float))

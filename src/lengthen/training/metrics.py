@@ -178,7 +178,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _mean_by_source(sums: Sequence[StepSums]) -> dict[str, float]:
-    """Of the sources that had targets in these steps."""
+    """The mean loss of each source that had targets in these steps."""
     means = {}
     for name in sums[0].by_source:
         losses, weights = (sum(each.by_source[name][which] for each in sums) for which in (0, 1))

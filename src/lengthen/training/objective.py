@@ -105,7 +105,7 @@ class CausalLMObjective(nn.Module):
         self.model.train(is_training)
 
     def _hidden_states(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """The decoder's last ones, (B * T, E)."""
+        """The decoder's last hidden states, (B * T, E)."""
         folder = self._offload if isinstance(self._offload, Path) else None
         with offload_saved(self.model, folder) if self._offload else nullcontext():
             self.model(input_ids=input_ids, use_cache=False, logits_to_keep=1, **inputs)

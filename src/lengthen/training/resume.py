@@ -1,4 +1,4 @@
-"""With which recipe a run can go on: with its own, and with one that only says how long, how often and to whom."""
+"""The recipes with which a run can go on: its own, or one with another length, interval or logger."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Loss weights by how much of its document comes before a token.
+"""Loss weights of tokens by the length of the prefix before them.
 
 In packed data, targets with a long prefix are rare: all documents have a 10th token, few a 10,000th. EXACT
 (arXiv 2605.10544, of which the abstract was at hand) weights targets by the inverse frequency of their prefix's length:

@@ -1,4 +1,4 @@
-"""The tab to talk to a model about documents. What it does is in `lengthen.chat.shared_model`."""
+"""The tab to talk to a model about documents; the logic is in `lengthen.chat.shared_model`."""
 
 import html
 import threading
@@ -52,7 +52,7 @@ class _Users:
             return self._users[key]
 
     def leave(self, request: gr.Request) -> None:
-        """Forget who closed the page, and end the answer that is written for nobody."""
+        """Forget a user who closed the page, and end the answer that is written for nobody."""
         with self._lock:
             user = self._users.pop(str(request.session_hash), None)
         if user is not None:
@@ -60,7 +60,7 @@ class _Users:
 
 
 class ChatTab:
-    """The parts of the tab, and what they do. Must be made inside Blocks."""
+    """The components of the tab and their events. Must be made inside Blocks."""
 
     def __init__(self, shared: SharedModel):
         self._users = _Users(shared)
@@ -101,7 +101,7 @@ class ChatTab:
         self.examples = gr.Dataset(components=[self.question], samples=samples, label="Examples")
 
     def connect(self, blocks: gr.Blocks) -> None:
-        """Say what happens on which event."""
+        """Connect events with functions."""
         asked = [self.question, self.length]
         shown = [self.chat, self.documents, self.status, self.meter]
         quietly: dict[str, Any] = {"show_progress": "hidden"}

@@ -1,4 +1,4 @@
-"""The tab to extend a model's context: what is wanted, the plan, how far it is, the verdict."""
+"""The tab to extend a model's context: the request, the plan, the progress, the verdict."""
 
 import hashlib
 import html
@@ -23,7 +23,7 @@ _LOOK = 1.0  # seconds between looks at the job
 
 
 class ExtendTab:
-    """The parts of the tab, and what they do. Must be made inside Blocks.
+    """The components of the tab and their events. Must be made inside Blocks.
 
     Args:
         job: of everyone.
@@ -64,7 +64,7 @@ class ExtendTab:
                 self.view = gr.HTML(elem_id="extension")
 
     def connect(self, blocks: gr.Blocks) -> None:
-        """Say what happens on which event."""
+        """Connect events with functions."""
         quietly: dict[str, Any] = {"show_progress": "hidden"}
         wishes = [self.base, self.target, self.data, self.hours]
         blocks.load(self._newest, None, [self.run], **quietly)
@@ -79,7 +79,7 @@ class ExtendTab:
         self.cancel.click(self._job.cancel, None, None, **quietly)
 
     def _newest(self) -> gr.Dropdown:
-        """For who opens the page: the extension that goes on, or went on last in this process."""
+        """The extension to show on opening the page: the one in progress, or the last one of this process."""
         folder = self._job.progress.folder
         return gr.Dropdown(self._choices(), value=_NEW if folder is None else str(folder))
 
@@ -118,7 +118,7 @@ class ExtendTab:
         }
 
     def _pick(self, run: str) -> dict[Any, Any]:
-        """The wishes with which a run was begun."""
+        """The request with which a run was begun."""
         state = None if run == _NEW else read_state(Path(run))
         if state is None:
             return {}

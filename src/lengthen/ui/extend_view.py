@@ -107,7 +107,7 @@ def _phases(state: State | None, progress: Progress) -> list[_Phase]:
 
 
 def _share_done(state: State | None, progress: Progress) -> float | None:
-    """Of the phase in progress."""
+    """The share of the phase in progress that is done."""
     event = progress.event
     # That of a phase before says nothing about this one.
     if event is None or not progress.is_busy or event.phase != _next_phase(state) or not event.total:

@@ -48,7 +48,7 @@ class Progress:
 
 
 class Job:
-    """The extension that goes on, or went on last."""
+    """The extension in progress, or the last one."""
 
     def __init__(self) -> None:
         self._progress = Progress()

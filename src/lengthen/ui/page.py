@@ -1,4 +1,4 @@
-"""The page in Gradio: its tabs, and what holds for all of it."""
+"""The page in Gradio: its tabs, its address and its style."""
 
 import html
 import os

@@ -67,7 +67,7 @@ ASSIGNMENTS = (
 
 
 def variables(draw: Draw, count: int, _passages: Passages) -> Episode:
-    """Chains (or trees) of assignments, several at once; asked are a variable's value and a value's variables."""
+    """Chains (or trees) of assignments; the questions ask for a variable's value and a value's variables."""
     rng = draw.rng
     style, kind = rng.choice(ASSIGNMENTS), rng.choice(("number", "digits", "hexadecimal", "word"))
     chains = rng.randrange(1, 1 + max(1, min(5, count // 3)))
@@ -147,7 +147,7 @@ class _World:
 
 
 def journeys(draw: Draw, count: int, _passages: Passages) -> Episode:
-    """People walk between places, pick things up, lay them down and pass them on; asked is where all of it ends."""
+    """People walk between places, pick things up, lay them down and pass them on; the questions ask for the end."""
     rng = draw.rng
     people = draw.several(lambda: rng.choice(NAMES), rng.randrange(1, min(6, 2 + count // 3)))
     things = draw.several(lambda: rng.choice(NOUNS), rng.randrange(1, min(5, 2 + count // 4)))

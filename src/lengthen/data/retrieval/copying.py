@@ -21,7 +21,7 @@ _CUE = 5  # words
 
 
 def strings(draw: Draw, count: int, _passages: Passages) -> Episode:
-    """Strings of random items; asked is the rest of one after a cue inside it."""
+    """Strings of random items; the questions ask for the rest of one after a cue inside it."""
     rng = draw.rng
     statement, asked = rng.choice(STRINGS)
     joint = rng.choice((" ", ", ", "-"))
@@ -48,7 +48,7 @@ def strings(draw: Draw, count: int, _passages: Passages) -> Episode:
 
 
 def passages(draw: Draw, count: int, find: Passages) -> Episode:
-    """Passages of the run's own documents in another place; asked is how one goes on after its first words."""
+    """Passages of the run's own documents in another place; the questions ask how one continues."""
     asked = draw.rng.choice(REPEAT)
     found = [find(12, 60) for _ in range(min(3, count))]
     cues: dict[str, str] = {}

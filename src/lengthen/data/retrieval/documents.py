@@ -29,11 +29,11 @@ class Documents:
         assert len(self) > 0
 
     def __len__(self) -> int:
-        """Tokens of all."""
+        """Tokens of all documents."""
         return int(self._ends[-1])
 
     def window(self, start: int, tokens: int) -> str:
-        """The text of so many tokens from a place in the ring of all documents on, with blank lines between these.
+        """The text from a token on, documents in a ring, with blank lines between them.
 
         Args:
             start: the first token, counted over all documents; beyond the last it begins again.

@@ -40,7 +40,7 @@ class Question:
 
     @property
     def trained(self) -> str:
-        """Everything behind the prompt."""
+        """The text after the prompt."""
         return self.space + self.answer + self.end
 
 

@@ -1,4 +1,4 @@
-"""One sequence as text: facts inserted into a haystack, questions behind them, and what every part of it is.
+"""One sequence as text: facts inserted into a haystack, questions behind them, and the role of every part.
 
 haystack ... fact ... haystack ... fact ... question: answer ... haystack ... question: answer
 |-- text --|template|-- text --|template|template|answer|-- text --|template   |answer|
@@ -77,7 +77,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where facts and questions go.
+    """Where facts and questions are placed.
 
     Attributes:
         lead: characters at the beginning of the haystack that no fact stands in.

@@ -23,7 +23,7 @@ _MOST_OFTEN = 9
 
 
 def counting(draw: Draw, count: int, _passages: Passages) -> Episode:
-    """Words logged in lines all over the text; asked is how often one was, and which were most often."""
+    """Words logged in lines all over the text; the questions ask how often one was, and which were most often."""
     rng = draw.rng
     line, joint = rng.choice(LOGS)
     kinds = max(3, min(30, count))
@@ -64,7 +64,7 @@ NEXT = ("In {k}, what comes right after {item}? {v}", "{k}: after {item} follows
 
 
 def positions(draw: Draw, count: int, _passages: Passages) -> Episode:
-    """Short lists; asked are items by their place and by their neighbor."""
+    """Short lists; the questions ask for items by their place and by their neighbor."""
     rng = draw.rng
     statement, joint = rng.choice(LISTS)
     names = draw.keys(rng.choice(("person", "word", "label")), max(1, min(8, count // 2)))
@@ -96,7 +96,7 @@ WHAT = ("What is brought up in the remark under {s}? The {v}.", "Remark under {s
 
 
 def sections(draw: Draw, count: int, _passages: Passages) -> Episode:
-    """Headings all over the text and remarks between them; asked is which heading a remark stands under."""
+    """Headings all over the text and remarks between them; the questions ask for a remark's heading."""
     rng = draw.rng
     header = rng.choice(HEADERS)
     number = max(2, min(20, count // 2))

@@ -39,7 +39,7 @@ OWNER = ("Which record has {known} in its field {f}? {v}", "Id of the record who
 
 
 def records(draw: Draw, count: int, _passages: Passages) -> Episode:
-    """Records with the same fields; asked are a record's field, and the record of a field's value."""
+    """Records with the same fields; the questions ask for a record's field, and for the record of a field's value."""
     rng = draw.rng
     write = NOTATIONS[rng.choice(list(NOTATIONS))]
     fields = rng.sample(COMMON, rng.randrange(1, 6))

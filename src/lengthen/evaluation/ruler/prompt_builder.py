@@ -1,4 +1,4 @@
-"""A prompt whose length is still open, and how it is brought to an exact number of tokens."""
+"""A prompt whose length is still open, and the search for an exact number of tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -73,11 +73,11 @@ class CompletionAnswer:
         return self._echoed[index] or ""
 
     def _choice(self, index: int, text: str, finish: str | None, entries: list[Any]) -> dict[str, Any]:
-        """A whole text."""
+        """A choice with a whole text."""
         return {"index": index, "text": text, "finish_reason": finish, "logprobs": self._content(index, entries)}
 
     def _piece(self, index: int, text: str, finish: str | None, entries: list[Any]) -> dict[str, Any]:
-        """A part of one."""
+        """A choice with a part of a text."""
         return self._choice(index, text, finish, entries)
 
     def _beginning(self) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ class CompletionAnswer:
 
 
 class ChatAnswer(CompletionAnswer):
-    """The same for chat."""
+    """The answer to one request for chat."""
 
     def _prepare(self, handles: Sequence[RequestHandle]) -> None:
         self._logprobs = [ChatLogprobs(self._tokenizer) for _ in handles]

@@ -93,7 +93,7 @@ class _Sampled(Strict):
 
     @property
     def answers(self) -> int:
-        """To each prompt."""
+        """Number of answers to each prompt."""
         return self.n or 1
 
     def wanted_logprobs(self) -> tuple[int | None, int | None]:

@@ -63,7 +63,7 @@ class RequestHandle:
         self._generation.cancel()
 
     async def events(self, until: float) -> AsyncIterator[Event]:
-        """Its events, the last one with `finish`.
+        """The events of the generation, the last one with `finish`.
 
         Args:
             until: `time.monotonic()` at which it must be finished.

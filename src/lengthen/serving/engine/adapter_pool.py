@@ -74,7 +74,7 @@ class _Group:
             self._low = None
 
     def forget(self) -> None:
-        """After a forward pass that was stopped halfway."""
+        """Drop what a forward pass that was stopped halfway left."""
         self._low, self._left = None, 0
 
 

@@ -56,7 +56,7 @@ class LoadedBase:
 
     @classmethod
     def of(cls, apart: BaseApart) -> "LoadedBase":
-        """Look a base over.
+        """Examine a base.
 
         Raises:
             ContextError: its RoPE depends on the length of the input, which differs between the requests of a batch.
@@ -94,7 +94,7 @@ class LoadedBase:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations, keys and values."""
+        """The dtype of activations, keys and values."""
         return self.model.dtype
 
     @property

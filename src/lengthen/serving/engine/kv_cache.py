@@ -20,7 +20,7 @@ _STEP = 64
 
 
 def padded_tokens(reserved: Sequence[int]) -> int:
-    """Tokens that rows take in memory which hold at most so many each."""
+    """Tokens in memory of rows that hold at most these numbers of tokens."""
     return len(reserved) * _rounded(max(reserved, default=0))
 
 

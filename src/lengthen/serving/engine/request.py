@@ -42,7 +42,7 @@ class GenerationRequest(SamplingParams):
     prompt_logprobs: int | None = None
 
     def check_against(self, context: int, vocabulary: int) -> None:
-        """Refuse what this model can't do.
+        """Refuse a request that this model can't do.
 
         Args:
             context: tokens of prompt and answer together, at most.
@@ -188,7 +188,7 @@ class RequestState:
         return tuple(self.prompt_logprobs) if self.request.prompt_logprobs is not None else None
 
     def tell(self, event: Event) -> None:
-        """Hand an event to whoever asked; one who does not listen any more is no reason to stop for the others."""
+        """Hand an event to the caller, whose errors must not stop the other requests."""
         try:
             self._on_event(event)
         except Exception:
