@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from functools import partial
 
 import numpy as np
@@ -156,15 +157,10 @@ def test_positions_can_be_scaled_untrained(book, tmp_path):
     assert losses[1] < losses[0]
 
 
-def test_a_run_folder_keeps_its_results(tiny, book, tmp_path, monkeypatch):
-    """Only where the file goes is tested here, so the run folder is hollow, and the base is loaded for it."""
-    run = tmp_path / "my-run"
-    (run / "adapter").mkdir(parents=True)
-    (run / "recipe.yaml").write_text("model: tiny\n", encoding="utf-8")
-    (run / "config.json").write_text("{}", encoding="utf-8")
-    monkeypatch.setattr(lengthen, "load", lambda *args, **kwargs: tiny, raising=False)
-    ran = succeed(run, "--data", book, "--context", 64, "--max-tokens", 100, "--quiet")
-    (written,) = (run / "evals").iterdir()
+def test_a_run_folder_keeps_its_results(run, documents, tmp_path):
+    mine = shutil.copytree(run, tmp_path / "my-run")
+    ran = succeed(mine, "--data", documents, "--context", 64, "--max-tokens", 100, "--quiet")
+    (written,) = (mine / "evals").glob("perplexity-*")
     assert re.fullmatch(r"perplexity-strided-\d{8}-\d{6}\.json", written.name)
     content = json.loads(written.read_text(encoding="utf-8"))
     assert content["results"][0]["context"] == 64
