@@ -105,7 +105,7 @@ def gpu(monkeypatch):
     def pretend(capability, *installed):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
         monkeypatch.setattr(backends, "_is_there", lambda name: name in installed)
-        monkeypatch.setattr(backends, "_named", lambda name: lambda *arguments: name)
+        monkeypatch.setattr(backends, "varlen_backend", lambda name: lambda *arguments: name)
         monkeypatch.setattr(backends, "s2_sdpa", lambda *arguments: "sdpa")
 
     return pretend
