@@ -104,7 +104,7 @@ PUBLISHED = [
         | {
             "max_position_embeddings": 40960, "rope_theta": 1e6,
             "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
-        }, 131072, [(131072, "the tokenizer's model_max_length")],
+        }, 131072,
     ),
     (
         "Qwen/Qwen3-30B-A3B", "qwen3_moe",
@@ -300,6 +300,17 @@ PUBLISHED = [
         }, 2048,
     ),
     (
+        "NousResearch/Yarn-Mistral-7b-128k", "mistral",
+        heads(32, 32, 8)
+        | {
+            "max_position_embeddings": 32768, "max_sequence_length": 131072, "sliding_window": 131072,
+            "rope_theta": 10000.0,
+            "rope_scaling": {
+                "type": "yarn", "factor": 16.0, "original_max_position_embeddings": 8192, "finetuned": True,
+            },
+        }, 131072, [(131072, "max_sequence_length")],
+    ),
+    (
         "lmsys/vicuna-7b-v1.5-16k", "llama",
         heads(32, 32, 32)
         | {"max_position_embeddings": 4096, "max_sequence_length": 16384, "rope_scaling": linear(4.0)}, 16384,
@@ -396,9 +407,11 @@ SEEN = {
     "internlm/internlm3-8b-instruct": QUOTED,
     "openbmb/MiniCPM3-4B": f"{QUOTED} (its lists stood in for)",
     "EleutherAI/pythia-410m": LITGPT,
+    "NousResearch/Yarn-Mistral-7b-128k": "konstantinos-p/yarn-mistral-flax: config.json",
     "lmsys/vicuna-7b-v1.5-16k": QUOTED,
     "Yukang/Llama-2-7b-longlora-32k-ft": "dvlab-research/LongLoRA: fine-tune.py, which writes it",
-    "deepseek-ai/deepseek-coder-6.7b-base": f"{QUOTED} (of its 1.3B; the tokenizer's length not)",
+    "deepseek-ai/deepseek-coder-6.7b-base": "TheBloke/deepseek-coder-6.7B-base-AWQ on the hub: config.json (the "
+    "tokenizer's length in deepseek-ai/deepseek-coder-1.3b-instruct and 33b-instruct there)",
     "codellama/CodeLlama-7b-hf": MLC,
     "bigcode/starcoder2-7b": MLC,
     "LiquidAI/LFM2-350M": QUOTED,

@@ -106,6 +106,13 @@ def test_llama_cpp_computes_the_same(case, wide, tmp_path):
     assert (other - logits).abs().max() > 0.02, "without the scaling it is another model"
 
 
+def test_a_maximum_from_before_yarn_is_not_the_context(wide, tmp_path):
+    """As a converter copies it from Qwen3's config with the YaRN of its model card."""
+    config = load_config(resolve_model(str(write_gguf(tmp_path / "a.gguf", wide, YARN, context=40))))
+    assert base_context(config) == 256
+    assert extend(config, 512, "yarn").rope_parameters["factor"] == 16
+
+
 def test_two_scalings_of_one_file_multiply_into_one(wide, tmp_path):
     file = write_gguf(tmp_path / "a.gguf", wide, YARN, context=256)
     twice = LlamaModel(extend(load_config(resolve_model(str(file))), 512, "yarn")).rotary_emb.inv_freq

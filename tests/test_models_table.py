@@ -37,7 +37,7 @@ names, with what was not found in brackets; what is in no copy may differ from w
 - *Scaling*: the methods that take the base to twice its context, and the layers that they scale. Beside them,
   `longrope` takes lists of factors from the recipe.
 - *S2*: shifted sparse attention in training, found in a small model of the same architecture.
-- *Config seen in*: repository and path on GitHub.
+- *Config seen in*: repository and path, on GitHub where nothing else is said.
 
 | model | type | context | layers | scaling | S2 | config seen in |
 |---|---|---|---|---|---|---|

@@ -14,6 +14,7 @@ Source: GGUF's specification (ggml, docs/gguf.md); llama.cpp's llama-model.cpp a
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,9 +27,7 @@ from lengthen.context.layers import attention_layers, text_config
 from lengthen.errors import ModelError, require
 from lengthen.upstream import reading
 
-__all__ = [
-    "add_positions",
-]
+__all__ = ["add_positions", "stored_types"]
 
 _TENSORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
@@ -40,10 +39,12 @@ class _GgufPositions:
     Attributes:
         keys: the metadata under `<architecture>.`, numbers and texts, without that prefix.
         divisors: by tensor name, one number per rotary frequency, that the frequency is divided by.
+        types: how many tensors are stored in each type ("Q4_1", "F32").
     """
 
     keys: dict[str, Any]
     divisors: dict[str, list[float]]
+    types: Counter[str]
 
 
 def _read_positions(path: Path) -> _GgufPositions:
@@ -74,7 +75,17 @@ def _read(path: Path, _changed: int) -> _GgufPositions:
             for tensor in file.tensors
             if (name := tensor.name.removesuffix(".weight").rsplit(".", 1)[-1]) in _TENSORS
         }
-    return _GgufPositions(keys, divisors)
+        types = Counter(tensor.tensor_type.name for tensor in file.tensors)
+    return _GgufPositions(keys, divisors, types)
+
+
+def stored_types(path: Path) -> list[str]:
+    """The types that a GGUF file keeps its weights in, such as "Q4_1", the most frequent first.
+
+    Raises:
+        ModelError: as `add_positions`.
+    """
+    return [name for name, _ in _read_positions(path).types.most_common()]
 
 
 def add_positions(config: PreTrainedConfig, path: Path) -> PreTrainedConfig:
@@ -101,10 +112,12 @@ def add_positions(config: PreTrainedConfig, path: Path) -> PreTrainedConfig:
     scaling = _scaling(found, text, rope, path)
     if scaling is not None:
         rope.update(scaling)
-        # GGUF's context_length is what the model was trained for, so a linear factor is in it already.
-        linear = round(text.max_position_embeddings / scaling.get("factor", 1.0))
-        original = scaling.get("original_max_position_embeddings", linear)
-        if original < text.max_position_embeddings:
+        # GGUF's context_length is what the model was trained for, so a linear factor is in it already. Beside YaRN it
+        # may be the maximum from before (Qwen3), as in the config that the file was made from.
+        maximum, factor = text.max_position_embeddings, scaling.get("factor", 1.0)
+        original = scaling.get("original_max_position_embeddings", round(maximum / factor))
+        is_from_before = scaling["rope_type"] == "yarn" and original * factor > maximum
+        if original < maximum and not is_from_before:
             text.original_max_position_embeddings = original
     with reading(path.name, "the positions of {name} do not fit its architecture: {error}"):
         text.validate_rope()

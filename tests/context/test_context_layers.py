@@ -159,6 +159,18 @@ def test_where_every_layer_has_a_window_no_layer_can_use_more(kind):
     assert base_context(extend(base, 256, "none")) == 256
 
 
+@pytest.mark.parametrize(("kind", "window"), [("mistral", 64), ("phi3", 100), ("starcoder2", 64)])
+@pytest.mark.parametrize("method", ["ntk", "none"])
+def test_windows_that_hold_the_whole_context_hold_the_longer_one(kind, window, method):
+    base = small(kind, sliding_window=window)
+    assert all(layer.window is None for layer in attention_layers(base))
+    for context in (90, 256):
+        extended = extend(base, context, method)
+        assert all(layer.window is None for layer in attention_layers(extended))
+        assert extended.sliding_window >= context
+    assert base.sliding_window == window
+
+
 def test_shared_parameters_are_scaled_for_all_and_said():
     base = small("qwen2", use_sliding_window=True, max_window_layers=4)
     with pytest.warns(UserWarning, match="4 window layers of qwen2 share"):

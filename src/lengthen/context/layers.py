@@ -21,6 +21,7 @@ __all__ = [
     "has_no_positions",
     "has_open_windows",
     "is_length_dependent",
+    "keep_windows_open",
     "positions",
     "rope_by_type",
     "text_config",
@@ -148,6 +149,22 @@ def has_open_windows(config: PreTrainedConfig) -> bool:
     if any(kind in _WHOLE for kind in kinds) or not isinstance(maximum, int):
         return False
     return bool(windows) and all(window is not None and window >= maximum for window in windows)
+
+
+def keep_windows_open(config: PreTrainedConfig, context: int) -> None:
+    """Have windows that hold the whole context hold a longer one too: they were none, and are to stay none.
+
+    Args:
+        config: of the base, changed in place.
+        context: the longer one, tokens.
+    """
+    text = text_config(config)
+    if not has_open_windows(text):
+        return
+    kinds = _layer_types(text)
+    for kind, field in _WINDOWS.items():
+        if kind in kinds:
+            setattr(text, field, max(getattr(text, field), context))
 
 
 def has_chunks(config: PreTrainedConfig) -> bool:

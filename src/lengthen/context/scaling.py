@@ -21,7 +21,13 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from lengthen.context.layers import AttentionLayer, attention_layers, has_no_positions, text_config
+from lengthen.context.layers import (
+    AttentionLayer,
+    attention_layers,
+    has_no_positions,
+    keep_windows_open,
+    text_config,
+)
 from lengthen.context.stated import base_context
 from lengthen.errors import ContextError, one_line
 
@@ -130,6 +136,7 @@ def _scaled(config: PreTrainedConfig, context: int, scaling: _Scaling) -> PreTra
     original = original or rope.get("original_max_position_embeddings") or text.max_position_embeddings
     if scaling.method != "none":
         _SCALE[scaling.method](rope, scaling, _rotary_dimension(text, rope), original)
+    keep_windows_open(text, context)
     text.original_max_position_embeddings = original
     text.max_position_embeddings = context
     return extended

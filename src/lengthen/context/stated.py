@@ -44,10 +44,12 @@ def stated_context(
 ) -> StatedContext:
     """The context that a base's maker states, and where the number comes from.
 
-    That is `max_position_embeddings`. Two kinds of config keep the maximum from before their scaling there: Qwen2.5's
-    YaRN, where it equals the original maximum, and vicuna's and LongLoRA's linear scaling, which name no original. The
-    latter look like bases whose maximum is scaled already (deepseek-coder); what else their folder states decides, and
-    then which of both can have been a pretraining length. Where that decides nothing, nothing is guessed.
+    That is `max_position_embeddings`. Two kinds of config keep the maximum from before their scaling there: YaRN as
+    Qwen's model cards have it added and Yarn-Mistral has it, and vicuna's and LongLoRA's linear scaling. YaRN's factor
+    is by definition what the original maximum, which stands beside it, was stretched by: their product is the context.
+    Linear scaling names no original, and looks as in bases whose maximum is scaled already (deepseek-coder); what else
+    their folder states decides, and then which of both can have been a pretraining length. Where that decides nothing,
+    nothing is guessed.
 
     Args:
         config: the base's.
@@ -96,12 +98,12 @@ def settle_context(
         context = stated_context(config, given, statements).tokens
     except ContextError:
         return config
-    rope, is_open = _scaled_rope(text), len(_readings(text)) > 1
-    if is_open or context > _maximum(text):
-        original = rope.get("original_max_position_embeddings") or round(context / (rope.get("factor") or 1.0))
-        if rope["rope_type"] != "default":
-            text.original_max_position_embeddings = original
+    rope, maximum = _scaled_rope(text), _maximum(text)
     text.max_position_embeddings = context
+    says_it = [reading.tokens for reading in _readings(text)] == [context]
+    if rope["rope_type"] != "default" and (context > maximum or not says_it):
+        original = rope.get("original_max_position_embeddings") or round(context / (rope.get("factor") or 1.0))
+        text.original_max_position_embeddings = original
     return config
 
 
@@ -150,9 +152,8 @@ def _readings_by_original(as_written: StatedContext, original: int, kind: str, f
     scaled = StatedContext(int(original * factor), f"original maximum {original} times the {kind} factor {factor:g}")
     if scaled.tokens <= maximum:
         return [as_written]
-    if kind == "yarn":
-        # The factor is by definition what the original maximum was stretched by.
-        return [scaled] if original == maximum else [as_written, scaled]
+    if kind == "yarn" and original <= maximum:  # Qwen2.5, and Qwen3, whose maximum has room for an answer
+        return [scaled]
     # llama3's factor is none of the context (32 in Llama 3.2, which is 16 times as long as its original maximum).
     return [as_written] if original < maximum else [as_written, scaled]
 
