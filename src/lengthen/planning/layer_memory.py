@@ -13,6 +13,10 @@ __all__ = ["FLOAT32", "LayerBytes", "exchanged_bytes", "layer_bytes", "norm_byte
 
 FLOAT32 = 4
 
+# Numbers of a pair of tokens that the backward pass adds where no kernel computes attention: the softmax's two
+# gradients, in float32.
+_PAIR_GRADIENTS = 4
+
 
 @dataclass(frozen=True)
 class LayerBytes:
@@ -96,10 +100,13 @@ def layer_bytes(layer: LayerShape, hidden: int, width: int, autocast: bool, reci
     out = layer.value * layer.heads / max(1, layer.kv_heads)
     scores = layer.heads * FLOAT32  # log-sum-exp
     keys, values, mask_row = float(layer.key), float(layer.value), 0
-    if layer.window and not layer.chunks and layer.window < recipe.sequence_length:
+    window = None if layer.chunks or layer.score_copies else layer.window
+    if window and window < recipe.sequence_length:
         # By blocks (attention/window.py): keys and values of two windows as query heads see them, and the mask's row.
-        keys, values, mask_row = 2.0 * layer.query, 2 * out, 2 * layer.window
+        keys, values, mask_row = 2.0 * layer.query, 2 * out, 2 * window
+    pairs = layer.heads * recipe.sequence_length * width if layer.score_copies else 0
     attention = (attention_inputs + layer.query + keys + values + out + mask_row) * width + scores
+    attention += layer.score_copies * pairs
     # Dropout's mask: bytes on GPUs; on CPU in the dtype of what is dropped, float32.
     mask = 1 if on_gpu else FLOAT32
     attention += layer.attention_dropout * mask
@@ -115,8 +122,8 @@ def layer_bytes(layer: LayerShape, hidden: int, width: int, autocast: bool, reci
     # Backward through attention: the output's gradient, also by groups; the gradients of queries, keys and values as
     # query heads see them, and gathered; the kernel's float32 sums.
     attention_gradients = (2 * out + 2 * layer.query + out + layer.query + keys + values) * width + mask_row
-    attention_gradients += layer.query * FLOAT32 if on_gpu else 0
-    kept = out * width + scores
+    attention_gradients += (layer.query * FLOAT32 if on_gpu else 0) + _PAIR_GRADIENTS * pairs
+    kept = 0.0 if layer.score_copies else out * width + scores  # of what a kernel gives
     if recipe.memory.mlp_tile:
         # What the tiles take is saved, the rest of it is there one tile at a time. The gradients of what they give and
         # take, the latter by tiles and as one.

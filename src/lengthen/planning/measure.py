@@ -54,7 +54,7 @@ def _measure(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
     base = _base_sizes(model, layers, counts, config)
     block_norms = {id(model.get_submodule(name)) for name in norm_modules(model)}
     widths = [_layer_widths(layer, text, block_norms) for layer in layers]
-    chunks = has_chunks(config)
+    chunks, score_copies = has_chunks(config), _score_copies(model)
 
     model = _with_adapter(model, adapter)
     shapes = tuple(
@@ -62,6 +62,7 @@ def _measure(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
             count=count,
             window=window,
             chunks=chunks and window is not None,
+            score_copies=score_copies,
             **sizes,
             **_trained_in(layer, sizes, adapter, text.hidden_size),
         )
@@ -124,7 +125,7 @@ def _build(config: PreTrainedConfig) -> Any:
     config = copy.deepcopy(config)
     wrong = "can't build {name} from its config: {error}"
     with reading(config.model_type, wrong), torch.device("meta"), quiet_transformers():
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
 
 
 def _decoder_layers(model: Any) -> nn.ModuleList:
@@ -180,6 +181,17 @@ def _layer_widths(layer: nn.Module, config: Any, block_norms: set[int]) -> dict[
         "qk_norms": attention["query"] + attention["key"] if has_qk else 0,
         "parameters": sum(p.numel() for p in layer.parameters()),
     }
+
+
+def _score_copies(model: Any) -> int:
+    """Numbers that each head keeps of every pair of tokens where transformers has no kernel for a model's attention.
+
+    With learned sinks (gpt-oss) that is the softmax; with capped scores (Gemma 2) they, the softmax in float32, which
+    counts as two, and its copy in 16 bits.
+    """
+    if model.config._attn_implementation != "eager":
+        return 0
+    return 1 if any(hasattr(module, "sinks") for module in model.modules()) else 4
 
 
 def _attention_widths(attention: Any, config: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class LayerShape:
         query, key, value: widths of the queries, keys and values.
         window: tokens of its sliding window or of its chunks, None for full attention.
         chunks: whether these are chunks (Llama 4).
+        score_copies: numbers that each head keeps of every pair of tokens, 0 where a kernel computes attention.
         up, inner: widths of what the MLP's first products give (gate and up, both) and of what its last takes; for
             experts, of those that a token is sent to.
         norms, qk_norms: widths of the norms of the block, and of those on queries and keys, added up.
@@ -40,6 +41,7 @@ class LayerShape:
     value: int
     window: int | None
     chunks: bool
+    score_copies: int
     up: float
     inner: float
     norms: int

@@ -102,7 +102,7 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
     set_seed(recipe.seed)
     # A model that will be sharded need not fit on one device.
     place = torch.device("cpu") if recipe.parallel.data == "fsdp2" else setup.device
-    kind = "s2" if recipe.attention.kind == "s2" else "sdpa"
+    kind = "s2" if recipe.attention.kind == "s2" else None
     model = load_base(setup.source, setup.config, setup.dtype, kind, place, setup.is_nf4)
     if setup.is_nf4:
         _LOG.info(f"quantized {count_quantized(model)}")
