@@ -27,7 +27,7 @@ def said(tokenizer, *sources):
 
 def test_each_kind_of_source(tokenizer, tmp_path):
     (tmp_path / "a.txt").write_text("A book.")
-    assert said(tokenizer, tmp_path / "a.txt") == ["  1 documents (1 .txt), 7 characters"]
+    assert said(tokenizer, tmp_path / "a.txt") == ["  1 document (1 .txt), 7 characters"]
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "one"}\n{"text": "two"}\n{"body": "x"}\n{'))
     lines = said(tokenizer, tmp_path / "a.jsonl.gz")
     assert lines[0] == "  2 documents"
@@ -56,10 +56,10 @@ def test_conversations(tokenizer, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, records)))
     lines = said(tokenizer, path)
-    assert lines[:2] == ["  2 conversations of messages", "  1 conversations of instruction, output"]
+    assert lines[:2] == ["  2 conversations of messages", "  1 conversation of instruction, output"]
     assert "left out 2 of 5 lines" in lines[2]
     assert lines[3] == "! not read: id (2 records)"
-    assert "control tokens written in it are read as plain text" in lines[4]
+    assert "written in it, read as plain text" in lines[4]
     bare = load_tokenizer("tiny")
     bare.chat_template = None
     assert any("need a template" in line for line in said(bare, path))
@@ -72,4 +72,4 @@ def test_a_folder(tokenizer, tmp_path):
     lines = said(tokenizer, tmp_path)
     assert lines == ["  2 documents (1 .txt, 1 .md), 8 characters", "! files of other kinds left out: 1 (1 .png)"]
     (tmp_path / "e.jsonl").write_text('{"question": "Q", "answer": "A"}\n')
-    assert "  1 conversations of question, answer" in said(tokenizer, tmp_path)
+    assert "  1 conversation of question, answer" in said(tokenizer, tmp_path)

@@ -86,7 +86,8 @@ def _documents(sources: Sequence[str | Path], name: str, tokenizer: Any) -> Iter
     characters = sum(len(document.text) for document in documents)
     if documents:
         yield Finding(
-            name, f"{len(documents):,} documents{f' ({counts})' if counts else ''}, {characters:,} characters"
+            name,
+            f"{_counted(len(documents), 'document')}{f' ({counts})' if counts else ''}, {characters:,} characters",
         )
     for warning in warnings[:_PROBLEMS_AT_MOST]:
         yield Finding(name, warning.removeprefix(f"{name}: "), is_problem=True)
@@ -109,12 +110,12 @@ def _records(path: Path, tokenizer: Any) -> Iterator[Finding]:
                 text = text_of(record)
             except BrokenRecordError as no_text:
                 raise (no_text if isinstance(record, dict) and "text" in record else error) from None
-            shapes["documents"] += 1
+            shapes["document"] += 1
             texts.append(text)
             return
         layout_unused = template.lay_out(example).unused if template else ()
         unused.update((*example.unused, *layout_unused))
-        shapes[f"conversations of {_keys(record, example)}"] += 1
+        shapes[f"conversation of {_keys(record, example)}"] += 1
         texts.extend(turn.text for turn in example.turns)
 
     _, warnings = read_records(path, take, _WANTED)
@@ -122,13 +123,13 @@ def _records(path: Path, tokenizer: Any) -> Iterator[Finding]:
     if not shapes:
         yield Finding(name, "it is empty", is_problem=True)
     for shape, count in shapes.most_common(5):
-        yield Finding(name, f"{count:,} {shape}")
-    if template is None and any(shape != "documents" for shape in shapes):
+        yield Finding(name, _counted(count, *shape.split(" ", 1)))
+    if template is None and any(shape != "document" for shape in shapes):
         yield Finding(name, "conversations need a template, as the tokenizer has none of its own", is_problem=True)
     for warning in warnings:
         yield Finding(name, warning.removeprefix(f"{name}: "), is_problem=True)
     for key, count in unused.most_common(8):
-        yield Finding(name, f"not read: {key} ({count:,} records)", is_problem=True)
+        yield Finding(name, f"not read: {key} ({_counted(count, 'record')})", is_problem=True)
     yield from _spelled(name, texts, tokenizer)
 
 
@@ -144,4 +145,8 @@ def _spelled(name: str, texts: Any, tokenizer: Any) -> Iterator[Finding]:
         yield Finding(name, f"a text {error}", is_problem=True)
         return
     if spelled:
-        yield Finding(name, f"{spelled:,} control tokens written in it are read as plain text")
+        yield Finding(name, f"{_counted(spelled, 'control token')} written in it, read as plain text")
+
+
+def _counted(count: int, noun: str, rest: str = "") -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'} {rest}".rstrip()

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftConfig
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lengthen import attention
 from lengthen.adapters.base import base_of
 from lengthen.adapters.finite import check_adapter
 from lengthen.adapters.folder import adapter_config, adapter_rows, check_folder
-from lengthen.adapters.tokenizer import tokenizer_beside
+from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
 from lengthen.context import METHODS, attention_layers, extend, stated_context
 from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import LengthenError, one_line
-from lengthen.models.load import keeps_towers, load_config, quiet_transformers, stated_lengths, towers_of
-from lengthen.models.resolve import resolve_model
+from lengthen.gguf import stored_types
+from lengthen.models.load import keeps_towers, load_config, quiet_transformers, read_context, towers_of
+from lengthen.models.resolve import Source, resolve_model
 from lengthen.quantization import check_not_quantized
 from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.upstream import check_chat_template, reading
@@ -82,8 +84,8 @@ def examine_model(model: str, adapter: Path | None = None, context: int | None =
     config = load_config(base, context)
     text = text_config(config)
     findings = [Finding("model", f"{source.id}: {kind}, {config.model_type}{_of(base.id, source.id)}")]
-    findings += _positions(config, context, stated_lengths(base, config))
-    findings += _weights(config)
+    findings += _positions(base, config, context)
+    findings += _weights(base, config)
     if adapter is not None:
         findings += _adapter(adapter, config)
     findings += _tokenizer(model, adapter, (adapter_rows(adapter) if adapter else None) or text.vocab_size)
@@ -94,10 +96,10 @@ def _of(base: str, model: str) -> str:
     return "" if base == model else f", over {base}"
 
 
-def _positions(config: PreTrainedConfig, given: int | None, statements: list[tuple[int, str]]) -> Iterator[Finding]:
+def _positions(source: Source, config: PreTrainedConfig, given: int | None) -> Iterator[Finding]:
     try:
-        stated = stated_context(config, given, statements)
-        yield Finding("context", f"{stated.tokens:,} tokens, from {stated.source}")
+        stated = read_context(source, given)
+        yield Finding("context", f"{stated.tokens:,} tokens ({stated.source})")
     except LengthenError as error:
         yield Finding("context", str(error), is_problem=True)
     text = text_config(config)
@@ -125,8 +127,10 @@ def _positions(config: PreTrainedConfig, given: int | None, statements: list[tup
 def _shown(rope: dict[str, Any] | None) -> str:
     if rope is None:
         return "no positions (NoPE)"
-    values = {key: value for key, value in rope.items() if key != "rope_type" and not isinstance(value, list)}
-    return f"RoPE {rope['rope_type']}: " + ", ".join(f"{key} {value:g}" for key, value in values.items())
+    numbers = {key: value for key, value in rope.items() if isinstance(value, int | float)}
+    return f"RoPE {rope['rope_type']}: " + ", ".join(
+        f"{key} {str(value).lower() if isinstance(value, bool) else f'{value:.10g}'}" for key, value in numbers.items()
+    )
 
 
 def scaling_of(config: PreTrainedConfig) -> tuple[list[str], str]:
@@ -201,7 +205,12 @@ def _narrow(text: PreTrainedConfig) -> None:
                 rope[name] = rope[name][: int(rotated * rope.get("partial_rotary_factor", 1.0)) // 2]
 
 
-def _weights(config: PreTrainedConfig) -> Iterator[Finding]:
+def _weights(source: Source, config: PreTrainedConfig) -> Iterator[Finding]:
+    if source.gguf:
+        types = stored_types(Path(source.location, source.gguf))
+        yield Finding("weights", f"stored as {', '.join(types)}; dequantized when they are loaded")
+    elif config.dtype is not None:
+        yield Finding("weights", f"stored as {str(config.dtype).removeprefix('torch.')}")
     tied = getattr(config, "tie_word_embeddings", False)
     yield Finding("embeddings", "tied to the head" if tied else "apart from the head")
     try:
@@ -222,6 +231,7 @@ def _adapter(adapter: Path, config: PreTrainedConfig) -> Iterator[Finding]:
     record, own = read_base_record(adapter), adapter_config(adapter)
     by = f"made by lengthen over {record['id']}" if record else "made elsewhere, without a note of its base's weights"
     yield Finding("adapter", f"{adapter}: {by}")
+    yield Finding("adapter", _parts(adapter))
     if own is not None:
         yield Finding("adapter", f"brings positions for {stated_context(own).tokens:,} tokens")
     rows = adapter_rows(adapter)
@@ -235,6 +245,18 @@ def _adapter(adapter: Path, config: PreTrainedConfig) -> Iterator[Finding]:
     yield Finding("export", "adapter merged, positions in config.json, the tokenizer with their length")
 
 
+def _parts(adapter: Path) -> str:
+    """Of what kind an adapter is, and which modules it changes."""
+    with reading(f"the adapter {adapter}"):
+        settings = PeftConfig.from_pretrained(str(adapter))
+    kind, rank = str(settings.peft_type).rsplit(".", 1)[-1], getattr(settings, "r", None)
+    targets, saved = (getattr(settings, name, None) or () for name in ("target_modules", "modules_to_save"))
+    text = kind if rank is None else f"{kind} of rank {rank}"
+    if targets:
+        text += f" on {targets if isinstance(targets, str) else ', '.join(sorted(targets))}"
+    return f"{text}; trained whole: {', '.join(sorted(saved))}" if saved else text
+
+
 def _tokenizer(model: str, adapter: Path | None, rows: int) -> Iterator[Finding]:
     try:
         tokenizer = tokenizer_beside(model, adapter)
@@ -244,7 +266,8 @@ def _tokenizer(model: str, adapter: Path | None, rows: int) -> Iterator[Finding]
     ids = vocabulary_size(tokenizer)
     lacking = ids > rows
     said = "; some ids have no row" if lacking else ""
-    yield Finding("tokenizer", f"{ids:,} ids, {rows:,} embedding rows{said}", is_problem=lacking)
+    owner = "; the adapter's own" if adapter is not None and has_tokenizer(adapter) else ""
+    yield Finding("tokenizer", f"{ids:,} ids, {rows:,} embedding rows{said}{owner}", is_problem=lacking)
     names = {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token, "pad": tokenizer.pad_token}
     first = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     begins = "begins texts with bos" if first and tokenizer.bos_token else "puts nothing before texts"

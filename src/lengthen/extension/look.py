@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
-from lengthen.context import base_context, stated_context
+from lengthen.context import base_context
 from lengthen.data.token_store import TokenStore
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.doctor.model import s2_of, scaling_of
 from lengthen.errors import ContextError, DataError, ModelError
 from lengthen.extension.request import Request
-from lengthen.models.load import load_config, load_tokenizer, stated_lengths
+from lengthen.models.load import load_config, load_tokenizer, read_context
 from lengthen.models.resolve import Source, resolve_model
 from lengthen.quantization import check_not_quantized
 from lengthen.recipe import Recipe
@@ -109,7 +109,7 @@ def look(request: Request, recipe: Recipe) -> Look:
     if recipe.data.packing == "documents":
         _check_long_enough(trained, context, request.to)
     beyond = int(np.maximum(lengths - context, 0).sum()) / max(1, int(lengths.sum()))
-    stated = stated_context(config, recipe.context.base, stated_lengths(source, config))
+    stated = read_context(source, recipe.context.base)
     methods, reason = scaling_of(config)
     methods = [each for each in methods if each != "none"]
     method = next((each for each in _METHODS if each in methods), None)

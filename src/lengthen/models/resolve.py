@@ -2,12 +2,14 @@
 
 import importlib.util
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from lengthen.errors import ModelError
+from lengthen.files import parse_json
 from lengthen.run_folder import RunFolder
 
 __all__ = ["SMOLLM2_HUB", "Source", "is_here", "resolve_model", "resolved_name"]
@@ -75,12 +77,8 @@ def _smollm2() -> Source:
 
 def _folder(path: Path, model: str) -> Source:
     """A model folder or a run folder; `model` is what it was called."""
+    _check_is_no_adapter(path, model)
     if not (path / "config.json").is_file():
-        if (path / "adapter_config.json").is_file():
-            raise ModelError(
-                f"{model} holds an adapter, and no model of its own; give its base as the model, and this folder as "
-                "the adapter"
-            )
         raise ModelError(f"{model} is a folder without config.json, so it holds no model; give a model or run folder")
     name, run = path.resolve().name, RunFolder(path)
     if run.is_full:
@@ -92,6 +90,26 @@ def _folder(path: Path, model: str) -> Source:
     if run.is_run:
         raise ModelError(f"{model} is a run that is not finished; go on with `lengthen train ... --resume`")
     raise ModelError(f"{model} has a config.json but no weights (*.safetensors or *.bin); is the download complete?")
+
+
+def _check_is_no_adapter(path: Path, model: str) -> None:
+    """Refuse a PEFT folder, which may have a config and a tokenizer too; some hold a whole model beside the adapter."""
+    config = path / "adapter_config.json"
+    if not config.is_file() or any(any(path.glob(kind)) for kind in ("model*.safetensors", "pytorch_model*.bin")):
+        return
+    if RunFolder(path.parent).adapter == path and RunFolder(path.parent).is_finished:
+        raise ModelError(f"{model} is the adapter of a run, and no model of its own; give the run folder {path.parent}")
+    base = _named_base(config) or "its base"
+    raise ModelError(
+        f"{model} is an adapter over {base}, and no model of its own; give {base} as the model, and this folder as "
+        "`adapter`"
+    )
+
+
+def _named_base(adapter_config: Path) -> str | None:
+    with suppress(OSError, ValueError, AttributeError):
+        return parse_json(adapter_config.read_bytes()).get("base_model_name_or_path")
+    return None
 
 
 def is_here(model: str) -> bool:
