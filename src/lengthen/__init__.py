@@ -9,6 +9,8 @@ Importing this package is cheap; torch comes in when one of these is first used.
 from importlib import import_module
 from typing import Any
 
+from lengthen._compat import silence_upstream
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -23,11 +25,12 @@ _HOME = {
 
 __all__ = ["LengthenError", "Recipe", "__version__", "export", "extend", "load", "load_recipe", "train"]
 
+silence_upstream()  # before any module of ours brings in what they come from
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'lengthen' has no attribute {name!r}")
-    import_module("lengthen._compat").silence_upstream()
     # "s2" must be known to transformers wherever models are loaded or trained.
     if name in ("extend", "load", "train"):
         import_module("lengthen.attention")

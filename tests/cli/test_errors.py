@@ -369,3 +369,12 @@ assert not heavy, heavy
 assert set(lengthen.__all__) <= set(dir(lengthen))
 """
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("module", ["adapters.export", "evaluation.compare.pair", "serving.engine.adapter_weights"])
+def test_nothing_of_other_packages_is_said_at_import(module):
+    """Such as which kernels bitsandbytes, which peft imports, did not find for a path that lengthen turns off."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import lengthen.{module}"], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 import typer
 
-from lengthen._compat import silence_upstream
 from lengthen.cli._launcher import check_processes, only_first_speaks
 from lengthen.cli._options import with_options
 from lengthen.errors import LengthenError
@@ -72,7 +71,6 @@ def main() -> None:
     """Run the command line; input errors are one line on standard error and exit code 2."""
     set_allocator()
     warnings.showwarning = _show_warning
-    silence_upstream()
     if "--quiet" in sys.argv or not sys.stderr.isatty():
         set_no_bars()
     try:
