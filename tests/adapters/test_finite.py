@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 import lengthen
 from lengthen.adapters.finite import check_weights
 from lengthen.adapters.multi import load_several
+from lengthen.adapters.vllm import export_for_vllm
 from lengthen.decoding.generate import generate
 from lengthen.doctor import examine_model
 from lengthen.errors import ModelError
@@ -95,3 +96,15 @@ def test_no_file_of_an_export_keeps_the_old_length(make_base, tmp_path, make_run
     (shorter / "generation_config.json").write_text(json.dumps({"max_new_tokens": 7, "eos_token_id": 0}))
     out = lengthen.export(make_run(shorter, name="limits"), tmp_path / "kept")
     assert json.loads((out / "generation_config.json").read_text())["max_new_tokens"] == 7
+
+
+@pytest.mark.parametrize("way", ["full", "vllm"])
+def test_no_file_of_a_full_run_or_an_export_for_vllm_keeps_it(way, make_base, tmp_path, make_run):
+    folder = make_base("lengths", model_max_length=32)
+    (folder / "generation_config.json").write_text(json.dumps({"max_length": 32, "top_k": 5, "do_sample": True}))
+    run = make_run(folder, name=way, adapter={"kind": "full"} if way == "full" else None)
+    out = run / "model" if way == "full" else export_for_vllm(run, tmp_path / "out").base
+    assert json.loads((out / "config.json").read_text())["model_max_length"] == 128
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert "max_length" not in generation
+    assert generation["top_k"] == 5

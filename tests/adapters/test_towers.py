@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Gemma3ForConditionalGeneration
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 import lengthen
 from command_line import succeed
+from gemma3_files import write_gemma3
 from lengthen.adapters.build import add_adapter
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.save import save_adapter
@@ -23,23 +24,9 @@ pytestmark = pytest.mark.invariants
 
 @pytest.fixture
 def multimodal(base, tmp_path):
-    """A tiny Gemma 3 with a vision tower."""
-    text = {
-        "vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 6,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 32,
-        "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
-    }  # fmt: skip
-    vision = {
-        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "image_size": 28, "patch_size": 14,
-    }  # fmt: skip
-    tokens = {"image_token_index": 290, "boi_token_index": 291, "eoi_token_index": 292, "mm_tokens_per_image": 1}
-    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision, **tokens)
-    torch.manual_seed(0)
-    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path / "base")
-    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "base")
-    (tmp_path / "base" / "preprocessor_config.json").write_text("{}")
-    return tmp_path / "base"
+    folder = write_gemma3(tmp_path / "base", base)
+    (folder / "preprocessor_config.json").write_text("{}")
+    return folder
 
 
 def test_only_the_decoder_is_adapted_and_an_export_keeps_the_rest(multimodal, tmp_path):
@@ -75,6 +62,19 @@ TEXT = {
     "pad_token_id": 0,
 }  # fmt: skip
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize("targets", ["attention", "all"])
+@pytest.mark.parametrize(("kind", "towers"), [("gemma3", {"vision"}), ("gemma4", {"vision", "audio"})])
+def test_nothing_is_trained_in_towers_of_any_kind(kind, towers, targets):
+    config = AutoConfig.for_model(kind, **{f"{tower}_config": {} for tower in towers})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    adapted = add_adapter(model, AdapterRecipe(targets=targets))
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert any("language_model" in name for name in trained)
+    assert not [name for name in trained if any(tower in name for tower in towers)]
+    assert set(towers_of(config)) == towers
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("gemma3", True), ("llama4", False)])

@@ -192,6 +192,18 @@ def test_pdf_hyphens_go_where_the_word_is_known(tmp_path):
     )
 
 
+def test_pdf_hyphens_stay_in_compounds_addresses_and_ranges(tmp_path):
+    lines = ["A well-", "known e-", "mail of a co-", "author, pages 12-", "15 of x-", "ray.example: Cooper-", "ate."]
+    text, _ = extract_text(write_pdf(tmp_path / "a.pdf", [lines, ["They cooperate, as coauthors do."]]))
+    assert text.startswith("[page 1]\nA well-known e-mail of a co-author, pages 12-\n15 of x-ray.example: Cooperate.\n")
+
+
+def test_marks_for_layout_are_no_text_in_epub(tmp_path):
+    title = "ex&#173;tra zero&#8203;width <ruby>\u5c71<rt>\u3084\u307e</rt></ruby>"
+    text, _ = extract_text(write_epub(tmp_path / "a.epub", titles=(title,)))
+    assert text.startswith("[section 1]\n## extra zerowidth \u5c71\n")
+
+
 @pytest.mark.parametrize(
     ("page", "text"),
     [

@@ -4,6 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gemma3_files import write_gemma3
+
 NF4 = {
     "quantize": "nf4", "memory": {"preset": "low_memory", "mlp_tile": 50},
     "adapter": {"targets": "all", "rank": 4, "embeddings": True},
@@ -26,3 +28,12 @@ def test_two_processes_equal_one_with_accumulation(make_base, train_in_processes
     adapters = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (one, two)]
     for name, tensor in adapters[0].items():
         torch.testing.assert_close(adapters[1][name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_train_the_text_decoder_of_a_multimodal_base(base, train_in_processes, tmp_path):
+    """What is beside the decoder has no gradients, which several processes would wait for."""
+    folder = write_gemma3(tmp_path / "multimodal", base, context=32)
+    _, losses = train_in_processes(folder, 1)
+    run, others = train_in_processes(folder, 2)
+    assert losses == pytest.approx(others, rel=1e-5)
+    assert not [name for name in load_file(run / "adapter" / "adapter_model.safetensors") if "vision" in name]

@@ -51,8 +51,8 @@ def linear_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
         chosen = _named(linear, [targets] if isinstance(targets, str) else targets)
     if not chosen:
         raise ModelError(f"{type(model).__name__} has no linear layers for adapter.targets={targets}")
-    everywhere = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return shortest_suffixes(chosen, everywhere)
+    # peft tries whatever is called so, linear or not: Gemma 4's towers have wrappers of the names of our layers.
+    return shortest_suffixes(chosen, [name for name, _ in model.named_modules()])
 
 
 def _named(linear: Sequence[str], wanted: Sequence[str]) -> list[str]:
