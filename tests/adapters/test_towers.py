@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 import lengthen
 from command_line import succeed
@@ -67,6 +67,8 @@ VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "n
 @pytest.mark.parametrize("targets", ["attention", "all"])
 @pytest.mark.parametrize(("kind", "towers"), [("gemma3", {"vision"}), ("gemma4", {"vision", "audio"})])
 def test_nothing_is_trained_in_towers_of_any_kind(kind, towers, targets):
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"transformers has no {kind} yet")
     config = AutoConfig.for_model(kind, **{f"{tower}_config": {} for tower in towers})
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)

@@ -544,6 +544,21 @@ def test_what_a_run_refuses_is_not_planned(overrides, part):
         plan(shipped("llama2-7b-8k", *overrides), A100, 8)
 
 
+@pytest.mark.parametrize(
+    ("kind", "more", "part"),
+    [
+        ("gemma2", {}, "capped scores"),
+        ("gpt_oss", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "learned sinks"),
+        ("mistral", {"sliding_window": 256}, "window of its own"),
+    ],
+)
+def test_s2_is_not_planned_where_a_run_refuses_it(kind, more, part):
+    settings = {"base_config": {"model_type": kind, **WINDOW, **more}, "context": {"target": 8192, "method": "none"}}
+    with pytest.raises(ModelError, match=rf"{part}.*attention\.kind=full"):
+        plan(least(**settings), A100)
+    assert plan(least(**settings, attention={"kind": "full"}), A100).peak_bytes
+
+
 def test_a_quantized_base_is_not_planned_in_four_bits():
     quantized = LlamaConfig(**SIZES, quantization_config={"quant_method": "gptq", "bits": 4}).to_dict()
     with pytest.raises(ModelError, match="published in quantized weights"):

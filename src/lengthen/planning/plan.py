@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lengthen.errors import LengthenError, RecipeError
+from lengthen.errors import LengthenError, ModelError, RecipeError
 from lengthen.planning.base import base_facts
 from lengthen.planning.changes import cheapest_first
 from lengthen.planning.devices import WIDTHS, Device, find_device
@@ -158,6 +158,7 @@ def plan(
     if devices % share:
         raise RecipeError(f"parallel.sequence={share} wants a multiple of {share} devices, not `devices={devices}`")
     base = base_facts(recipe)
+    _check_s2(recipe, base.shape)
     for text in base.warnings:
         warnings.warn(text, stacklevel=2)
     if efficiency is not None:
@@ -168,6 +169,22 @@ def plan(
     if not found.fits:
         found = replace(found, advice=tuple(planner.advice(recipe, found, base.context)))
     return found
+
+
+def _check_s2(recipe: Recipe, shape: ModelShape) -> None:
+    """Refuse S2 where a run would, as far as sizes tell."""
+    attending = [layer for layer in shape.layers if layer.heads]
+    if recipe.attention.kind != "s2" or not attending:
+        return
+    if any(layer.score_copies for layer in attending):
+        raise ModelError(
+            f"the attention of {recipe.model} has capped scores or learned sinks, which S2 can't do exactly; set "
+            "attention.kind=full"
+        )
+    if all(layer.window is not None for layer in attending):
+        raise ModelError(
+            f"every attention layer of {recipe.model} has a window of its own, so S2 has none; set attention.kind=full"
+        )
 
 
 class _Planner:
