@@ -29,7 +29,7 @@ def test_names_what_is_wrong():
     check_weights(good.items())
     check_weights([("a", torch.tensor([65504.0]))], torch.float16)
     for value in (float("nan"), float("inf"), -float("inf")):
-        with pytest.raises(ModelError, match="1 tensors can't be written, b: infinite or NaN"):
+        with pytest.raises(ModelError, match="1 tensor can't be written, b: infinite or NaN"):
             check_weights([*good.items(), ("b", torch.tensor([1.0, value]))])
     with pytest.raises(ModelError, match=r"b \(7e\+04\): beyond the range of float16"):
         check_weights([*good.items(), ("b", torch.tensor([-7e4]))], torch.float16)

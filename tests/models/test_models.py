@@ -244,7 +244,7 @@ def test_architectures_without_an_attention_kernel_are_used_and_trained(kind, ma
     AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).save_pretrained(tmp_path / kind)
     tokenizer.save_pretrained(tmp_path / kind)
     before, _ = lengthen.load(str(tmp_path / kind), "float32", method="yarn", target=128)
-    run = make_run(tmp_path / kind, attention="full", adapter={"rank": 2})
+    run = make_run(tmp_path / kind, attention="full", adapter={"rank": 2}, data={"packing": "concatenate"})
     after, _ = lengthen.load(str(run), "float32")
     ids = torch.arange(100)[None]
     with torch.no_grad():

@@ -71,7 +71,7 @@ def check_weights(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtyp
 
 
 def _unwritable(tensors: list[str]) -> str:
-    return f"{len(tensors)} tensors can't be written, {_named(tensors)}"
+    return f"{len(tensors)} tensor{'s' * (len(tensors) > 1)} can't be written, {_named(tensors)}"
 
 
 def _named(tensors: list[str]) -> str:
