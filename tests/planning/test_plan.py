@@ -179,6 +179,18 @@ def test_each_saver_needs_less():
     assert unfused > peak() + 32768 * 32000 * 4
 
 
+def test_an_offloaded_input_is_on_the_device_for_its_layers_backward_pass():
+    full = (
+        "adapter={kind: full}",
+        "training.optimizer=adamw_8bit",
+        "training.accumulation=1",
+        "memory.preset=low_memory",
+    )
+    memory = plan(shipped("llama2-7b-8k", *full), A100).memory
+    assert memory.moment == "first layer"
+    assert memory.breakdown["saved_activations"] == 8192 * 4096 * 2
+
+
 def test_offloaded_memory_of_a_cpu_is_its_own():
     recipe = load_recipe("tiny-2k", ["parallel=zero2_offload"])
     found = plan(recipe, "cpu")
