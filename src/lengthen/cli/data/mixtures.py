@@ -49,7 +49,7 @@ def inspect_mixture(
     from rich.console import Console
 
     from lengthen.cli._terminal import collected_warnings
-    from lengthen.cli.data import refuse_without_rows
+    from lengthen.cli.data._documents import refuse_without_rows
     from lengthen.data.instruct.templates import use_template
     from lengthen.data.sources import open_mixture
     from lengthen.errors import RecipeError
