@@ -34,7 +34,7 @@ _TENSORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
 @dataclass(frozen=True)
 class _GgufPositions:
-    """What a GGUF file says about positions.
+    """The positions that a GGUF file states.
 
     Attributes:
         keys: the metadata under `<architecture>.`, numbers and texts, without that prefix.

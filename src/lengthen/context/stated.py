@@ -11,7 +11,7 @@ from lengthen.errors import ContextError
 
 __all__ = ["LENGTH_FIELDS", "StatedContext", "base_context", "settle_context", "state_lengths", "stated_context"]
 
-# What configs call their context beside max_position_embeddings, which alone decides what a model computes.
+# Names of the context in configs beside max_position_embeddings, which alone decides what a model computes.
 LENGTH_FIELDS = ("max_sequence_length", "model_max_length", "seq_length", "max_seq_length")
 # Context lengths that models are pretrained at, before any linear interpolation.
 _PRETRAINED = range(2048, 32768 + 1)
@@ -123,7 +123,7 @@ def _maximum(text: PreTrainedConfig) -> int:
 
 
 def _readings(text: PreTrainedConfig) -> list[StatedContext]:
-    """What a config can mean, one or two contexts."""
+    """The contexts that a config can mean, one or two."""
     maximum = _maximum(text)
     rope = _scaled_rope(text)
     kind, factor = rope["rope_type"], rope.get("factor") or 1.0
@@ -147,7 +147,7 @@ def _readings(text: PreTrainedConfig) -> list[StatedContext]:
 
 
 def _readings_by_original(as_written: StatedContext, original: int, kind: str, factor: float) -> list[StatedContext]:
-    """Of scaled positions whose original maximum is stated."""
+    """The contexts that scaled positions with a stated original maximum can mean."""
     maximum = as_written.tokens
     scaled = StatedContext(int(original * factor), f"original maximum {original} times the {kind} factor {factor:g}")
     if scaled.tokens <= maximum:

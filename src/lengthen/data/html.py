@@ -102,7 +102,7 @@ class _Around:
             self._marked.pop()
 
     def look(self, after_break: bool) -> str:
-        """What decides how the next block looks; a line break keeps nothing but preformatted text as it is."""
+        """The properties that decide how the next block looks; a line break keeps only preformatted text as it is."""
         tag = (self._marked or self._tags or [""])[-1]
         return "" if after_break and tag != "pre" else tag
 

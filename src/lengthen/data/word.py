@@ -21,7 +21,7 @@ _LEFT_OUT = {
 }  # fmt: skip
 _CHARACTERS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 _NOTES = {"footnoteReference": "footnotes", "endnoteReference": "endnotes"}
-# What stands for the letters of fonts of signs (ECMA-376, part 1, 17.3.3.30): Symbol's Greek and commonest signs, the
+# Characters for the letters of symbol fonts (ECMA-376, part 1, 17.3.3.30): Symbol's Greek and commonest signs, the
 # check boxes of Wingdings. All others are shown as a sign that can't be read.
 _SYMBOLS = {
     "symbol": {

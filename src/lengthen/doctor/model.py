@@ -1,4 +1,4 @@
-"""What a base and an adapter are: context, RoPE by layer, windows, S2, vocabulary, template, what an export holds.
+"""A report on a base and an adapter: context, RoPE by layer, windows, S2, vocabulary, template, what an export holds.
 
 Only configs, tokenizers and adapters are read.
 """
@@ -246,7 +246,7 @@ def _adapter(adapter: Path, config: PreTrainedConfig) -> Iterator[Finding]:
 
 
 def _parts(adapter: Path) -> str:
-    """Of what kind an adapter is, and which modules it changes."""
+    """The kind of an adapter, and the modules that it changes."""
     with reading(f"the adapter {adapter}"):
         settings = PeftConfig.from_pretrained(str(adapter))
     kind, rank = str(settings.peft_type).rsplit(".", 1)[-1], getattr(settings, "r", None)

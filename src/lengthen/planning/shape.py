@@ -1,4 +1,4 @@
-"""What a plan knows of a base: the sizes of the model and of what a recipe trains in it, and its context.
+"""The facts about a base that a plan needs: sizes of the model and of its trained parameters, and its context.
 
 Widths are elements per token.
 """
