@@ -121,7 +121,6 @@ def test_extending_multiplies_the_factor_that_is_there(name, times):
     assert scaled_rope(extended)["factor"] == times * before["factor"]
 
 
-@pytest.mark.slow
 def test_the_page_is_what_is_found():
     written = DOCUMENT.read_text(encoding="utf-8")
     version = re.search(r"transformers ([\d.]+)", written).group(1)
