@@ -22,6 +22,7 @@ from lengthen.planning.flops import model_flops
 from lengthen.planning.measure import model_shape
 from lengthen.progress import is_progress_shown, show_progress
 from lengthen.recipe import Recipe
+from lengthen.report.numbers import as_count
 from lengthen.run_folder import RunFolder
 from lengthen.training.run import train
 
@@ -275,7 +276,7 @@ def plan_lines(recipe: Recipe, planned: Planned) -> list[str]:
     ]
     questions = planned.questions
     asked = ", ".join(f"{n} x {length:,}" for length, n in zip(questions.lengths, questions.trials, strict=True))
-    lines.append(f"measuring: {asked} tokens with 5 questions each; {questions.documents} documents")
+    lines.append(f"measuring: {asked} tokens with 5 questions each; {as_count(questions.documents, 'document')}")
     time = "time: not known for this device"
     if planned.seconds_per_step is not None and planned.seconds is not None:
         source = "measured" if planned.is_measured else "by the planner"

@@ -7,7 +7,7 @@ from typing import Any
 from lengthen.evaluation.compare.verdict import RETRIEVAL, SHARE
 from lengthen.evaluation.plot import found_figure, position_figure
 from lengthen.report.figures import Picture, Section, Table, picture
-from lengthen.report.numbers import as_perplexity
+from lengthen.report.numbers import as_count, as_perplexity
 from lengthen.report.results import RUN, Evaluation, Run
 
 __all__ = ["Fact", "Found", "Usable", "found_by_length", "perplexity_by_position", "usable"]
@@ -137,8 +137,8 @@ def perplexity_by_position(run: Run) -> Section | None:
     buckets = {row["from"]: row for row in rows if row["from"] or row["to"] == second}
     base, last = _base_label(run, whole), buckets[max(buckets)]
     note = (
-        f"{whole['documents']:,} documents of up to {whole['to']:,} tokens, each token scored once by both. Over all "
-        f"of them the run has {as_perplexity(whole['run'])}, the {base} {as_perplexity(whole['base'])}"
+        f"{as_count(whole['documents'], 'document')} of up to {whole['to']:,} tokens, each token scored once by both. "
+        f"Over all of them the run has {as_perplexity(whole['run'])}, the {base} {as_perplexity(whole['base'])}"
         f"{_interval(whole, '; the ratio is {:.3f} to {:.3f} with 95% confidence')}."
     )
     curves: dict[str, list[dict[str, Any]]] = {
@@ -157,11 +157,11 @@ def perplexity_by_position(run: Run) -> Section | None:
             f"{start:,} to {row['to']:,}",
             as_perplexity(row["base"]),
             as_perplexity(row["run"]),
-            _interval(row, "{:.3f} to {:.3f}"),
+            "" if row["ratio"] is None else f"{row['ratio']:.3f}{_interval(row, ' ({:.3f} to {:.3f})')}",
         ]
         for start, row in buckets.items()
     ]
-    table = Table("Perplexity by position", ["positions", "base", RUN, "run / base, 95%"], cells)
+    table = Table("Perplexity by position", ["positions", "base", RUN, "run / base (95%)"], cells)
     shown = picture(figure, "position", "Perplexity by position", label, evaluation.file)
     return Section("Perplexity by position", note, [shown], [table])
 
