@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from lengthen._compat import silence_upstream
 from lengthen.cli import app, main
 from server_process import serving
 
@@ -40,6 +41,7 @@ def run_shell(capfd, monkeypatch, tmp_path):
             with warnings.catch_warnings():
                 warnings.simplefilter("default")
                 warnings.simplefilter("ignore", DeprecationWarning)  # as Python does outside of pytest
+                silence_upstream()  # which `import lengthen` did before the filters above
                 try:
                     main()
                     code = 0

@@ -30,6 +30,7 @@ def run(tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_evaluation_over_shards_equals_one_process(run, make_base, documents, tmp_path):
     base = make_base("wide", max_position_embeddings=512)
     found = {}

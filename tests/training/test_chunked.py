@@ -243,7 +243,8 @@ def test_chunks_replace_checkpointing_in_every_preset():
         assert MemoryRecipe(**memory.model_dump()) == memory
 
 
-@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_two_processes_by_chunks_equal_one_whole(make_base, train_in_processes, parallel):
     base = make_base("wide", hidden_size=64, intermediate_size=128)
     recipe = {"attention": {"sinks": 2}, "adapter": {"targets": "all", "rank": 4}}

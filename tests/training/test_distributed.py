@@ -16,8 +16,10 @@ RESTORATION = {"training": {"restoration": {"share": 0.5, "length": 32}}, "atten
 
 @pytest.mark.parametrize(
     ("launcher", "recipe"),
-    [("torch.distributed.run", RESTORATION), ("accelerate.commands.launch", NF4)],
-    ids=["restoration", "nf4"],
+    [
+        pytest.param("torch.distributed.run", RESTORATION, id="restoration"),
+        pytest.param("accelerate.commands.launch", NF4, id="nf4", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_equal_one_with_accumulation(make_base, train_in_processes, launcher, recipe):
     base = make_base("wide", hidden_size=64, intermediate_size=128)
@@ -30,6 +32,7 @@ def test_two_processes_equal_one_with_accumulation(make_base, train_in_processes
         torch.testing.assert_close(adapters[1][name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_text_decoder_of_a_multimodal_base(base, train_in_processes, tmp_path):
     """What is beside the decoder has no gradients, which several processes would wait for."""
     folder = write_gemma3(tmp_path / "multimodal", base, context=32)
