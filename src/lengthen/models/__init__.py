@@ -1,1 +1,21 @@
 """A base: which files MODEL names, how they are loaded, what tells its weights from others."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lengthen.models.load import load_base, load_config, load_tokenizer
+    from lengthen.models.resolve import resolve_model
+
+__all__ = ["load_base", "load_config", "load_tokenizer", "resolve_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562), so that the command line starts without torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'resolve' if name == 'resolve_model' else 'load'}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
