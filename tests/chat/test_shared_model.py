@@ -75,7 +75,8 @@ def test_who_waits_is_told_and_can_leave(shared):
     waiting = second.ask("import", 5, 0.0)
     assert next(waiting) == Progress(1)
     second.stop()
-    assert list(waiting)[-1] is None
+    left = list(waiting)[-1]
+    assert left is None or left.new_tokens == 0  # stopped while it waited, or as its turn came
     assert second.session.answers == []
     first.stop()
     *_, stopped = writing
