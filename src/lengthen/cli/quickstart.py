@@ -80,8 +80,10 @@ def numbers(comparison: Mapping[str, Any]) -> dict[str, Any]:
         "sliding", "scaled" and "extended" at each length; "by_position", the same in buckets; and "lookup", the shares
         found at each length by base, scaled and extended. Positions scaled are left out where they were not measured.
     """
+    from lengthen.evaluation.compare.paired import position_buckets
+
     asked = [row for row in comparison["scores"] if row["task"] == "lookup" and row["depth"] is None]
-    buckets = _narrowest(comparison["perplexity"])
+    buckets = position_buckets(comparison["perplexity"])
     sides = {name: side for name, side in _SIDES.items() if all(side in row for row in asked)}
     curves = {"sliding" if name == "base" else name: side for name, side in sides.items()}
     perplexity = {
@@ -99,12 +101,6 @@ def numbers(comparison: Mapping[str, Any]) -> dict[str, Any]:
         },
         "lookup": {name: {str(row["tokens"]): row[side]["score"] for row in asked} for name, side in sides.items()},
     }
-
-
-def _narrowest(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The buckets of positions; wider rows are all positions, and those within the base's context."""
-    width = min(row["to"] - row["from"] for row in rows)
-    return [row for row in rows if row["to"] - row["from"] == width]
 
 
 def _joined(buckets: Sequence[Mapping[str, Any]], tokens: int, side: str) -> float | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lengthen.evaluation.compare.paired import position_buckets
 from lengthen.evaluation.compare.verdict import RETRIEVAL, SHARE
 from lengthen.evaluation.plot import found_figure, position_figure
 from lengthen.report.figures import Picture, Section, Table, picture
@@ -132,19 +133,17 @@ def perplexity_by_position(run: Run) -> Section | None:
         return None
     rows: list[dict[str, Any]] = evaluation.content["perplexity"]
     whole = _whole(rows)
-    # Rows of all positions and of those within the base's context also begin at 0.
-    second = min((row["from"] for row in rows if row["from"]), default=whole["to"])
-    buckets = {row["from"]: row for row in rows if row["from"] or row["to"] == second}
-    base, last = _base_label(run, whole), buckets[max(buckets)]
+    buckets = position_buckets(rows)
+    base, last = _base_label(run, whole), buckets[-1]
     note = (
         f"{as_count(whole['documents'], 'document')} of up to {whole['to']:,} tokens, each token scored once by both. "
         f"Over all of them the run has {as_perplexity(whole['run'])}, the {base} {as_perplexity(whole['base'])}"
         f"{_interval(whole, '; the ratio is {:.3f} to {:.3f} with 95% confidence')}."
     )
     curves: dict[str, list[dict[str, Any]]] = {
-        label: [{"from": row["from"], "to": row["to"], "perplexity": row[side]} for row in buckets.values()]
+        label: [{"from": row["from"], "to": row["to"], "perplexity": row[side]} for row in buckets]
         for side, label in {**_SIDES, "base": base}.items()
-        if all(side in row for row in buckets.values())
+        if all(side in row for row in buckets)
     }
     label = (
         f"Perplexity by position of the predicted token: from {as_perplexity(buckets[0]['base'])} to "
@@ -154,12 +153,12 @@ def perplexity_by_position(run: Run) -> Section | None:
     figure = position_figure(curves, base_context=run.base["context"])
     cells = [
         [
-            f"{start:,} to {row['to']:,}",
+            f"{row['from']:,} to {row['to']:,}",
             as_perplexity(row["base"]),
             as_perplexity(row["run"]),
             "" if row["ratio"] is None else f"{row['ratio']:.3f}{_interval(row, ' ({:.3f} to {:.3f})')}",
         ]
-        for start, row in buckets.items()
+        for row in buckets
     ]
     table = Table("Perplexity by position", ["positions", "base", RUN, "run / base (95%)"], cells)
     shown = picture(figure, "position", "Perplexity by position", label, evaluation.file)

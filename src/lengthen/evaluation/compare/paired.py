@@ -1,7 +1,8 @@
 """Two models' answers and losses side by side, with intervals of the differences."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from lengthen.evaluation.compare.probes import Probe
 from lengthen.evaluation.loss_accumulator import bucket_width
 from lengthen.results import LongPerplexity, PerplexityRow, ScoreRow, SideScore
 
-__all__ = ["long_perplexity", "perplexity_rows", "score_rows"]
+__all__ = ["long_perplexity", "perplexity_rows", "position_buckets", "score_rows"]
 
 # Nats that a long context has to gain on a token, and that may be left of its loss.
 _HELPED, _KNOWN = 2.0, 2.0
@@ -121,6 +122,16 @@ def perplexity_rows(
         for span in dict.fromkeys(spans)
         if (row := _perplexity_row(base, run, scaled, *span, base_context)) is not None
     ]
+
+
+def position_buckets(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The buckets among `perplexity_rows`, in order; the other rows, wider ones, begin at 0 too.
+
+    Args:
+        rows: of a comparison, at least one.
+    """
+    second = min((row["from"] for row in rows if row["from"]), default=max(row["to"] for row in rows))
+    return [row for row in rows if row["from"] or row["to"] == second]
 
 
 def _perplexity_row(
