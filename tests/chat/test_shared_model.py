@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 
 import pytest
 
@@ -66,7 +67,9 @@ def test_people_at_the_same_time_get_what_they_would_get_alone(shared):
         ]  # fmt: skip
 
 
-def test_who_waits_is_told_and_can_leave(shared):
+def test_who_waits_is_told_and_can_leave(shared, tiny, request):
+    # The first one writes slowly enough that the second one leaves before its turn, on a busy machine too.
+    request.addfinalizer(tiny[0].register_forward_pre_hook(lambda *_: time.sleep(0.01)).remove)
     first, second, third = UserSession(shared), UserSession(shared), UserSession(shared)
     writing = first.ask("def endless(", 150, 0.0)
     assert isinstance(next(writing), Progress)
@@ -75,8 +78,7 @@ def test_who_waits_is_told_and_can_leave(shared):
     waiting = second.ask("import", 5, 0.0)
     assert next(waiting) == Progress(1)
     second.stop()
-    left = list(waiting)[-1]
-    assert left is None or left.new_tokens == 0  # stopped while it waited, or as its turn came
+    assert list(waiting)[-1] is None
     assert second.session.answers == []
     first.stop()
     *_, stopped = writing

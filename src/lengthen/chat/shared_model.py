@@ -91,7 +91,7 @@ class SharedModel:
                 while self._line[0] is not ticket and not has_left():
                     on_wait(self._line.index(ticket))
                     self._moved.wait(_WAIT)
-                is_first = self._line[0] is ticket
+                is_first = self._line[0] is ticket and not has_left()
             if is_first and adapter is not None:
                 with self._using(adapter):
                     yield True
