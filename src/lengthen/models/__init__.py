@@ -9,12 +9,19 @@ if TYPE_CHECKING:
 
 __all__ = ["load_base", "load_config", "load_tokenizer", "resolve_model"]
 
+_HOME = {
+    "load_base": "lengthen.models.load",
+    "load_config": "lengthen.models.load",
+    "load_tokenizer": "lengthen.models.load",
+    "resolve_model": "lengthen.models.resolve",
+}
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562), so that the command line starts without torch."""
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{'resolve' if name == 'resolve_model' else 'load'}"), name)
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
