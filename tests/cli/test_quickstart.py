@@ -1,4 +1,4 @@
-"""The quickstart: what it measures and writes; its numbers in README are a slow test, with the whole training."""
+"""The quickstart: what it measures and writes; its goals are a slow test, since they need the whole training."""
 
 import json
 
@@ -52,8 +52,7 @@ def test_one_step_measures_base_and_run_and_prints_a_table(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_readme_says(tmp_path):
+def test_goals(tmp_path):
     result, _ = quickstart(tmp_path)
-    # Measured: 97%, 95%, 97% and 90%, the last of 80 questions; other machines round otherwise.
-    assert all(share >= 0.85 for share in result["lookup"]["extended"].values())
-    assert result["extended"]["2048"] <= 1.01 * result["sliding"]["2048"]
+    assert all(share >= 0.9 for share in result["lookup"]["extended"].values())
+    assert result["extended"]["2048"] <= result["sliding"]["2048"]
