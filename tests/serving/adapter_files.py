@@ -53,3 +53,11 @@ def greedy(model, prompt, count):
         for _ in range(count):
             ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
     return tuple(ids[len(prompt) :])
+
+
+def is_decided(model, prompt, tokens, least=1e-5):
+    """Whether each of these tokens is likelier than the second likeliest by more than rounding, in logits."""
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *tokens]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+    first, second = logits.topk(2).values.unbind(-1)
+    return bool((first - second > least).all())
