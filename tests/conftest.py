@@ -1,9 +1,13 @@
 """Small real things that many tests use: a random Llama with a byte-level tokenizer, and documents."""
 
 import importlib.util
+import os
 import random
 import sys
 from collections import Counter
+
+# Read when huggingface_hub is imported. No test needs the hub, and without a network each question waits for it.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import hypothesis
 import pytest

@@ -26,13 +26,19 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OTHERS = {"--no-deps", "--multi_gpu", "--nproc-per-node", "--node-rank"}
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Of tokens, for all pages, as a reader has one for all commands."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def run_shell(capfd, monkeypatch, tmp_path):
+def run_shell(capfd, monkeypatch, tmp_path, cache):
     """Type a line; `lengthen` itself is called in this process, which has imported it already."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    monkeypatch.setenv("LENGTHEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LENGTHEN_CACHE", str(cache))
 
     def run(line):
         words = shlex.split(line, comments=True)

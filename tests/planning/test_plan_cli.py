@@ -60,8 +60,7 @@ def test_another_model_is_not_planned_with_the_recipes_config(run, make_base, tm
     assert json.loads((tmp_path / "plan.json").read_text())["parameters"] < 1e6
 
 
-def test_input_that_can_not_be_used_is_one_line(run, make_base, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_input_that_can_not_be_used_is_one_line(run, make_base, tmp_path):
     (tmp_path / "gpt2").mkdir()
     GPT2Config(n_embd=32, n_layer=1, n_head=2).save_pretrained(tmp_path / "gpt2")
     (tmp_path / "gpt2" / "model.safetensors").write_bytes(b"")
