@@ -6,7 +6,9 @@
 SmolLM2-135M in bfloat16, one sequence of Python's standard library; LoRA r=8 on attention, embeddings and norms are
 trained; S2 groups of 4,096 tokens; activations are recomputed, except by `fast`. Needs trl. Each case is a process of
 its own: peak memory is what it held at most above what it held after its imports, and time is the step's own,
-the process's only one. The loss of that step tells that the same was computed. The second line adds to the first one's
+the process's only one; `cpu_seconds` are the process's, over all its cores and with what comes before and after the
+step: on a machine that others use too, these are what can be compared. The loss of that step tells that the same was
+computed. The second line adds to the first one's
 file. Three hours on two cores, and half an hour. `fast` takes over a gigabyte for each 1,024 tokens; a case that memory
 does not suffice for is left out.
 """
@@ -151,9 +153,9 @@ def case(way: str, length: int, folder: Path) -> dict[str, float]:
         import trl.trainer.sft_trainer  # noqa: F401 - its imports are not its memory
     if way == "SFTTrainer, released":
         trim_malloc()
-    peak = PeakMemory()
+    peak, began = PeakMemory(), time.process_time()
     result = ours(way, folder, length, scratch) if way in OURS else sft(folder, length, scratch)
-    return result | {"peak_bytes": peak.bytes}
+    return result | {"cpu_seconds": time.process_time() - began, "peak_bytes": peak.bytes}
 
 
 def run_case(way: str, length: int, folder: Path) -> dict[str, float]:
