@@ -80,7 +80,7 @@ def test_the_base_is_noted_beside_the_adapter_and_in_the_metadata_of_full_fine_t
     begin(run).adapter.mkdir()
     base = {"id": "a/b", "model": "a/b", "weight_hash": "12", "context": 32, "quantize": None}
     write_base_record(run.adapter, base)
-    assert run.base_record() == {"id": "a/b", "model": "a/b", "weight_hash": "12"}
+    assert run.base_record() == {"id": "a/b", "model": "a/b", "weight_hash": "12", "context": 32}
     run.adapter.rename(run.model)
     run.write_metadata({"base": base})
     assert run.base_record() == {"id": "a/b", "model": "a/b"}

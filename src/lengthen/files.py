@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lengthen.errors import OutputError
+from lengthen.errors import DataError, LengthenError, OutputError, one_line
 
 try:
     import fcntl
@@ -27,6 +27,7 @@ __all__ = [
     "is_locked",
     "locked",
     "parse_json",
+    "read_object",
     "sync_folder",
     "write_bytes",
     "write_json",
@@ -72,6 +73,30 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def read_object(
+    path: Path, advice: str = "restore it, or take it away", kind: type[LengthenError] = DataError
+) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: the file.
+        advice: the end of the message, what to do about a file that holds none.
+        kind: of the error.
+
+    Raises:
+        DataError: or another `kind`; the file can't be read, or holds something else.
+    """
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise kind(f"can't read {path}: {error.strerror}; {advice}") from error
+    except ValueError as error:
+        raise kind(f"{path} can't be read as JSON: {one_line(error)}; {advice}") from error
+    if not isinstance(content, dict):
+        raise kind(f"{path} holds no JSON object; {advice}")
+    return content
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

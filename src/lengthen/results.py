@@ -7,7 +7,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from lengthen.errors import DataError
-from lengthen.files import parse_json
 
 __all__ = [
     "Comparison",
@@ -21,7 +20,6 @@ __all__ = [
     "Verdict",
     "check_metrics",
     "check_results",
-    "read_json",
 ]
 
 Count = Annotated[int, Field(ge=0)]
@@ -233,23 +231,6 @@ _FILES: dict[str, TypeAdapter[Any]] = {
     "compare": TypeAdapter(Comparison),
 }
 _METRICS: TypeAdapter[Any] = TypeAdapter(list[MetricsRecord])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds a JSON object.
-
-    Raises:
-        DataError: the file can't be read, or holds something else.
-    """
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"can't read {path}: {error.strerror}; give a file that lengthen wrote") from error
-    except ValueError as error:
-        raise DataError(f"{path} can't be read as JSON: {error}; write it again, or take it away") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object; write it again, or take it away")
-    return content
 
 
 def check_results(kind: str, content: dict[str, Any], path: Path) -> dict[str, Any]:

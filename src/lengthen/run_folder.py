@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lengthen.errors import DataError, ModelError, OutputError
-from lengthen.files import locked, parse_json, write_json, write_text, writing
+from lengthen.files import locked, parse_json, read_object, write_json, write_text, writing
 from lengthen.provenance import command_line, versions
 
 __all__ = ["RunFolder", "read_base_record", "write_base_record"]
@@ -153,17 +153,9 @@ class RunFolder:
         Raises:
             DataError: the file is damaged.
         """
-        if not self.metadata.is_file():
-            return {}
-        try:
-            content = parse_json(self.metadata.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.metadata} can't be read as JSON: {error}; restore it, or take it away") from error
-        if not isinstance(content, dict):
-            raise DataError(f"{self.metadata} holds no JSON object; restore it, or take it away")
-        return content
+        return read_object(self.metadata) if self.metadata.is_file() else {}
 
-    def base_record(self) -> dict[str, str] | None:
+    def base_record(self) -> dict[str, Any] | None:
         """The record of the run's base, see `read_base_record`; None where the run is not finished.
 
         Raises:
@@ -227,14 +219,15 @@ class RunFolder:
             write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def read_base_record(adapter: Path) -> dict[str, str] | None:
+def read_base_record(adapter: Path) -> dict[str, Any] | None:
     """The record of an adapter's base in base.json; None for adapters that lengthen did not write.
 
     Args:
         adapter: the PEFT folder.
 
     Returns:
-        id, model; weight_hash where the base was not in 4 bits, unquantized_hash; quantize where it was.
+        id, model; weight_hash where the base was not in 4 bits, unquantized_hash; quantize where it was; its context,
+        tokens.
 
     Raises:
         ModelError: the file is damaged.
@@ -243,13 +236,13 @@ def read_base_record(adapter: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     try:
-        record = parse_json(path.read_text(encoding="utf-8"))
+        record = read_object(path)
         noted = {key: str(record[key]) for key in ("id", "model")}
         hashes = ("weight_hash", "unquantized_hash")
         if not any(record.get(key) for key in hashes):
             raise KeyError("no fingerprint of the weights")
-        return noted | {key: str(record[key]) for key in (*hashes, "quantize") if record.get(key)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return noted | {key: record[key] for key in (*hashes, "quantize", "context") if record.get(key)}
+    except (DataError, KeyError) as error:
         raise ModelError(f"{path} is damaged, so the adapter's base is not known; restore it") from error
 
 

@@ -234,7 +234,7 @@ def break_folder(folder, how, base):
     [
         ("no config", "has no adapter_config.json"),
         ("no weights", "neither adapter_model.bin nor"),
-        ("config is not JSON", "is not JSON"),
+        ("config is not JSON", "can't be read as JSON"),
         ("damaged", "is damaged"),
         ("code", "could run any code"),
         ("not a state dict", "is not a state dict"),

@@ -1,6 +1,7 @@
 """The base of a run or an adapter: where it is, how many tokens it knows, and that it is the one trained over."""
 
 from pathlib import Path
+from typing import Any
 
 from lengthen.adapters.folder import adapter_rows
 from lengthen.context.layers import text_config
@@ -57,7 +58,7 @@ def stated_rows(model: str | Path) -> int:
     return rows or int(text_config(load_config(base_of(model))).vocab_size)
 
 
-def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, str], source: Source) -> None:
+def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, Any], source: Source) -> None:
     """Refuse another base than the adapter's, by what can be compared: a 4-bit base has no hash of all weights.
 
     Args:

@@ -226,7 +226,7 @@ def _embedding_rows_of(model: Any, adapter: Path) -> int | None:
 
 
 def _scaled_config(
-    source: Source, adapter: Path | None, record: dict[str, str] | None, scaling: _Scaling
+    source: Source, adapter: Path | None, record: dict[str, Any] | None, scaling: _Scaling
 ) -> PreTrainedConfig:
     """The base's config, with the positions that its adapter was trained with, or scaled anew."""
     plain = load_config(source, scaling.base_context)

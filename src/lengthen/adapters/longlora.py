@@ -18,14 +18,14 @@ from transformers import PreTrainedModel
 
 from lengthen.adapters.build import TrainableCount, count_trainable, has_tied_embeddings, quiet_peft_model
 from lengthen.adapters.export import check_is_new
-from lengthen.adapters.longlora_files import PREFIX, read_object, read_settings, read_tensors
+from lengthen.adapters.longlora_files import PREFIX, read_settings, read_tensors
 from lengthen.adapters.save import save_adapter
 from lengthen.adapters.targets import shortest_suffixes
 from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
 from lengthen.context import base_context, extend, scaled_layers
 from lengthen.context.layers import written_scaling
 from lengthen.errors import ModelError, one_line
-from lengthen.files import atomic_folder, write_text
+from lengthen.files import atomic_folder, read_object, write_text
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config, quiet_transformers
 from lengthen.models.resolve import Source, resolve_model, resolved_name
@@ -134,7 +134,7 @@ def _check_factor(folder: Path, config: Any) -> None:
     path = folder / "config.json"
     if not path.is_file():
         return
-    own = written_scaling(read_object(path)).get("factor")
+    own = written_scaling(read_object(path, "restore it", ModelError)).get("factor")
     ours = (scaled_layers(config)[0][0].rope or {})["factor"]
     if own is not None and own != ours:
         raise ModelError(

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -10,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lengthen.errors import ModelError, one_line
-from lengthen.files import parse_json
+from lengthen.files import read_object
 
-__all__ = ["PREFIX", "read_object", "read_settings", "read_tensors"]
+__all__ = ["PREFIX", "read_settings", "read_tensors"]
 
 PREFIX = "base_model.model."
 """Before the names of a PEFT file's tensors."""
@@ -30,7 +29,7 @@ def read_settings(folder: Path) -> LoraConfig:
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no adapter_config.json, so it holds no adapter; give an adapter folder")
-    settings = read_object(path)
+    settings = read_object(path, "restore it", ModelError)
     kind = settings.get("peft_type")
     if kind != "LORA":
         raise ModelError(f"{path} is of kind {kind}; LongLoRA's and LongQLoRA's adapters are LORA")
@@ -45,24 +44,6 @@ def read_settings(folder: Path) -> LoraConfig:
     if not isinstance(config.r, int) or config.r < 1 or not config.target_modules:
         raise ModelError(f"{path} lacks r or target_modules; restore it")
     return config
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ModelError: it is none.
-    """
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not JSON: {one_line(error)}; restore it") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object; restore it")
-    return content
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:

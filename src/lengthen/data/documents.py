@@ -5,7 +5,6 @@ taken as it is (line ends stay, only a byte order mark goes); nothing is decoded
 with wrong letters trains a model on wrong letters.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from lengthen.data.extract import EXTRACTED, extract_text
 from lengthen.data.records import RECORDS, TEXT_WANTED, BrokenRecordError, read_records, split_column, text_of
 from lengthen.data.text_files import COMPRESSED, kind_of, read_text
 from lengthen.errors import DataError
+from lengthen.files import parse_json
 
 __all__ = ["SUPPORTED", "BrokenRecordError", "Document", "files_in", "others_in", "read_documents"]
 
@@ -151,7 +151,7 @@ def _read_file(path: Path, limit: int | None, column: str | None) -> tuple[list[
 def _notebook(path: Path, content: str) -> str:
     """The cells of a Jupyter notebook: text as it is, code between fences, without what it printed."""
     try:
-        notebook = json.loads(content)
+        notebook = parse_json(content)
         sheets = notebook.get("worksheets", [notebook])  # of before nbformat 4
         cells = [cell for sheet in sheets for cell in sheet["cells"]]
         language = notebook.get("metadata", {}).get("kernelspec", {}).get("language", "python")
@@ -161,6 +161,6 @@ def _notebook(path: Path, content: str) -> str:
             text = source if isinstance(source, str) else "".join(source)
             if text.strip():
                 texts.append(f"```{language}\n{text}\n```" if cell["cell_type"] == "code" else text)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no notebook (JSON with cells); open it in Jupyter and save it again") from error
     return "\n\n".join(texts)

@@ -2,13 +2,14 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lengthen.data.text_files import COMPRESSED, Growth, kind_of, read_text
 from lengthen.errors import DataError
+from lengthen.files import parse_json
 
 __all__ = ["RECORDS", "TEXT_WANTED", "BrokenRecordError", "read_records", "report_broken", "split_column", "text_of"]
 
@@ -190,11 +191,11 @@ def _parquet_rows(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
 
 def _parse(content: str) -> Any:
     try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
+        return parse_json(content)
+    except JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in content else ""
         raise BrokenRecordError(f"not JSON ({error.msg}, {line}column {error.colno})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         # Numbers of thousands of digits, and brackets thousands deep.
         raise BrokenRecordError("not usable JSON (numbers too long or nesting too deep)") from error
 

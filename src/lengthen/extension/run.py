@@ -24,12 +24,11 @@ from lengthen.extension.questions import documents_to_measure
 from lengthen.extension.request import Request
 from lengthen.extension.state import locked, read_state
 from lengthen.extension.verdict import make_verdict
-from lengthen.files import write_json
+from lengthen.files import read_object, write_json
 from lengthen.models.load import load_tokenizer
 from lengthen.planning import Device, find_device, this_device
 from lengthen.recipe import Recipe, apply_overrides
 from lengthen.report import write_report
-from lengthen.results import read_json
 from lengthen.run_folder import RunFolder
 from lengthen.training.run import train
 
@@ -64,7 +63,7 @@ class Extension:
     @property
     def comparison(self) -> dict[str, Any]:
         """Run and base side by side: the results file, a `lengthen.results.Comparison` with what was asked."""
-        return read_json(RunFolder(self.folder).evals / _COMPARISON)
+        return read_object(RunFolder(self.folder).evals / _COMPARISON)
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report anew, with everything that was measured since; see `lengthen.report.write_report`."""

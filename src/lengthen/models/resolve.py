@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lengthen.errors import ModelError
-from lengthen.files import parse_json
+from lengthen.errors import DataError, ModelError
+from lengthen.files import read_object
 from lengthen.run_folder import RunFolder
 
 __all__ = ["SMOLLM2_HUB", "Source", "is_here", "resolve_model", "resolved_name"]
@@ -99,17 +99,13 @@ def _check_is_no_adapter(path: Path, model: str) -> None:
         return
     if RunFolder(path.parent).adapter == path and RunFolder(path.parent).is_finished:
         raise ModelError(f"{model} is the adapter of a run, and no model of its own; give the run folder {path.parent}")
-    base = _named_base(config) or "its base"
+    base = "its base"
+    with suppress(DataError):
+        base = read_object(config).get("base_model_name_or_path") or base
     raise ModelError(
         f"{model} is an adapter over {base}, and no model of its own; give {base} as the model, and this folder as "
         "`adapter`"
     )
-
-
-def _named_base(adapter_config: Path) -> str | None:
-    with suppress(OSError, ValueError, AttributeError):
-        return parse_json(adapter_config.read_bytes()).get("base_model_name_or_path")
-    return None
 
 
 def is_here(model: str) -> bool:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.errors import ModelError
+from lengthen.files import read_object
 from lengthen.recipe import Recipe, load_recipe
-from lengthen.results import check_metrics, check_results, read_json
-from lengthen.run_folder import RunFolder
+from lengthen.results import check_metrics, check_results
+from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["RUN", "Evaluation", "Run", "check_is_run", "read_run"]
 
@@ -91,8 +92,7 @@ def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
     check_is_run(folder)
     recipe = load_recipe(run.recipe)
     metadata = run.read_metadata()
-    base_file = run.adapter / "base.json"
-    base = metadata.get("base") or (read_json(base_file) if base_file.is_file() else {"id": recipe.model})
+    base = metadata.get("base") or read_base_record(run.adapter) or {"id": recipe.model}
     names = {folder.resolve().name, Path(recipe.out or "").name}
     evaluations = []
     for path in sorted(run.evals.glob("*.json")):  # named by kind and time
@@ -111,7 +111,7 @@ def read_run(folder: Path, compare: Sequence[Path] = ()) -> Run:
 
 
 def _read_evaluations(path: Path, own_names: set[str], base: str) -> list[Evaluation]:
-    content = read_json(path)
+    content = read_object(path, "measure again, or take the file away")
     kind = _kind(content)
     label = _label(content, own_names, base)
     if label is None:

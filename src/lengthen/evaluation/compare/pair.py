@@ -150,7 +150,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
 
 
 def _made_over(
-    name: str, run: RunFolder, record: dict[str, str] | None, adapter: str | Path | None, options: dict[str, Any]
+    name: str, run: RunFolder, record: dict[str, Any] | None, adapter: str | Path | None, options: dict[str, Any]
 ) -> str | None:
     """The base that a model's files name; a base with an adapter, or with scaled positions, is its own."""
     if record is not None and run.is_finished:

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lengthen.errors import DataError, ModelError
+from lengthen.files import read_object
 from lengthen.models.resolve import resolve_model
-from lengthen.results import check_results, read_json
+from lengthen.results import check_results
 from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["base_id", "base_threshold"]
@@ -38,7 +39,7 @@ def base_threshold(path: Path, base: str, tasks: Iterable[str]) -> float:
         DataError: not such a file, of other tasks, or not measured at the base's context.
         ModelError: results of another model, of an adapter, or with scaled positions.
     """
-    content = read_json(path)
+    content = read_object(path, "give a results file of `lengthen eval ruler`")
     found = check_results("ruler", content, path)
     if not {"model", "context"} <= found.keys():
         raise DataError(f"{path} does not say whose results they are; measure again")
