@@ -14,6 +14,7 @@ from lengthen._compat import silence_upstream
 __version__ = "0.1.0"
 
 _HOME = {
+    "Interrupted": "lengthen.errors",
     "LengthenError": "lengthen.errors",
     "Recipe": "lengthen.recipe",
     "export": "lengthen.adapters.export",
@@ -23,7 +24,7 @@ _HOME = {
     "train": "lengthen.training.run",
 }
 
-__all__ = ["LengthenError", "Recipe", "__version__", "export", "extend", "load", "load_recipe", "train"]
+__all__ = ["Interrupted", "LengthenError", "Recipe", "__version__", "export", "extend", "load", "load_recipe", "train"]
 
 silence_upstream()  # before any module of ours brings in what they come from
 

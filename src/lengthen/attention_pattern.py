@@ -1,6 +1,6 @@
 """Shifted sparse attention (S2-Attn) as a pattern: which token may look at which.
 
-This file is the only definition. Backends take their groups from `Groups.cuts` and must equal the reference,
+This file is the only definition. Backends take their groups from `Groups.bounds` and must equal the reference,
 `attention/reference.py`.
 
 Source: LongLoRA (arXiv 2309.12307), section 3.2 and figure 3. There, half of the heads roll the sequence by half a

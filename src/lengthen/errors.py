@@ -9,6 +9,8 @@
     |-- DivergedError        a run's loss, gradients or weights are no longer finite
     `-- BusyError            the engine has as many requests as it takes
 
+`Interrupted` is none of them: nothing was wrong, and the same call goes on.
+
 Each message says what was wrong, which value, and what to do. Our own invariants are ``assert``s.
 """
 
@@ -19,6 +21,7 @@ __all__ = [
     "ContextError",
     "DataError",
     "DivergedError",
+    "Interrupted",
     "LengthenError",
     "ModelError",
     "OutputError",
@@ -58,6 +61,22 @@ class DivergedError(LengthenError):
 
 class BusyError(LengthenError):
     """The engine has as many requests as it takes, or is closing."""
+
+
+class Interrupted(Exception):
+    """The work was stopped, by a signal or by `stop`; what was done is kept.
+
+    Args:
+        message: how far it came.
+        signal: the signal's number; SIGTERM's where `stop` said so.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
 
 
 def one_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from transformers import LlamaConfig
 import lengthen
 from lengthen.data.token_store import TokenStore
 from lengthen.data.tokens import load_tokens
-from lengthen.errors import ContextError, DataError, LengthenError, ModelError, OutputError
+from lengthen.errors import ContextError, DataError, Interrupted, LengthenError, ModelError, OutputError
 from lengthen.evaluation.answers import Answer
 from lengthen.evaluation.compare import Probe, compare, find_pair
 from lengthen.extension import PHASES, Extension, extend, plan_extension, questions, read_state
@@ -29,7 +29,7 @@ from lengthen.models.load import load_tokenizer
 from lengthen.planning import DEVICES, Device
 from lengthen.recipe import load_recipe
 from lengthen.run_folder import RunFolder
-from lengthen.training.run import Interrupted, train
+from lengthen.training.run import train
 
 TARGET = 1024
 STEPS = ("training.steps=3", "training.save_every=1", "training.dtype=float32")

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lengthen.adapters.load import load
+from lengthen.attention import backends
 from lengthen.errors import DataError, LengthenError, ModelError, OutputError, RecipeError
 from lengthen.recipe import load_recipe, parse_recipe
 from lengthen.run_folder import RunFolder
@@ -123,6 +124,19 @@ def test_s2_equals_full_attention_where_groups_hold_whole_documents(base, docume
     assert trajectories[0] == pytest.approx(trajectories[1], rel=1e-5)
 
 
+def test_a_backend_computes_full_attention_too(base, documents, tmp_path, monkeypatch):
+    trajectories, calls = [], []
+    kernel = backends.s2_sdpa
+    monkeypatch.setattr(backends, "s2_sdpa", lambda *inputs: calls.append(inputs) or kernel(*inputs))
+    for backend in ("auto", "sdpa"):
+        content = settings(base, documents, tmp_path / backend)
+        content["attention"] = {"kind": "full", "backend": backend}
+        content["data"]["packing"] = "concatenate"
+        trajectories.append(losses(train(parse_recipe(content, "test"))))
+        assert bool(calls) == (backend == "sdpa")
+    assert trajectories[0] == pytest.approx(trajectories[1], rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", [False, "keep_attention"])
 def test_checkpointing_changes_nothing(base, documents, tmp_path, finished, kind):
     content = settings(base, documents, tmp_path / "plain", steps=6)
@@ -152,7 +166,11 @@ def test_training_at_the_bases_own_context(base, documents, tmp_path):
 
 
 def test_refusals(base, documents, tmp_path, finished):
-    for wrong, message in (({"pattern": "plian"}, "did you mean 'plain'"), ({"backend": "flash_attention_2"}, "CUDA")):
+    for wrong, message in (
+        ({"pattern": "plian"}, "did you mean 'plain'"),
+        ({"backend": "flash_attention_2"}, "CUDA"),
+        ({"kind": "full", "backend": "flash_attention_2"}, "CUDA"),
+    ):
         content = {**settings(tmp_path / "no-base", documents, tmp_path / "early"), "attention": wrong}
         with pytest.raises(LengthenError, match=message):
             train(parse_recipe(content, "test"))

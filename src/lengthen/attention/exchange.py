@@ -34,7 +34,7 @@ ALL = slice(None)
 class Exchange:
     """Parts of tensors that go to other processes, and come from them; their gradients go the other way.
 
-    Both ways are begun before and ended after something else that is computed meanwhile.
+    Each transfer is started, something else is computed, and then it is finished.
 
     Args:
         shard: of this process.

@@ -8,6 +8,7 @@ from torch import nn
 from lengthen.attention.backends import Backend
 from lengthen.attention.registration import set_group_size
 from lengthen.errors import ModelError
+from lengthen.recipe import BackendName
 
 __all__ = ["check_s2", "keeps_documents_apart", "use_full_by_layout"]
 
@@ -82,13 +83,14 @@ def keeps_documents_apart(model: nn.Module) -> bool:
         model.train(was_training)
 
 
-def use_full_by_layout(model: Any) -> bool:
+def use_full_by_layout(model: Any, backend: BackendName = "auto") -> bool:
     """Let full attention find packed documents by their layout, as S2 does, so that no (T, T) mask is built.
 
     Each document then costs what it would alone, and the attention has the backends of S2.
 
     Args:
         model: a transformers model with full attention of its own.
+        backend: that computes it, as for `set_group_size`.
 
     Returns:
         Whether it took that; a model that S2 can't do exactly keeps what it had.
@@ -96,7 +98,7 @@ def use_full_by_layout(model: Any) -> bool:
     before = model.config._attn_implementation
     try:
         model.set_attn_implementation("s2")
-        set_group_size(model, 2, pattern="full")
+        set_group_size(model, 2, pattern="full", backend=backend)
         check_s2(model)
     except (ModelError, KeyError, ValueError):  # the last two are of architectures with attention of their own
         model.set_attn_implementation(before)

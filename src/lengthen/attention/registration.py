@@ -55,7 +55,8 @@ def set_group_size(
         layer.s2_backend = function
         layer.s2_open_window = open_windows
         layer.s2_chunks = chunks
-        layer.s2_window_backend = function  # apart, as `check_s2` counts the layers that ask for the other
+        # Apart: `check_s2` replaces s2_backend to count the layers that call it.
+        layer.s2_window_backend = function
 
 
 def s2_attention(

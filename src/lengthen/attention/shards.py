@@ -105,7 +105,8 @@ def sharded_attention(
         exchange = _exchange_of_halo(halo, shard, k_BKTD[:, part.kv_heads], v_BKTD[:, part.kv_heads])
         begun.append((part, own, halo.slice, exchange, exchange.begin()))
     outputs = []
-    for part, own, slice_, exchange, started in begun:  # the first half, which mostly waits for nothing, meanwhile
+    # The first half needs little of others: it is computed while the second half's keys and values travel.
+    for part, own, slice_, exchange, started in begun:
         k_BRSD, v_BRSD = exchange.end(started)
         extra = k_BRSD.shape[2] - q_BHTD.shape[2]
         q_BRSD = pad(q_BHTD[:, part.heads], (0, 0, extra, 0))  # the others' tokens ask for nothing

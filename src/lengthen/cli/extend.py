@@ -82,7 +82,7 @@ def teller(output: Output) -> "Callable[[Event], None]":
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Where an extension is stopped, say that it goes on, and exit as a shell says it of a signal."""
-    from lengthen.training.run import Interrupted
+    from lengthen.errors import Interrupted
 
     try:
         yield

@@ -20,9 +20,9 @@ def train(
     """Extend a base as a recipe says, into a run folder. Runs under torchrun and accelerate launch too."""
     from accelerate import PartialState
 
+    from lengthen.errors import Interrupted
     from lengthen.recipe import load_recipe
     from lengthen.run_folder import RunFolder
-    from lengthen.training.run import Interrupted
     from lengthen.training.run import train as run_training
 
     try:

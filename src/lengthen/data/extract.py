@@ -10,7 +10,7 @@ left out, and so are characters that only say where a word may be broken. The pa
 import posixpath
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
@@ -24,8 +24,6 @@ from lengthen.data.word import word_text
 from lengthen.errors import DataError, LengthenError, one_line, require
 
 __all__ = ["EXTRACTED", "extract_text"]
-
-EXTRACTED = (".pdf", ".epub", ".html", ".htm", ".xhtml", ".docx")
 
 _PDF_PASSWORD = 4  # FPDF_ERR_PASSWORD
 _PDF_IMAGE = 3  # FPDF_PAGEOBJ_IMAGE
@@ -53,17 +51,7 @@ def extract_text(path: Path) -> tuple[str, list[str]]:
     """
     if not path.is_file():
         raise DataError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; check the name")
-    suffix = path.suffix.lower()
-    warnings: list[str] = []
-    if suffix == ".pdf":
-        text, warnings = _pdf(path)
-    elif suffix == ".epub":
-        text = _epub(path)
-    elif suffix == ".docx":
-        text = _docx(path)
-    else:
-        _need_html(path)
-        text = html_text(_content(path), path)
+    text, warnings = _READERS[path.suffix.lower()](path)
     text = text.translate(_LAYOUT)
     if not text.strip():
         raise DataError(f"{path} has no text; leave it out")
@@ -150,16 +138,21 @@ def _marked(unit: str, texts: list[str]) -> str:
     return "\n\n".join(f"[{unit} {number}]\n{text}" for number, text in enumerate(texts, start=1) if text)
 
 
-def _docx(path: Path) -> str:
+def _html(path: Path) -> tuple[str, list[str]]:
+    _need_html(path)
+    return html_text(_content(path), path), []
+
+
+def _docx(path: Path) -> tuple[str, list[str]]:
     _need("lxml.etree", path)
     content = _content(path)
     if content.startswith(_OLE):
         raise DataError(f"{path} is protected by a password, or an old .doc; save it as .docx without a password")
     with _opening(path, "Word file", "a word processor"):
-        return word_text(Archive(content, path))
+        return word_text(Archive(content, path)), []
 
 
-def _epub(path: Path) -> str:
+def _epub(path: Path) -> tuple[str, list[str]]:
     _need_html(path)
     with _opening(path, "EPUB", "a reader"):
         archive = Archive(_content(path), path)
@@ -169,7 +162,7 @@ def _epub(path: Path) -> str:
             if name in protected:
                 raise DataError(f"{path} is protected (DRM), so its text can't be read; give a free copy")
             sections.append(html_text(archive.read(name), f"{path}/{name}").strip())
-    return _marked("section", sections)
+    return _marked("section", sections), []
 
 
 @contextmanager
@@ -211,3 +204,17 @@ def _epub_protected(archive: Archive) -> set[str]:
     if "META-INF/encryption.xml" not in archive.names:
         return set()
     return set(map(unquote, _xml(archive, "META-INF/encryption.xml").xpath("//*[local-name()='CipherReference']/@URI")))
+
+
+_READERS: dict[str, Callable[[Path], tuple[str, list[str]]]] = {
+    ".pdf": _pdf,
+    ".epub": _epub,
+    ".html": _html,
+    ".htm": _html,
+    ".xhtml": _html,
+    ".docx": _docx,
+}
+"""By suffix: a function of a file that gives its text, and warnings."""
+
+EXTRACTED = tuple(_READERS)
+"""Suffixes of the files that `extract_text` reads."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from lengthen.context import base_context
 from lengthen.data.token_store import TokenStore
+from lengthen.errors import Interrupted
 from lengthen.evaluation.compare import Asked, Comparison, Measured, Pair, Side, find_pair, judge, measure
 from lengthen.evaluation.retrieval.needle import DEPTHS
 from lengthen.extension.measured_file import fingerprint, load_measured, save_measured
@@ -17,7 +18,6 @@ from lengthen.models.resolve import resolve_model
 from lengthen.progress import progress_bar
 from lengthen.provenance import command_line, versions
 from lengthen.recipe import Recipe
-from lengthen.training.run import Interrupted
 
 __all__ = ["Measuring", "try_base"]
 

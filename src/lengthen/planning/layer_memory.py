@@ -20,7 +20,15 @@ _PAIR_GRADIENTS = 4
 
 @dataclass(frozen=True)
 class LayerBytes:
-    """Bytes per token of one layer; `tile_*` of one MLP tile's tokens, 0 without tiles."""
+    """Bytes per token of one layer.
+
+    Attributes:
+        saved: for the backward pass.
+        attention_only: of these, by attention.
+        kept: where the layer is recomputed, but not its attention.
+        mlp_moment, attention_moment: that the backward pass of each adds at its peak.
+        tile_moment: the same for the tokens of one MLP tile; 0 without tiles.
+    """
 
     saved: float
     attention_only: float
@@ -113,8 +121,8 @@ def layer_bytes(layer: LayerShape, hidden: int, width: int, autocast: bool, reci
     gated = layer.up > layer.inner
     mlp = (mlp_inputs + layer.up + (layer.inner if gated and not fused else 0)) * width + layer.mlp_dropout * mask
     # Backward through the MLP: the gradients of the product and of both its factors (the fused kernel puts these in the
-    # factors' place); with casts, a float32 gradient of
-    # what the last product takes. The residual stream's gradient and the block's own.
+    # factors' place); with casts, a float32 gradient of what the last product takes. The residual stream's gradient and
+    # the block's own.
     mlp_gradients = max(
         (1 if fused else 3) * layer.inner * width, layer.mlp_input * (width + (FLOAT32 if has_casts else 0))
     )

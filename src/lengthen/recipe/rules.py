@@ -121,6 +121,8 @@ def _attention_problems(recipe: "Recipe") -> Iterator[str]:
     attention = recipe.attention
     if attention.full_last and "full" in (attention.kind, attention.pattern):
         yield "attention.full_last ends a run of S2 at full attention, and all of this one is; leave it out"
+    if recipe.adapter.kind in PROMPT_KINDS and attention.backend != "auto":
+        yield f"adapter.kind={recipe.adapter.kind} has the model's own attention; set attention.backend=auto"
 
 
 def _adapter_problems(recipe: "Recipe") -> Iterator[str]:

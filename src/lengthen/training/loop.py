@@ -3,7 +3,7 @@
     for each optimizer step:
         set the learning rates
         for each of its batches:
-            loss = sum(w * nll) / sum(w), the lower sum over all batches of the step and all processes
+            loss = sum(w * nll) / sum(w); the denominator is that of all batches of the step, over all processes
             backward: gradients add up, and in the last batch the processes' too
         for each of its windows for restoration: the same with KL(base || run)
         clip the gradients; stop if they or the loss are not finite
@@ -239,7 +239,7 @@ class Loop:
             restore: whether the loss is the divergence from the base.
 
         Returns:
-            Its part of the step's loss, times the number of processes; ().
+            Its part of the step's loss times the number of processes, a scalar.
         """
         inputs = send_to_device(batch, self.accelerator.device, non_blocking=True)
         with self._gradients_shared(is_last):

@@ -1,4 +1,4 @@
-"""A training run, top to bottom: resolve -> build_data -> build_model -> fit -> finish.
+"""A training run, top to bottom: resolve -> build_data -> build_windows -> build_model -> fit -> finish.
 
 `resolve` makes every check that needs neither documents nor weights, so that what can't be done fails before anything
 is loaded or written.
@@ -19,7 +19,7 @@ from lengthen.adapters.save import save_adapter, save_full
 from lengthen.data.blocks import Block
 from lengthen.data.mixture import FiniteSource
 from lengthen.data.sequences import describe
-from lengthen.errors import OutputError
+from lengthen.errors import Interrupted, OutputError
 from lengthen.evaluation.validation import validate
 from lengthen.files import writing
 from lengthen.recipe import Recipe
@@ -33,25 +33,9 @@ from lengthen.training.objective import CausalLMObjective
 from lengthen.training.parallel import shard, unshard
 from lengthen.training.setup import Setup, resolve
 
-__all__ = ["Interrupted", "train"]
+__all__ = ["train"]
 
 _LOG = logging.getLogger(__name__)
-
-
-class Interrupted(Exception):
-    """A signal stopped the run after a checkpoint.
-
-    Args:
-        message: how to go on.
-        signal: the signal's number.
-
-    Attributes:
-        signal: the signal's number.
-    """
-
-    def __init__(self, message: str, signal: int):
-        super().__init__(message)
-        self.signal = signal
 
 
 def train(

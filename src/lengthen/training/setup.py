@@ -134,7 +134,7 @@ def _check_device(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> N
     """Refuse what this device can't do."""
     if recipe.attention.kind == "s2":
         layer_patterns(recipe.attention.pattern)
-        pick_backend(recipe.attention.backend, device, dtype)
+    pick_backend(recipe.attention.backend, device, dtype)
     check_optimizer(recipe.training.optimizer, device)
     if recipe.memory.fused_kernels:
         check_fused(device)

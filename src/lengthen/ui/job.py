@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lengthen.errors import LengthenError, one_line
+from lengthen.errors import Interrupted, LengthenError, one_line
 from lengthen.extension import Event, Request, State, extend, plan_extension, read_state
-from lengthen.training.run import Interrupted
 
 __all__ = ["Job", "Progress", "unfinished_first"]
 

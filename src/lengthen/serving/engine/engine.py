@@ -97,6 +97,7 @@ class Engine:
         self._commands: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._is_working = False
         self._closing: float | None = None
 
     @property
@@ -212,6 +213,7 @@ class Engine:
     def start(self) -> None:
         """Begin to work in a thread."""
         assert self._thread is None
+        self._is_working = True
         self._thread = threading.Thread(target=self._work, name="lengthen-engine", daemon=True)
         self._thread.start()
 
@@ -237,7 +239,9 @@ class Engine:
             except Exception as error:  # whatever it is, later requests can be served
                 _LOG.exception("a step of the engine failed")
                 self.batch.fail(f"the engine failed: {one_line(error)}")
-        self._run_commands()
+        with self._wake:  # a command comes before this, and is run, or finds that nobody works
+            self._is_working = False
+            self._run_commands()
 
     def _has_requests(self) -> bool:
         return bool(self.batch.states or self.waiting)
@@ -251,7 +255,8 @@ class Engine:
         with self._wake:
             self._commands.append((command, done))
             self._wake.notify()
-        if self._thread is None or not self._thread.is_alive():
+            is_working = self._is_working
+        if not is_working:
             self._run_commands()
         done.result()
 
