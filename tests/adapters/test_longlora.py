@@ -233,9 +233,9 @@ def break_folder(folder, how, base):
     ("how", "message"),
     [
         ("no config", "has no adapter_config.json"),
-        ("no weights", "neither adapter_model.bin nor"),
+        ("no weights", "neither adapter_model.safetensors nor adapter_model.bin"),
         ("config is not JSON", "can't be read as JSON"),
-        ("damaged", "is damaged"),
+        ("damaged", "are damaged"),
         ("code", "could run any code"),
         ("not a state dict", "is not a state dict"),
         ("empty", "holds no LoRA weights"),

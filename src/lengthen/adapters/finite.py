@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
+from lengthen.adapters.weights import read_tensors, weights_file
 from lengthen.errors import ModelError
-from lengthen.upstream import reading
 
 __all__ = ["check_adapter", "check_weights"]
 
@@ -19,17 +18,9 @@ def check_adapter(folder: Path) -> None:
         folder: a PEFT folder.
 
     Raises:
-        ModelError: naming the tensors, or the file is damaged.
+        ModelError: naming the tensors; or the file is damaged, or there is none.
     """
-    path = folder / "adapter_model.safetensors"
-    older = path.with_suffix(".bin")
-    with reading(f"the adapter {folder}"):
-        if path.is_file():
-            tensors = load_file(path)
-        elif older.is_file():
-            tensors = torch.load(older, map_location="cpu", weights_only=True)
-        else:
-            return  # which is said where it is put over its base
+    tensors = read_tensors(weights_file(folder))
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise ModelError(

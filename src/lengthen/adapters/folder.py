@@ -2,17 +2,15 @@
 
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
+from lengthen.adapters.weights import read_shapes
 from lengthen.errors import ModelError
 from lengthen.models.load import from_pretrained
 from lengthen.models.resolve import Source
 from lengthen.run_folder import RunFolder, read_base_record
-from lengthen.upstream import reading
 
-__all__ = ["adapter_config", "adapter_rows", "check_folder", "trained_over_nf4", "weight_shapes"]
+__all__ = ["adapter_config", "adapter_rows", "check_folder", "trained_over_nf4"]
 
 
 def check_folder(adapter: Path) -> None:
@@ -47,29 +45,9 @@ def trained_over_nf4(model: str | Path, adapter: str | Path | None) -> bool | No
     return None if record is None else record.get("quantize") == "nf4"
 
 
-def weight_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a PEFT folder by their names in its file; none where it has no weights.
-
-    Args:
-        adapter: a PEFT folder.
-
-    Raises:
-        ModelError: the file can't be read.
-    """
-    path, older = adapter / "adapter_model.safetensors", adapter / "adapter_model.bin"
-    with reading(f"the adapter {adapter}"):
-        if path.is_file():
-            with safe_open(path, framework="pt") as file:
-                return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        if older.is_file():
-            tensors = torch.load(older, map_location="meta", weights_only=True)
-            return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    return {}
-
-
 def adapter_rows(adapter: Path) -> int | None:
     """The embedding rows that an adapter brings, where it trained or resized them."""
-    for name, shape in weight_shapes(adapter).items():
+    for name, shape in read_shapes(adapter).items():
         if "embed" in name and name.endswith("weight") and "lora" not in name:
             return shape[0]
     return None

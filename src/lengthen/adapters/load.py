@@ -12,9 +12,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from lengthen.adapters.base import base_of_run, check_base
 from lengthen.adapters.finite import check_adapter
-from lengthen.adapters.folder import adapter_config, check_folder, weight_shapes
+from lengthen.adapters.folder import adapter_config, check_folder
 from lengthen.adapters.scale import check_scale, scale_adapter
 from lengthen.adapters.tokenizer import tokenizer_beside
+from lengthen.adapters.weights import plain_name, read_shapes
 from lengthen.context import extend
 from lengthen.context.layers import text_config
 from lengthen.errors import ModelError
@@ -178,12 +179,12 @@ def _load_apart(
         if adapter is not None:
             raise ModelError(f"{model} is a run folder and has its adapter already; leave `adapter` out")
         adapter, source = RunFolder(source.run).adapter, base_of_run(source.run)
-    folder = Path(adapter) if adapter is not None else None
+    folder, record = Path(adapter) if adapter is not None else None, None
     if folder is not None:
         check_folder(folder)
+        record = read_base_record(folder)
         check_adapter(folder)
     tokenizer = tokenizer_beside(model, folder)
-    record = read_base_record(folder) if folder is not None else None
     nf4 = (quantize or (record or {}).get("quantize")) == "nf4"
     loaded: Any = load_base(
         source,
@@ -218,9 +219,8 @@ def _embedding_rows_of(model: Any, adapter: Path) -> int | None:
     """Rows of the embeddings or head that an adapter's file holds, None where it holds neither."""
     ends = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
     names = {f"{name}.weight" for name, module in model.named_modules() if any(module is end for end in ends)}
-    for key, shape in weight_shapes(adapter).items():
-        plain = key.removeprefix("base_model.model.").replace(".modules_to_save.", ".").replace(".base_layer.", ".")
-        if plain in names:
+    for key, shape in read_shapes(adapter).items():
+        if plain_name(key) in names:
             return shape[0]
     return None
 

@@ -18,10 +18,11 @@ from transformers import PreTrainedModel
 
 from lengthen.adapters.build import TrainableCount, count_trainable, has_tied_embeddings, quiet_peft_model
 from lengthen.adapters.export import check_is_new
-from lengthen.adapters.longlora_files import PREFIX, read_settings, read_tensors
+from lengthen.adapters.longlora_files import read_settings, read_trained
 from lengthen.adapters.save import save_adapter
 from lengthen.adapters.targets import shortest_suffixes
 from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
+from lengthen.adapters.weights import PREFIX, plain_name
 from lengthen.context import base_context, extend, scaled_layers
 from lengthen.context.layers import written_scaling
 from lengthen.errors import ModelError, one_line
@@ -80,7 +81,7 @@ def import_published(folder: Path, out: Path, context: int, base: str | None = N
     """
     check_is_new(out)
     settings = read_settings(folder)
-    tensors = read_tensors(folder)
+    tensors = read_trained(folder)
     name = base or _named_base(settings, folder)
     settings.base_model_name_or_path = None  # peft warns where it is another than the base at hand
     source = resolve_model(name)
@@ -180,7 +181,7 @@ def _fill(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     places = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
-    _check_places({key.removeprefix(PREFIX): value.shape for key, value in places.items()}, tensors, folder, source)
+    _check_places({plain_name(key): value.shape for key, value in places.items()}, tensors, folder, source)
     set_peft_model_state_dict(peft_model, {PREFIX + name: tensor.float() for name, tensor in tensors.items()})
     return peft_model
 

@@ -1,20 +1,15 @@
 """The files of adapter folders as LongLoRA and LongQLoRA published them."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from peft import LoraConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from lengthen.adapters.weights import plain_name, read_tensors, weights_file
 from lengthen.errors import ModelError, one_line
 from lengthen.files import read_object
 
-__all__ = ["PREFIX", "read_settings", "read_tensors"]
-
-PREFIX = "base_model.model."
-"""Before the names of a PEFT file's tensors."""
+__all__ = ["read_settings", "read_trained"]
 
 
 def read_settings(folder: Path) -> LoraConfig:
@@ -46,7 +41,7 @@ def read_settings(folder: Path) -> LoraConfig:
     return config
 
 
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+def read_trained(folder: Path) -> dict[str, torch.Tensor]:
     """All trained tensors, named as in the base, LoRA matrices as `<layer>.lora_A.weight`.
 
     peft may have put the embeddings into its own file too, where the vocabulary was changed.
@@ -57,17 +52,14 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: a file is missing, damaged, holds more than tensors, or contradicts the other.
     """
-    paths = [folder / name for name in ("adapter_model.safetensors", "adapter_model.bin")]
-    adapter = next((path for path in paths if path.is_file()), None)
-    if adapter is None:
-        raise ModelError(f"{folder} has neither adapter_model.bin nor adapter_model.safetensors; complete the download")
+    adapter = weights_file(folder)
     tensors: dict[str, torch.Tensor] = {}
     extra = folder / "trainable_params.bin"
     for path in [adapter, extra] if extra.is_file() else [adapter]:
-        for key, tensor in _load_tensors(path).items():
+        for key, tensor in read_tensors(path).items():
             if ".original_module." in key:  # the base's own, which peft writes beside resized embeddings
                 continue
-            name = key.removeprefix(PREFIX).replace(".default.", ".").replace(".modules_to_save.", ".")
+            name = plain_name(key)
             if name in tensors and not torch.equal(tensors[name], tensor):
                 raise ModelError(f"{name} is in {adapter.name} and in {extra.name} of {folder}, with other values")
             tensors[name] = tensor
@@ -78,19 +70,3 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             "with LongLoRA's get_trainable_weights.py"
         )
     return tensors
-
-
-def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ModelError(
-            f"{path} holds more than tensors, and loading it could run any code; take a file of tensors only"
-        ) from error
-    except (OSError, RuntimeError, EOFError, SafetensorError) as error:
-        raise ModelError(f"{path} is damaged ({one_line(error)}); is the download complete?") from error
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ModelError(f"{path} is not a state dict, a mapping of names to tensors; take the file that was published")
-    return content

@@ -10,19 +10,17 @@ import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
-from peft.utils.save_and_load import load_peft_weights
-from safetensors import SafetensorError
 from torch import nn
 
 from lengthen.adapters.base import check_base
 from lengthen.adapters.folder import adapter_config
 from lengthen.adapters.scale import between
+from lengthen.adapters.weights import PREFIX, read_tensors, weights_file
 from lengthen.context import positions
 from lengthen.errors import ModelError, one_line
 from lengthen.run_folder import RunFolder, read_base_record
@@ -31,9 +29,7 @@ from lengthen.serving.engine.lora_batch import LoraMatrices
 
 __all__ = ["AdapterWeights", "NormWeights", "WeightTable", "adapter_folder", "read_adapter"]
 
-_PREFIX = "base_model.model."
 _KEY = re.compile(r"(.+?)\.(lora_A\.weight|lora_B\.weight|weight|bias)")
-_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 # Fields of LoraConfig that are used here, are visible in the tensors, or matter in training only. Any other that is
 # not at its default changes what the adapter computes in a way that the engine lacks.
@@ -133,10 +129,9 @@ def read_adapter(folder: Path, base: LoadedBase, scale: float = 1.0) -> AdapterW
     record = read_base_record(folder)
     if record is not None:
         check_base(base.hashes, folder, record, base.source)
-    tensors = _tensors(folder)
     modules: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = _KEY.fullmatch(key.removeprefix(_PREFIX))
+    for key, tensor in read_tensors(weights_file(folder)).items():
+        match = _KEY.fullmatch(key.removeprefix(PREFIX))
         if match is None:
             raise _refused(folder, f"the tensor {key} is no LoRA matrix, norm, embedding or head")
         if not torch.isfinite(tensor).all():
@@ -186,19 +181,6 @@ def _check_positions(folder: Path, base: LoadedBase) -> None:
 
 def _shown(rope: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in sorted(rope.items()))
-
-
-def _tensors(folder: Path) -> dict[str, torch.Tensor]:
-    if not any((folder / name).is_file() for name in _FILES):
-        raise ModelError(f"{folder} has none of {', '.join(_FILES)}; is the copy complete?")
-    try:
-        return load_peft_weights(str(folder), device="cpu")
-    except UnpicklingError as error:
-        raise ModelError(
-            f"the .bin weights of the adapter {folder} hold more than tensors, and loading them could run any code"
-        ) from error
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"the weights of the adapter {folder} are damaged: {one_line(error)}") from error
 
 
 def _sorted(

@@ -1,0 +1,75 @@
+"""The weights in a PEFT folder: adapter_model.safetensors, or adapter_model.bin where there is none."""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from lengthen.errors import ModelError
+from lengthen.upstream import reading
+
+__all__ = ["PREFIX", "plain_name", "read_shapes", "read_tensors", "weights_file"]
+
+PREFIX = "base_model.model."
+"""Before the names of a PEFT file's tensors."""
+
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def weights_file(adapter: Path) -> Path:
+    """The file that holds an adapter's weights.
+
+    Args:
+        adapter: a PEFT folder.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for path in map(adapter.joinpath, _FILES):
+        if path.is_file():
+            return path
+    raise ModelError(f"{adapter} has neither {' nor '.join(_FILES)}; is the copy complete?")
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """The tensors in a file by their names there, without running code from it.
+
+    Args:
+        path: ends in .safetensors, or is what `torch.save` wrote.
+        device: where to; "meta" for shapes and dtypes alone.
+
+    Raises:
+        ModelError: the file is damaged, or holds more than tensors, or something else.
+    """
+    with reading(str(path), "the weights of {name} are damaged ({error}); is the download complete?"):
+        if path.suffix == ".safetensors":
+            return load_file(path, device)
+        content = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ModelError(f"{path} is not a state dict, a mapping of names to tensors; take the file that was published")
+    return content
+
+
+def read_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of an adapter's tensors by their names in its file.
+
+    Args:
+        adapter: a PEFT folder.
+
+    Raises:
+        ModelError: there are no weights, or as `read_tensors`.
+    """
+    path = weights_file(adapter)
+    if path.suffix == ".bin":
+        return {key: tuple(tensor.shape) for key, tensor in read_tensors(path, "meta").items()}
+    with reading(str(path)), safe_open(path, framework="pt") as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+
+
+def plain_name(key: str) -> str:
+    """A tensor's name in the base, or beside it as `<layer>.lora_A.weight`, from that in a PEFT file."""
+    name = key.removeprefix(PREFIX)
+    for part in ("default", "modules_to_save", "base_layer"):
+        name = name.replace(f".{part}.", ".")
+    return name
