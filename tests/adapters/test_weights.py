@@ -6,8 +6,11 @@ from safetensors.torch import save_file
 
 import lengthen
 from lengthen.adapters.finite import check_adapter
+from lengthen.adapters.folder import adapter_rows
 from lengthen.adapters.weights import plain_name, read_shapes, read_tensors, weights_file
 from lengthen.errors import ModelError
+from lengthen.models.load import empty_model, load_config
+from lengthen.models.resolve import resolve_model
 
 TENSORS = {"base_model.model.a.lora_A.weight": torch.ones(2, 3), "base_model.model.b.weight": torch.arange(4.0)}
 
@@ -56,3 +59,12 @@ def test_a_folder_without_weights_is_named(base, tmp_path):
 @pytest.mark.parametrize("part", ["", ".modules_to_save", ".base_layer", ".default"])
 def test_names_in_the_base(part):
     assert plain_name(f"base_model.model.model.embed_tokens{part}.weight") == "model.embed_tokens.weight"
+
+
+def test_the_rows_of_embeddings_and_head_are_found_by_module_and_not_by_name(base, tmp_path):
+    model = empty_model(load_config(resolve_model(str(base))))
+    names = {"model.embed_positions.weight": 8, "model.layers.0.self_attn.embed.weight": 9}
+    for ends, rows in (({}, None), ({"lm_head.weight": 259}, 259), ({"model.embed_tokens.weight": 260}, 260)):
+        tensors = {f"base_model.model.{name}": torch.zeros(size, 2) for name, size in (names | ends).items()}
+        save_file(tensors, tmp_path / "adapter_model.safetensors")
+        assert adapter_rows(tmp_path, model) == rows

@@ -6,7 +6,7 @@ from typing import Any
 from lengthen.adapters.folder import adapter_rows
 from lengthen.context.layers import text_config
 from lengthen.errors import ModelError
-from lengthen.models.load import load_config
+from lengthen.models.load import empty_model, load_config
 from lengthen.models.resolve import Source, resolve_model
 from lengthen.run_folder import RunFolder, read_base_record
 
@@ -54,8 +54,9 @@ def stated_rows(model: str | Path) -> int:
         ModelError: it, or the base that its adapter is for, is not found.
     """
     source = resolve_model(str(model))
-    rows = None if source.run is None else adapter_rows(RunFolder(source.run).adapter)
-    return rows or int(text_config(load_config(base_of(model))).vocab_size)
+    config = load_config(base_of(model))
+    rows = None if source.run is None else adapter_rows(RunFolder(source.run).adapter, empty_model(config))
+    return rows or int(text_config(config).vocab_size)
 
 
 def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, Any], source: Source) -> None:

@@ -1,10 +1,11 @@
 """Facts about a PEFT folder from its files, before its weights are loaded."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from lengthen.adapters.weights import read_shapes
+from lengthen.adapters.weights import end_names, plain_name, read_shapes
 from lengthen.errors import ModelError
 from lengthen.models.load import from_pretrained
 from lengthen.models.resolve import Source
@@ -45,9 +46,15 @@ def trained_over_nf4(model: str | Path, adapter: str | Path | None) -> bool | No
     return None if record is None else record.get("quantize") == "nf4"
 
 
-def adapter_rows(adapter: Path) -> int | None:
-    """The embedding rows that an adapter brings, where it trained or resized them."""
-    for name, shape in read_shapes(adapter).items():
-        if "embed" in name and name.endswith("weight") and "lora" not in name:
-            return shape[0]
-    return None
+def adapter_rows(adapter: Path, base: Any) -> int | None:
+    """The rows of embeddings or head that an adapter brings; None where it neither trained nor resized them.
+
+    Args:
+        adapter: a PEFT folder.
+        base: the model that it is for, with weights or without.
+
+    Raises:
+        ModelError: its weights can't be read.
+    """
+    names = end_names(base)
+    return next((shape[0] for key, shape in read_shapes(adapter).items() if plain_name(key) in names), None)

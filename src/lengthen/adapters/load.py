@@ -12,10 +12,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from lengthen.adapters.base import base_of_run, check_base
 from lengthen.adapters.finite import check_adapter
-from lengthen.adapters.folder import adapter_config, check_folder
+from lengthen.adapters.folder import adapter_config, adapter_rows, check_folder
 from lengthen.adapters.scale import check_scale, scale_adapter
 from lengthen.adapters.tokenizer import tokenizer_beside
-from lengthen.adapters.weights import plain_name, read_shapes
 from lengthen.context import extend
 from lengthen.context.layers import text_config
 from lengthen.errors import ModelError
@@ -206,23 +205,13 @@ def _resize_like(model: Any, adapter: Path) -> None:
 
     The rows that are added are filled by the adapter's.
     """
-    rows, wanted = embedding_rows(model), _embedding_rows_of(model, adapter)
+    rows, wanted = embedding_rows(model), adapter_rows(adapter, model)
     if wanted is None or wanted == rows:
         return
     if wanted < rows:
         raise ModelError(f"the adapter {adapter} has {wanted} embedding rows, and its base {rows}; give its own base")
     with quiet_transformers():
         model.resize_token_embeddings(wanted, mean_resizing=False)
-
-
-def _embedding_rows_of(model: Any, adapter: Path) -> int | None:
-    """Rows of the embeddings or head that an adapter's file holds, None where it holds neither."""
-    ends = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
-    names = {f"{name}.weight" for name, module in model.named_modules() if any(module is end for end in ends)}
-    for key, shape in read_shapes(adapter).items():
-        if plain_name(key) in names:
-            return shape[0]
-    return None
 
 
 def _scaled_config(

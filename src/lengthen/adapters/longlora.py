@@ -22,7 +22,7 @@ from lengthen.adapters.longlora_files import read_settings, read_trained
 from lengthen.adapters.save import save_adapter
 from lengthen.adapters.targets import shortest_suffixes
 from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
-from lengthen.adapters.weights import PREFIX, plain_name
+from lengthen.adapters.weights import PREFIX, end_names, plain_name
 from lengthen.context import base_context, extend, scaled_layers
 from lengthen.context.layers import written_scaling
 from lengthen.errors import ModelError, one_line
@@ -144,16 +144,10 @@ def _check_factor(folder: Path, config: Any) -> None:
         )
 
 
-def _ends(model: Any) -> list[str]:
-    """Names of the weights of the input embeddings and of the head."""
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return [f"{name}.weight" for end in ends for name, module in model.named_modules() if module is end]
-
-
 def _drop_added_rows(tensors: dict[str, torch.Tensor], model: Any) -> int:
     """Cut the row of one added token off the embeddings and the head; returns how many rows were cut."""
     rows = model.get_input_embeddings().weight.shape[0]
-    longer = [name for name in _ends(model) if name in tensors and tensors[name].shape[0] == rows + 1]
+    longer = [name for name in end_names(model) if name in tensors and tensors[name].shape[0] == rows + 1]
     for name in longer:
         tensors[name] = tensors[name][:rows]
     return 1 if longer else 0
@@ -161,7 +155,7 @@ def _drop_added_rows(tensors: dict[str, torch.Tensor], model: Any) -> int:
 
 def _add_rows(tensors: dict[str, torch.Tensor], model: Any) -> None:
     """Resize a base whose vocabulary was extended before the adapter was trained."""
-    rows = max((tensors[name].shape[0] for name in _ends(model) if name in tensors), default=0)
+    rows = max((tensors[name].shape[0] for name in end_names(model) if name in tensors), default=0)
     if rows > embedding_rows(model):
         with quiet_transformers():
             model.resize_token_embeddings(rows, mean_resizing=False)
@@ -195,13 +189,13 @@ def _trained_whole(model: PreTrainedModel, tensors: dict[str, torch.Tensor], fol
         raise ModelError(f"{source.id} has no {unknown[0]}, which {folder} holds weights for; is it the right base?")
     if has_tied_embeddings(model):
         _tie_head(tensors, model, folder)
-        saved = [name for name in saved if f"{name}.weight" != _ends(model)[1]]
+        saved = [name for name in saved if f"{name}.weight" != end_names(model)[1]]
     return shortest_suffixes(saved, names)
 
 
 def _tie_head(tensors: dict[str, torch.Tensor], model: PreTrainedModel, folder: Path) -> None:
     """Where the base's head is its embeddings, what was trained must be one tensor too; peft writes it twice."""
-    embeddings, head = _ends(model)
+    embeddings, head = end_names(model)
     if head in tensors and (embeddings not in tensors or not torch.equal(tensors[head], tensors[embeddings])):
         raise ModelError(f"{folder} has a head apart from the embeddings, and its base has one tensor for both")
     if embeddings in tensors:

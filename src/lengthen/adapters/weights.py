@@ -1,6 +1,7 @@
 """The weights in a PEFT folder: adapter_model.safetensors, or adapter_model.bin where there is none."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from lengthen.errors import ModelError
 from lengthen.upstream import reading
 
-__all__ = ["PREFIX", "plain_name", "read_shapes", "read_tensors", "weights_file"]
+__all__ = ["PREFIX", "end_names", "plain_name", "read_shapes", "read_tensors", "weights_file"]
 
 PREFIX = "base_model.model."
 """Before the names of a PEFT file's tensors."""
@@ -73,3 +74,13 @@ def plain_name(key: str) -> str:
     for part in ("default", "modules_to_save", "base_layer"):
         name = name.replace(f".{part}.", ".")
     return name
+
+
+def end_names(model: Any) -> list[str]:
+    """Names of the weights of a model's input embeddings and of its head.
+
+    Args:
+        model: the base, with weights or without.
+    """
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [f"{name}.weight" for end in ends for name, module in model.named_modules() if module is end]

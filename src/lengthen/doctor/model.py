@@ -24,7 +24,7 @@ from lengthen.context import METHODS, attention_layers, extend, stated_context
 from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import LengthenError, one_line
 from lengthen.gguf import stored_types
-from lengthen.models.load import keeps_towers, load_config, quiet_transformers, read_context, towers_of
+from lengthen.models.load import empty_model, keeps_towers, load_config, quiet_transformers, read_context, towers_of
 from lengthen.models.resolve import Source, resolve_model
 from lengthen.quantization import check_not_quantized
 from lengthen.run_folder import RunFolder, read_base_record
@@ -86,9 +86,12 @@ def examine_model(model: str, adapter: Path | None = None, context: int | None =
     findings = [Finding("model", f"{source.id}: {kind}, {config.model_type}{_of(base.id, source.id)}")]
     findings += _positions(base, config, context)
     findings += _weights(base, config)
+    rows = text.vocab_size
     if adapter is not None:
-        findings += _adapter(adapter, config)
-    findings += _tokenizer(model, adapter, (adapter_rows(adapter) if adapter else None) or text.vocab_size)
+        check_folder(adapter)
+        rows = adapter_rows(adapter, empty_model(config)) or rows
+        findings += _adapter(adapter, text.vocab_size, rows)
+    findings += _tokenizer(model, adapter, rows)
     return findings
 
 
@@ -226,17 +229,15 @@ def _weights(source: Source, config: PreTrainedConfig) -> Iterator[Finding]:
             yield Finding("towers", str(error), is_problem=True)
 
 
-def _adapter(adapter: Path, config: PreTrainedConfig) -> Iterator[Finding]:
-    check_folder(adapter)
+def _adapter(adapter: Path, base_rows: int, rows: int) -> Iterator[Finding]:
     record, own = read_base_record(adapter), adapter_config(adapter)
     by = f"made by lengthen over {record['id']}" if record else "made elsewhere, without a note of its base's weights"
     yield Finding("adapter", f"{adapter}: {by}")
     yield Finding("adapter", _parts(adapter))
     if own is not None:
         yield Finding("adapter", f"brings positions for {stated_context(own).tokens:,} tokens")
-    rows = adapter_rows(adapter)
-    if rows is not None and rows != text_config(config).vocab_size:
-        yield Finding("adapter", f"brings {rows:,} embedding rows; its base has {text_config(config).vocab_size:,}")
+    if rows != base_rows:
+        yield Finding("adapter", f"brings {rows:,} embedding rows; its base has {base_rows:,}")
     try:
         check_adapter(adapter)
     except LengthenError as error:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "empty_model",
     "from_pretrained",
     "keeps_towers",
     "load_base",
@@ -262,7 +263,7 @@ def load_base(
     if source.gguf:
         arguments["quantization_config"] = gguf_dequantized()
     elif nf4:
-        arguments |= {"quantization_config": _nf4_config(config, dtype), "device_map": {"": device}}
+        arguments |= {"quantization_config": nf4_config(empty_model(config), dtype), "device_map": {"": device}}
     elif device.type == "cuda" and not rounded_later:
         arguments["device_map"] = {"": device}  # straight there, without a copy of all weights in CPU memory
     model = _filled(source, arguments)
@@ -272,6 +273,22 @@ def load_base(
         model.hashes_before_rounding = weight_hashes(model)
         _round_unquantized(model, dtype)
     return model.to(device)
+
+
+def empty_model(config: PreTrainedConfig) -> Any:
+    """The model of a config without weights, on torch's meta device: its modules and sizes.
+
+    Args:
+        config: of a causal language model.
+
+    Raises:
+        ModelError: transformers can't build it.
+    """
+    from transformers import AutoModelForCausalLM  # seconds, which a plan has no use for
+
+    wrong = "can't build {name} from its config: {error}"
+    with reading(config.model_type, wrong), torch.device("meta"), quiet_transformers():
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.bfloat16)
 
 
 def _filled(source: Source, arguments: dict[str, Any]) -> Any:
@@ -311,13 +328,6 @@ def _make_nf4(model: Any, source: Source, dtype: torch.dtype, device: torch.devi
             "leave quantize out"
         )
     prepare_for_training(model)
-
-
-def _nf4_config(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"), quiet_transformers():
-        return nf4_config(AutoModelForCausalLM.from_config(config), dtype)
 
 
 def _round_unquantized(model: "PreTrainedModel", dtype: torch.dtype) -> None:

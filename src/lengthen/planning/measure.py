@@ -4,24 +4,21 @@ The model is built from its config on torch's meta device, and the adapter as fo
 adapter is counted as it is and not as a formula would have it. Layers that are alike are built once.
 """
 
-import copy
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from lengthen.adapters.build import add_adapter, count_trainable, has_tied_embeddings
 from lengthen.adapters.targets import is_norm, norm_modules
 from lengthen.context import attention_layers, has_chunks
 from lengthen.errors import ModelError, one_line
 from lengthen.head import causal_lm, decoder_of, embedding_parameters
-from lengthen.models.load import quiet_transformers
+from lengthen.models.load import empty_model
 from lengthen.planning.cache import remembered
 from lengthen.planning.shape import LayerShape, ModelShape
 from lengthen.quantization import quantizable
 from lengthen.recipe import AdapterRecipe
-from lengthen.upstream import reading
 
 __all__ = ["model_shape"]
 
@@ -44,7 +41,7 @@ def model_shape(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
 def _measure(config: PreTrainedConfig, adapter: AdapterRecipe) -> ModelShape:
     """Two measurements, of the base and of the same model with the adapter over it, put together layer by layer."""
     text = config.get_text_config()
-    model = _build(config)
+    model = empty_model(config)
     layers = _decoder_layers(model)
     windows = _windows(config, layers)
     # Names in adapter.targets could mean one layer and not another.
@@ -119,13 +116,6 @@ def _trained_ends(model: Any) -> dict[str, Any]:
         "trains_embeddings": any(p.requires_grad for p in base.get_input_embeddings().parameters()),
         "trains_head": any(p.requires_grad for p in base.get_output_embeddings().parameters()),
     }
-
-
-def _build(config: PreTrainedConfig) -> Any:
-    config = copy.deepcopy(config)
-    wrong = "can't build {name} from its config: {error}"
-    with reading(config.model_type, wrong), torch.device("meta"), quiet_transformers():
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
 
 
 def _decoder_layers(model: Any) -> nn.ModuleList:

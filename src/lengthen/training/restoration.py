@@ -10,7 +10,6 @@ Windows come at a share of all forward passes, spread evenly over the steps, bes
     share 1/3, accumulation 1:   text  text window  text  text window  text  text window ...
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +17,15 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from lengthen.data.blocks import Block
 from lengthen.data.mixture import FiniteSource
 from lengthen.data.token_store import TokenStore
 from lengthen.errors import DataError, ModelError
 from lengthen.head import decoder_of
+from lengthen.models.load import empty_model
 from lengthen.recipe import TrainingRecipe
 
 __all__ = ["BasePositions", "Windows", "cut_windows"]
@@ -71,11 +70,7 @@ class BasePositions:
 
 def _alike_but_for_rotation(model: Any, base_config: PreTrainedConfig) -> bool:
     """Whether modules built from either config have the same numbers, such as the scale of attention's scores."""
-    with torch.device("meta"):
-        built = [
-            AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.bfloat16)
-            for config in (base_config, model.config)
-        ]
+    built = [empty_model(config) for config in (base_config, model.config)]
     for one, other in zip(*(decoder_of(each).modules() for each in built), strict=True):
         if any(key.endswith("inv_freq") for key, _ in one.named_buffers(recurse=False)):
             continue

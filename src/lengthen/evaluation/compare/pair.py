@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from lengthen.adapters.folder import adapter_config
 from lengthen.adapters.load import load
@@ -18,7 +17,7 @@ from lengthen.context import base_context, extend
 from lengthen.errors import ModelError
 from lengthen.head import causal_lm
 from lengthen.models.devices import default_device, pick_dtype
-from lengthen.models.load import load_base, load_config, load_tokenizer, quiet_transformers
+from lengthen.models.load import empty_model, load_base, load_config, load_tokenizer
 from lengthen.models.resolve import Source, resolve_model
 from lengthen.run_folder import RunFolder, read_base_record
 
@@ -188,9 +187,7 @@ def positions_of(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _only_positions_differ(one: PreTrainedConfig, two: PreTrainedConfig) -> bool:
     """Whether the rotary embeddings are all that differs between two models built from these configs."""
-    with torch.device("meta"), quiet_transformers():
-        built = [AutoModelForCausalLM.from_config(copy.deepcopy(config)) for config in (one, two)]
-    modules = [dict(model.named_modules()) for model in built]
+    modules = [dict(empty_model(config).named_modules()) for config in (one, two)]
     return modules[0].keys() == modules[1].keys() and all(
         _is_rotary(module) or _plain(module) == _plain(modules[1][name]) for name, module in modules[0].items()
     )
