@@ -38,7 +38,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lengthen.data.retrieval.documents import Documents
+from lengthen.data.retrieval.documents import SurroundingText
 from lengthen.data.retrieval.episode import Episode, Fact, Passages, question
 from lengthen.data.retrieval.python import WORDS, python
 from lengthen.data.retrieval.source import Retrieval, Settings
@@ -417,7 +417,7 @@ def _lookups(tokenizer: PreTrainedTokenizerFast) -> Retrieval:
     settings = Settings(
         {"python": 1.0}, answer_weight=4.0, text_weight=1.0, bare=0.05, early=0.35, middle=0.1, facts=12
     )
-    return Retrieval(tokenizer, Documents([store], tokenizer), CONTEXT, settings, seed=0)
+    return Retrieval(tokenizer, SurroundingText([store], tokenizer), CONTEXT, settings, seed=0)
 
 
 def carry_over(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -25,7 +25,7 @@ def test_a_folder_is_new_until_a_recipe_is_in_it_and_finished_with_what_was_trai
     run.adapter.mkdir()
     assert run.state() == "finished"
     assert run.is_finished
-    assert not run.is_full
+    assert not run.is_full_finetune
 
 
 def test_other_content_is_no_run(run):

@@ -90,7 +90,7 @@ class RunFolder:
         return self.is_run and (self.adapter.is_dir() or self.model.is_dir())
 
     @property
-    def is_full(self) -> bool:
+    def is_full_finetune(self) -> bool:
         """Whether this is a finished run of full fine-tuning."""
         return self.is_run and self.model.is_dir()
 
@@ -161,7 +161,7 @@ class RunFolder:
         Raises:
             ModelError: the record is damaged.
         """
-        if not self.is_full:
+        if not self.is_full_finetune:
             return read_base_record(self.adapter)
         try:
             record = self.read_metadata()["base"]

@@ -10,7 +10,7 @@ import lengthen
 from lengthen.adapters.multi import load_several
 from lengthen.chat.session import ChatSession
 from lengthen.chat.shared_model import NO_ADAPTER, Progress, SharedModel, UserSession
-from lengthen.chat.turns import Answer
+from lengthen.chat.turns import Reply
 from lengthen.errors import DataError, ModelError
 
 CODE = "import os\n\n\ndef main():\n    return os.getcwd()\n"
@@ -119,7 +119,7 @@ def test_errors_come_to_who_asked_and_the_next_question_works(shared):
     for question in ("", "word " * 400):
         with pytest.raises(DataError):
             list(user.ask(question, 5, 0.0))
-    assert isinstance(answer_of(user, "import", 5), Answer)
+    assert isinstance(answer_of(user, "import", 5), Reply)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from retrieval_solver import answers
 from lengthen import evaluation
 from lengthen.data.documents import Document
 from lengthen.data.retrieval import vocabulary
-from lengthen.data.retrieval.documents import Documents
+from lengthen.data.retrieval.documents import SurroundingText
 from lengthen.data.retrieval.python import STYLES, WORDS
 from lengthen.data.retrieval.source import LEAST_TOKENS, Retrieval, Settings
 from lengthen.data.retrieval.tasks import SHARES, TASKS
@@ -73,7 +73,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def documents(tiny):
-    return Documents([tokenize([Document(f"text {seed}", prose(seed)) for seed in range(4)], tiny)], tiny)
+    return SurroundingText([tokenize([Document(f"text {seed}", prose(seed)) for seed in range(4)], tiny)], tiny)
 
 
 def made(tokenizer, documents, length, indices, **settings):

@@ -11,7 +11,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 import lengthen
 from lengthen.errors import DataError, ModelError
-from lengthen.evaluation.answers import Answer, ask, greedy_generate, numbers
+from lengthen.evaluation.answers import ScoredAnswer, ask, greedy_generate, numbers
 from lengthen.evaluation.haystack import Haystack, documentation, read_haystack
 from lengthen.evaluation.prompts import encode, make_prompt, prompt_of_length
 
@@ -223,11 +223,11 @@ def test_several_things_may_come_in_any_order(tokenizers, kind):
 
 
 def test_an_answer_says_how_far_it_is_right():
-    answer = Answer((0.5, 1.5, 1.0, 1.0), (True, False, True, True), (2, 2))
+    answer = ScoredAnswer((0.5, 1.5, 1.0, 1.0), (True, False, True, True), (2, 2))
     assert (answer.nats, answer.right, answer.exact, answer.first_wrong) == (1.0, 0.75, False, 1)
     assert answer.found == 0.5
-    assert Answer((0.1,), (True,), (1,)).exact
-    assert Answer((0.1,), (True,), (1,)).first_wrong is None
+    assert ScoredAnswer((0.1,), (True,), (1,)).exact
+    assert ScoredAnswer((0.1,), (True,), (1,)).first_wrong is None
 
 
 def test_a_penalty_in_the_generation_config_does_not_forbid_repeating(loaded, monkeypatch):

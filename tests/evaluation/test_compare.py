@@ -11,7 +11,7 @@ import command_line
 import lengthen
 from lengthen.errors import ContextError, DataError, ModelError
 from lengthen.evaluation import perplexity
-from lengthen.evaluation.answers import Answer
+from lengthen.evaluation.answers import ScoredAnswer
 from lengthen.evaluation.compare import Probe, compare, find_pair, needle_probe
 from lengthen.evaluation.compare.paired import long_perplexity
 from lengthen.evaluation.compare.verdict import verdict
@@ -227,9 +227,12 @@ def test_every_task_is_asked_of_both(trained, documents, tmp_path):
 
 def test_a_choice_is_right_if_the_right_candidate_is_the_likeliest():
     probe = Probe("any", 8, [], choices=2)
-    right, wrong = Answer((0.1, 0.2), (True, True), (2,)), Answer((0.1, 0.5, 0.1), (False, True, True), (3,))
+    right, wrong = (
+        ScoredAnswer((0.1, 0.2), (True, True), (2,)),
+        ScoredAnswer((0.1, 0.5, 0.1), (False, True, True), (3,)),
+    )
     assert probe.scores([right, wrong, wrong, right]) == [1.0, 0.0]
-    several = Answer((0.1,) * 4, (True, True, False, True), (2, 1, 1))
+    several = ScoredAnswer((0.1,) * 4, (True, True, False, True), (2, 1, 1))
     assert Probe("any", 8, []).scores([several]) == [pytest.approx(2 / 3)]
 
 

@@ -12,7 +12,7 @@ from tokenizer_kinds import KINDS, make
 
 import command_line
 from lengthen.errors import DataError, LengthenError
-from lengthen.evaluation.answers import Answer
+from lengthen.evaluation.answers import ScoredAnswer
 from lengthen.evaluation.haystack import Haystack, documentation
 from lengthen.evaluation.prompts import Question
 from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS, count_cell
@@ -92,15 +92,15 @@ def test_the_haystack_differs_between_trials_and_repeats_where_it_is_short(token
 def test_a_cell_counts_generated_answers_and_tokens():
     question = Question([1], [2, 3], "11111", [[0, 1]], [[2], [3]])
     made = [
-        Answer((0.1, 0.1), (True, True), (2,), " 11111."),
-        Answer((0.1, 2.1), (True, False), (2,), " 11112 or 11111"),
-        Answer((3.1, 0.5), (False, True), (2,), "it is 11111"),
+        ScoredAnswer((0.1, 0.1), (True, True), (2,), " 11111."),
+        ScoredAnswer((0.1, 2.1), (True, False), (2,), " 11112 or 11111"),
+        ScoredAnswer((3.1, 0.5), (False, True), (2,), "it is 11111"),
     ]
     cell = count_cell(256, 0.5, [question] * 3, made)
     assert (cell.trials, cell.exact, cell.correct, cell.first_wrong) == (3, 1, 2, [1, 1])
     assert cell.nats == pytest.approx(1.0)
     assert cell.right_tokens == pytest.approx(2 / 3)
-    alone = count_cell(256, 0.5, [question], [Answer((0.1, 0.1), (True, True), (2,))])
+    alone = count_cell(256, 0.5, [question], [ScoredAnswer((0.1, 0.1), (True, True), (2,))])
     assert alone.correct is None
 
 

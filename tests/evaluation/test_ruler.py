@@ -19,7 +19,7 @@ from lengthen.evaluation.ruler import (
     PUBLISHED_THRESHOLD,
     TASKS,
     Essay,
-    Sources,
+    RulerTexts,
     base_id,
     base_threshold,
     effective_context,
@@ -28,7 +28,7 @@ from lengthen.evaluation.ruler import (
     read_squad,
 )
 from lengthen.evaluation.ruler.scoring import averages, match_score
-from lengthen.evaluation.ruler.tasks import Request
+from lengthen.evaluation.ruler.tasks import SampleRequest
 from lengthen.evaluation.ruler.words import ADJECTIVES, NOUNS, VERBS
 
 WITHOUT_FILES = [name for name in TASKS if not name.startswith("qa")]
@@ -83,7 +83,7 @@ def hotpotqa_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sources(squad_file, hotpotqa_file):
     essay = Essay(documentation()[1][:60_000])
-    return Sources(essay, {"qa_1": read_squad(squad_file), "qa_2": read_hotpotqa(hotpotqa_file)})
+    return RulerTexts(essay, {"qa_1": read_squad(squad_file), "qa_2": read_hotpotqa(hotpotqa_file)})
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def write(tokenizers, sources):
 
     def prompt(task, tokens, seed=0, kind="tiny"):
         count = partial(_count, tokenizers[kind])
-        builder = TASKS[task].make(Request(Random(seed), tokens, sources, seed % 20))
+        builder = TASKS[task].make(SampleRequest(Random(seed), tokens, sources, seed % 20))
         room = tokens - TASKS[task].answer_tokens
         text = builder.prompt_of_length(count, room)
         assert count(text) == room
@@ -291,7 +291,7 @@ def test_prompts_depend_on_seed_length_and_number_only(task, tokenizers, sources
 
 def test_what_is_drawn_is_the_same_on_every_machine(sources):
     def answers(task):
-        return TASKS[task].make(Request(Random("0"), 1000, sources, 0)).answers
+        return TASKS[task].make(SampleRequest(Random("0"), 1000, sources, 0)).answers
 
     assert {task: answers(task) for task in ("niah_single_1", "vt", "cwe", "fwe")} == {
         "niah_single_1": ("5302849",),
@@ -309,7 +309,7 @@ def test_words():
 
 def test_least_tokens_are_what_a_prompt_without_haystack_takes(tokenizers, sources):
     count = partial(_count, tokenizers["tiny"])
-    builder = TASKS["niah_single_1"].make(Request(Random(0), 1000, sources, 0))
+    builder = TASKS["niah_single_1"].make(SampleRequest(Random(0), 1000, sources, 0))
     least = builder.least_tokens(count)
     assert count(builder.prompt_of_length(count, least)) == least
     assert "grass" not in builder.prompt_of_length(count, least)

@@ -17,13 +17,13 @@ import lengthen
 from lengthen.data.token_store import TokenStore
 from lengthen.data.tokens import load_tokens
 from lengthen.errors import ContextError, DataError, Interrupted, LengthenError, ModelError, OutputError
-from lengthen.evaluation.answers import Answer
+from lengthen.evaluation.answers import ScoredAnswer
 from lengthen.evaluation.compare import Probe, compare, find_pair
 from lengthen.extension import PHASES, Extension, extend, plan_extension, questions, read_state
 from lengthen.extension.draft import draft, learning_rate, wanted_steps, with_task
 from lengthen.extension.look import choose_held_out
 from lengthen.extension.questions import choose_questions, choose_task, documents_to_measure, haystack_of, make_asked
-from lengthen.extension.request import Request
+from lengthen.extension.request import ExtendRequest
 from lengthen.files import write_text
 from lengthen.models.load import load_tokenizer
 from lengthen.planning import DEVICES, Device
@@ -288,7 +288,7 @@ def test_a_base_is_asked_what_it_answers(monkeypatch, needle, lookup, chosen):
     def probe(task, *_arguments):
         if shares[task] is None:
             raise DataError("no room")
-        answers = [Answer((0.1,), (index < 20 * shares[task],), (1,)) for index in range(20)]
+        answers = [ScoredAnswer((0.1,), (index < 20 * shares[task],), (1,)) for index in range(20)]
         return Probe(task, 256, answers)
 
     monkeypatch.setattr(questions, "_MAKERS", {task: partial(probe, task) for task in shares})
@@ -304,7 +304,7 @@ def test_a_base_that_can_be_asked_nothing_is_refused(small, books):
 
 
 def test_questions_that_are_trained_on_go_with_those_that_are_asked(small, books):
-    request = Request(small, TARGET, (books,))
+    request = ExtendRequest(small, TARGET, (books,))
     recipe = draft(request, LlamaConfig())
     tasks = {task: with_task(recipe, task).data.beside[0].tasks for task in ("needle", "lookup")}
     assert tasks == {"needle": {}, "lookup": {"python": 1}}

@@ -18,7 +18,7 @@ pytest.importorskip("gradio", reason="gradio is not installed (extra: ui)")
 from lengthen.chat.shared_model import SharedModel
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.errors import LengthenError
-from lengthen.extension import Extension, Request, read_state
+from lengthen.extension import ExtendRequest, Extension, read_state
 from lengthen.run_folder import RunFolder
 from lengthen.ui.job import Job
 from lengthen.ui.page import serve_page
@@ -170,7 +170,7 @@ def test_the_tab_is_not_there_for_others(browser, shared, tmp_path):
 
 
 def test_one_at_a_time(small, books, tmp_path):
-    job, wishes = Job(), Request(str(small), 512, (str(books),), hours=1)
+    job, wishes = Job(), ExtendRequest(str(small), 512, (str(books),), hours=1)
     job.begin(wishes, tmp_path / "one")
     with pytest.raises(LengthenError, match="one is being extended"):
         job.begin(wishes, tmp_path / "two")

@@ -7,13 +7,13 @@ from lengthen.adapters.folder import adapter_rows
 from lengthen.context.layers import text_config
 from lengthen.errors import ModelError
 from lengthen.models.load import empty_model, load_config
-from lengthen.models.resolve import Source, resolve_model
+from lengthen.models.resolve import ModelSource, resolve_model
 from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["base_of", "base_of_run", "check_base", "stated_rows"]
 
 
-def base_of(model: str | Path) -> Source:
+def base_of(model: str | Path) -> ModelSource:
     """Where the weights of MODEL are: its own, or those of the base that a run's adapter was trained over.
 
     Raises:
@@ -23,7 +23,7 @@ def base_of(model: str | Path) -> Source:
     return source if source.run is None else base_of_run(source.run)
 
 
-def base_of_run(run: Path) -> Source:
+def base_of_run(run: Path) -> ModelSource:
     """The base that a run's adapter was trained over.
 
     Args:
@@ -59,7 +59,7 @@ def stated_rows(model: str | Path) -> int:
     return rows or int(text_config(config).vocab_size)
 
 
-def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, Any], source: Source) -> None:
+def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, Any], source: ModelSource) -> None:
     """Refuse another base than the adapter's, by what can be compared: a 4-bit base has no hash of all weights.
 
     Args:

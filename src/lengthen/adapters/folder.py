@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from lengthen.adapters.weights import end_names, plain_name, read_shapes
 from lengthen.errors import ModelError
 from lengthen.models.load import from_pretrained
-from lengthen.models.resolve import Source
+from lengthen.models.resolve import ModelSource
 from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["adapter_config", "adapter_rows", "check_folder", "trained_over_nf4"]
@@ -32,7 +32,7 @@ def adapter_config(adapter: Path) -> PreTrainedConfig | None:
     """
     if not (adapter / "config.json").is_file():
         return None
-    return from_pretrained(AutoConfig, Source(str(adapter), str(adapter)))
+    return from_pretrained(AutoConfig, ModelSource(str(adapter), str(adapter)))
 
 
 def trained_over_nf4(model: str | Path, adapter: str | Path | None) -> bool | None:

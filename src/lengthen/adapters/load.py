@@ -21,7 +21,7 @@ from lengthen.errors import ModelError
 from lengthen.models.devices import Device, Dtype, pick_device, pick_dtype
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config, quiet_transformers
-from lengthen.models.resolve import Source, resolve_model
+from lengthen.models.resolve import ModelSource, resolve_model
 from lengthen.quantization import dequantize
 from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.upstream import reading
@@ -49,7 +49,7 @@ class BaseApart:
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
-    source: Source
+    source: ModelSource
     adapter: Path | None
 
 
@@ -215,7 +215,7 @@ def _resize_like(model: Any, adapter: Path) -> None:
 
 
 def _scaled_config(
-    source: Source, adapter: Path | None, record: dict[str, Any] | None, scaling: _Scaling
+    source: ModelSource, adapter: Path | None, record: dict[str, Any] | None, scaling: _Scaling
 ) -> PreTrainedConfig:
     """The base's config, with the positions that its adapter was trained with, or scaled anew."""
     plain = load_config(source, scaling.base_context)
@@ -234,7 +234,7 @@ def _shape(config: PreTrainedConfig) -> list[Any]:
     return [getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers")]
 
 
-def _with_adapter(base: PreTrainedModel, folder: Path, source: Source) -> Any:
+def _with_adapter(base: PreTrainedModel, folder: Path, source: ModelSource) -> Any:
     from peft import PeftModel
 
     with attaching(folder, source.id):

@@ -29,7 +29,7 @@ from lengthen.errors import ModelError, one_line
 from lengthen.files import atomic_folder, read_object, write_text
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config, quiet_transformers
-from lengthen.models.resolve import Source, resolve_model, resolved_name
+from lengthen.models.resolve import ModelSource, resolve_model, resolved_name
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.vocabulary import embedding_rows
@@ -162,7 +162,7 @@ def _add_rows(tensors: dict[str, torch.Tensor], model: Any) -> None:
 
 
 def _fill(
-    model: PreTrainedModel, settings: LoraConfig, tensors: dict[str, torch.Tensor], folder: Path, source: Source
+    model: PreTrainedModel, settings: LoraConfig, tensors: dict[str, torch.Tensor], folder: Path, source: ModelSource
 ) -> PeftModel:
     """Put an adapter with places for exactly these tensors over the base, and the tensors into it, as float32."""
     settings.modules_to_save = _trained_whole(model, tensors, folder, source) or None
@@ -180,7 +180,9 @@ def _fill(
     return peft_model
 
 
-def _trained_whole(model: PreTrainedModel, tensors: dict[str, torch.Tensor], folder: Path, source: Source) -> list[str]:
+def _trained_whole(
+    model: PreTrainedModel, tensors: dict[str, torch.Tensor], folder: Path, source: ModelSource
+) -> list[str]:
     """Names of the modules that were trained themselves; a tied head is one with the embeddings."""
     names = [name for name, _ in model.named_modules()]
     saved = sorted({name.rpartition(".")[0] for name in tensors if ".lora_" not in name})
@@ -203,7 +205,7 @@ def _tie_head(tensors: dict[str, torch.Tensor], model: PreTrainedModel, folder: 
 
 
 def _check_places(
-    places: dict[str, torch.Size], tensors: dict[str, torch.Tensor], folder: Path, source: Source
+    places: dict[str, torch.Size], tensors: dict[str, torch.Tensor], folder: Path, source: ModelSource
 ) -> None:
     unknown, missing = sorted(set(tensors) - set(places)), sorted(set(places) - set(tensors))
     other = sorted(name for name in set(tensors) & set(places) if tensors[name].shape != places[name])

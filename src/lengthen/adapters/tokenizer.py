@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lengthen.models.load import load_tokenizer, read_tokenizer
-from lengthen.models.resolve import Source
+from lengthen.models.resolve import ModelSource
 from lengthen.run_folder import RunFolder
 from lengthen.upstream import reading
 
@@ -34,7 +34,7 @@ def tokenizer_beside(model: str, adapter: Path | None) -> PreTrainedTokenizerBas
     if adapter is None:
         return load_tokenizer(model)
     if has_tokenizer(adapter):
-        return read_tokenizer(Source(str(adapter), str(adapter)))
+        return read_tokenizer(ModelSource(str(adapter), str(adapter)))
     tokenizer = load_tokenizer(model)
     tokenizer.chat_template = _template_beside(adapter) or tokenizer.chat_template
     return tokenizer
@@ -53,7 +53,7 @@ def own_tokenizer(path: Path, base: PreTrainedTokenizerBase) -> PreTrainedTokeni
     folder = path if (path / "adapter_config.json").is_file() else RunFolder(path).adapter
     place = next((candidate for candidate in (folder, path) if has_tokenizer(candidate)), None)
     if place is not None:
-        own = read_tokenizer(Source(str(place), str(place)))
+        own = read_tokenizer(ModelSource(str(place), str(place)))
     elif (template := _template_beside(folder)) is not None:
         own = copy.deepcopy(base)
         own.chat_template = template

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, Literal
 
-from lengthen.chat.turns import Answer, ChatPrompt, Loaded, Turn
+from lengthen.chat.turns import ChatPrompt, Loaded, Reply, Turn
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.data.instruct.templates import TEMPLATES, use_template
 from lengthen.data.truncate import cut_middle
@@ -71,7 +71,7 @@ class ChatSession:
         self.documents: list[Loaded] = []
 
     @property
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[Reply]:
         """The answers of all turns so far."""
         return [turn.answer for turn in self._turns]
 
@@ -148,7 +148,7 @@ class ChatSession:
         seed: int = 0,
         on_read: Callable[[int, int], None] = lambda _done, _total: None,
         should_stop: Callable[[], bool] = lambda: False,
-    ) -> Generator[str, None, Answer]:
+    ) -> Generator[str, None, Reply]:
         """Ask, and yield the answer piece by piece.
 
         Closing the generator stops the answer too. A stopped answer stays in the conversation as far as it came; one
@@ -164,7 +164,7 @@ class ChatSession:
             should_stop: asked after each chunk that is read and each token.
 
         Returns:
-            The `Answer`, as the generator's value.
+            The `Reply`, as the generator's value.
 
         Raises:
             DataError: the question is empty, or leaves no room for an answer.
@@ -201,7 +201,7 @@ class ChatSession:
                 yield from filter(None, [text.end()])
         finally:
             seconds = round(time.perf_counter() - started, 3)
-            answer = Answer(question, text.text.strip(), len(ids), read, len(new), seconds, end)
+            answer = Reply(question, text.text.strip(), len(ids), read, len(new), seconds, end)
             if new:
                 self._turns.append(Turn(prompt, ids + new, answer))
                 self._waiting = []
@@ -216,7 +216,7 @@ class ChatSession:
         on_text: Callable[[str], None] = lambda _text: None,
         on_read: Callable[[int, int], None] = lambda _done, _total: None,
         should_stop: Callable[[], bool] = lambda: False,
-    ) -> Answer:
+    ) -> Reply:
         """As `stream`, with each piece given to `on_text`; returns the answer when it is whole or stopped.
 
         Args:
@@ -232,7 +232,7 @@ class ChatSession:
             try:
                 on_text(next(pieces))
             except StopIteration as stopped:
-                answer: Answer = stopped.value
+                answer: Reply = stopped.value
                 return answer
 
     def reset(self, documents: bool = False) -> None:

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from lengthen.chat.session import ChatSession
-from lengthen.chat.turns import Answer, Loaded
+from lengthen.chat.turns import Loaded, Reply
 from lengthen.context import base_context
 from lengthen.data.documents import read_documents
 from lengthen.errors import DataError
@@ -182,7 +182,7 @@ class UserSession:
         """End the answer that is being written, or waited for."""
         self._stop.set()
 
-    def ask(self, question: str, max_new_tokens: int, temperature: float) -> Iterator[Progress | str | Answer | None]:
+    def ask(self, question: str, max_new_tokens: int, temperature: float) -> Iterator[Progress | str | Reply | None]:
         """Ask, and yield how far it is, pieces of the answer, and last the answer; None if stopped while waiting.
 
         The work goes on in a thread of its own, so that who stops listening holds up nobody: `stop` ends it.
@@ -198,10 +198,10 @@ class UserSession:
         if not self._answering.acquire(blocking=False):
             raise DataError("an answer is being written; stop it first")
         self._stop.clear()
-        news: SimpleQueue[Progress | str | Answer | BaseException | None] = SimpleQueue()
+        news: SimpleQueue[Progress | str | Reply | BaseException | None] = SimpleQueue()
 
         def work() -> None:
-            result: Answer | BaseException | None = None
+            result: Reply | BaseException | None = None
             try:
                 with self._shared.acquire(self.adapter, lambda n: news.put(Progress(n)), self._stop.is_set) as is_ours:
                     if is_ours:
@@ -226,7 +226,7 @@ class UserSession:
             if isinstance(new, BaseException):
                 raise new
             yield new
-            if new is None or isinstance(new, Answer):
+            if new is None or isinstance(new, Reply):
                 return
 
     def _check_idle(self) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-__all__ = ["Answer", "ChatPrompt", "Loaded", "Turn"]
+__all__ = ["ChatPrompt", "Loaded", "Reply", "Turn"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """The answer to one question.
 
     Attributes:
@@ -69,4 +69,4 @@ class Turn:
 
     prompt: ChatPrompt
     ids: list[int]
-    answer: Answer
+    answer: Reply

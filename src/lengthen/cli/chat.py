@@ -16,7 +16,7 @@ from lengthen.cli._reading_bar import ReadingBar, pick_streaming
 
 if TYPE_CHECKING:
     from lengthen.chat.session import ChatSession
-    from lengthen.chat.turns import Answer
+    from lengthen.chat.turns import Reply
     from lengthen.cli._loaded_model import LoadedModel
 
 __all__ = ["chat"]
@@ -146,7 +146,7 @@ class _Terminal:
         print(flush=True)
         self._after(answer)
 
-    def _after(self, answer: "Answer") -> None:
+    def _after(self, answer: "Reply") -> None:
         if answer.end == "context":
             self._note("warning: the context is full, so the answer ends here; /reset begins anew", always=True)
         said = {"max_new_tokens": ", ends at --max-new-tokens", "stopped": ", stopped"}.get(answer.end, "")

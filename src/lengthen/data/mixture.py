@@ -17,10 +17,10 @@ import numpy as np
 from lengthen.data.blocks import Block
 from lengthen.data.counts import any_packed
 
-__all__ = ["FiniteSource", "GeneratedSource", "Mixture", "Source", "interleave"]
+__all__ = ["BlockSource", "FiniteSource", "GeneratedSource", "Mixture", "interleave"]
 
 
-class Source(Protocol):
+class BlockSource(Protocol):
     """Gives any number of blocks, each a function of its number alone.
 
     Attributes:
@@ -49,7 +49,7 @@ class FiniteSource:
     """Blocks that are at hand, each pass over them in an order of its own.
 
     Args:
-        kind, name, about: see `Source`.
+        kind, name, about: see `BlockSource`.
         blocks: at least one.
         seed: of the orders.
     """
@@ -81,7 +81,7 @@ class GeneratedSource:
     """Blocks of one length that are made when they are asked for.
 
     Args:
-        kind, name, about, packed: see `Source`.
+        kind, name, about, packed: see `BlockSource`.
         make: a block from its number.
         block_tokens: of each.
     """
@@ -155,7 +155,7 @@ class Mixture(Sequence[Block]):
 
     in_order = True
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], count: int):
+    def __init__(self, sources: Sequence[BlockSource], weights: Sequence[float], count: int):
         self.sources = list(sources)
         self.packed = any(source.packed for source in sources)
         self._shares = [weight / sum(weights) for weight in weights]

@@ -8,10 +8,10 @@ import numpy as np
 
 from lengthen.data.blocks import Block
 from lengthen.data.instruct.dataset import load_instructions, pack_instructions
-from lengthen.data.mixture import FiniteSource, GeneratedSource, Mixture, Source
+from lengthen.data.mixture import BlockSource, FiniteSource, GeneratedSource, Mixture
 from lengthen.data.packing import choose_documents, pack, pack_windows
 from lengthen.data.repositories import read_repositories
-from lengthen.data.retrieval.documents import Documents
+from lengthen.data.retrieval.documents import SurroundingText
 from lengthen.data.retrieval.source import Retrieval, Settings
 from lengthen.data.retrieval.tasks import SHARES
 from lengthen.data.skip_wise import skip_wise
@@ -59,7 +59,7 @@ class _Opener:
         self._recipe, self._tokenizer, self._vocab_size = recipe, tokenizer, vocab_size
         self._stores: dict[int, TokenStore] = {}
 
-    def open(self, number: int, source: SourceRecipe) -> Source:
+    def open(self, number: int, source: SourceRecipe) -> BlockSource:
         """A source of the recipe; its number there is a part of its seed."""
         place = self._recipe.data.place_of(number)
         name = f"{place} ({source.kind}{' ' + ', '.join(source.path) if source.path else ''})"
@@ -138,7 +138,7 @@ class _Opener:
             return pack(store, length, data.packing)
         return skip_wise(pack(store, target, data.packing), length, target, _number(seed))
 
-    def _open_instructions(self, source: SourceRecipe, name: str, seed: tuple[int, ...]) -> Source:
+    def _open_instructions(self, source: SourceRecipe, name: str, seed: tuple[int, ...]) -> BlockSource:
         data, length = self._recipe.data, self._recipe.sequence_length
         limit = source.max_documents or data.max_documents
         loaded = load_instructions(source.path, self._tokenizer, length, data.template, *self._limits(source), limit)
@@ -147,7 +147,7 @@ class _Opener:
         about = f"{len(examples)} examples, {sum(map(len, examples)):,} tokens"
         return FiniteSource("instruct", name, about, pack_instructions(examples, length), seed)
 
-    def _open_retrieval(self, source: SourceRecipe, name: str, seed: tuple[int, ...]) -> Source:
+    def _open_retrieval(self, source: SourceRecipe, name: str, seed: tuple[int, ...]) -> BlockSource:
         data, length = self._recipe.data, self._recipe.sequence_length
         lengths = (source.length, source.length) if isinstance(source.length, int) else source.length
         settings = Settings(
@@ -163,13 +163,13 @@ class _Opener:
         about = "lists of facts" if documents is None else f"in {len(documents):,} tokens of documents"
         return GeneratedSource("retrieval", name, about, lengths is not None, retrieval.block, length)
 
-    def _haystack(self, source: SourceRecipe) -> Documents | None:
+    def _haystack(self, source: SourceRecipe) -> SurroundingText | None:
         """The documents around facts: those that are named, else those of the sources long and code, of any weight."""
         if source.haystack:
-            return Documents([self._read(source.haystack, source)], self._tokenizer)
+            return SurroundingText([self._read(source.haystack, source)], self._tokenizer)
         others = enumerate(self._recipe.data.sources)
         stores = [self._store(number, other) for number, other in others if other.kind in ("long", "code")]
-        return Documents(stores, self._tokenizer) if stores else None
+        return SurroundingText(stores, self._tokenizer) if stores else None
 
 
 def _number(seed: tuple[int, ...]) -> int:

@@ -25,7 +25,7 @@ from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import LengthenError, one_line
 from lengthen.gguf import stored_types
 from lengthen.models.load import empty_model, keeps_towers, load_config, quiet_transformers, read_context, towers_of
-from lengthen.models.resolve import Source, resolve_model
+from lengthen.models.resolve import ModelSource, resolve_model
 from lengthen.quantization import check_not_quantized
 from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.upstream import check_chat_template, reading
@@ -99,7 +99,7 @@ def _of(base: str, model: str) -> str:
     return "" if base == model else f", over {base}"
 
 
-def _positions(source: Source, config: PreTrainedConfig, given: int | None) -> Iterator[Finding]:
+def _positions(source: ModelSource, config: PreTrainedConfig, given: int | None) -> Iterator[Finding]:
     try:
         stated = read_context(source, given)
         yield Finding("context", f"{stated.tokens:,} tokens ({stated.source})")
@@ -208,7 +208,7 @@ def _narrow(text: PreTrainedConfig) -> None:
                 rope[name] = rope[name][: int(rotated * rope.get("partial_rotary_factor", 1.0)) // 2]
 
 
-def _weights(source: Source, config: PreTrainedConfig) -> Iterator[Finding]:
+def _weights(source: ModelSource, config: PreTrainedConfig) -> Iterator[Finding]:
     if source.gguf:
         types = stored_types(Path(source.location, source.gguf))
         yield Finding("weights", f"stored as {', '.join(types)}; dequantized when they are loaded")

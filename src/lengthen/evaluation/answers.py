@@ -21,11 +21,11 @@ from lengthen.errors import ModelError
 from lengthen.evaluation.prompts import Prompt, Question
 from lengthen.head import causal_lm
 
-__all__ = ["Answer", "ask", "greedy_generate", "numbers"]
+__all__ = ["ScoredAnswer", "ask", "greedy_generate", "numbers"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScoredAnswer:
     """A model's answer to one question.
 
     Attributes:
@@ -74,7 +74,7 @@ def ask(
     prompts: Sequence[Prompt],
     max_new_tokens: int | None = None,
     peers: Peers | None = None,
-) -> list[list[Answer]]:
+) -> list[list[ScoredAnswer]]:
     """Read each prompt's context once and ask all of its questions of the key/value cache.
 
     Each answer is what it would be after a prefill of its own. Long contexts are read in chunks
@@ -97,14 +97,14 @@ def ask(
     """
     shared = min(len(prompt.context) for prompt in prompts)
     reader = _Reader(model, torch.tensor([prompt.context[:shared] for prompt in prompts]), peers)
-    found: list[list[Answer]] = [[] for _ in prompts]
+    found: list[list[ScoredAnswer]] = [[] for _ in prompts]
     for place in range(len(prompts[0].questions)):
         questions = [prompt.questions[place] for prompt in prompts]
         before = [prompt.context[shared:] + q.ids for prompt, q in zip(prompts, questions, strict=True)]
         texts = None if max_new_tokens is None else _decoded(reader, tokenizer, before, max_new_tokens)
         for row, (losses, likeliest) in enumerate(_teacher_forced(reader, before, questions)):
             items = tuple(map(len, questions[row].items))
-            found[row].append(Answer(losses, likeliest, items, None if texts is None else texts[row]))
+            found[row].append(ScoredAnswer(losses, likeliest, items, None if texts is None else texts[row]))
     return found
 
 

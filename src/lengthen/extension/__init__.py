@@ -2,19 +2,19 @@
 
 from lengthen.extension.events import PHASES, Event
 from lengthen.extension.plan import Planned
-from lengthen.extension.request import Request
+from lengthen.extension.request import ExtendRequest
 from lengthen.extension.run import Extension, extend, plan_extension
 from lengthen.extension.state import State, read_state
-from lengthen.extension.verdict import Verdict
+from lengthen.extension.verdict import ExtensionVerdict
 
 __all__ = [
     "PHASES",
     "Event",
+    "ExtendRequest",
     "Extension",
+    "ExtensionVerdict",
     "Planned",
-    "Request",
     "State",
-    "Verdict",
     "extend",
     "plan_extension",
     "read_state",

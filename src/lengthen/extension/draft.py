@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from lengthen.extension.request import Request
+from lengthen.extension.request import ExtendRequest
 from lengthen.recipe import Recipe, SourceRecipe, apply_overrides, parse_recipe
 
 __all__ = ["draft", "learning_rate", "wanted_steps", "with_task"]
@@ -39,7 +39,7 @@ def wanted_steps(rate: float) -> int:
     return max(_STEPS // 2, round(_STEPS * _RATE / rate))
 
 
-def draft(request: Request, config: PreTrainedConfig, given: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
+def draft(request: ExtendRequest, config: PreTrainedConfig, given: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
     """The recipe for a request.
 
     Args:

@@ -11,9 +11,9 @@ from lengthen.data.token_store import TokenStore
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.doctor.model import s2_of, scaling_of
 from lengthen.errors import ContextError, DataError, ModelError
-from lengthen.extension.request import Request
+from lengthen.extension.request import ExtendRequest
 from lengthen.models.load import load_config, load_tokenizer, read_context
-from lengthen.models.resolve import Source, resolve_model
+from lengthen.models.resolve import ModelSource, resolve_model
 from lengthen.quantization import check_not_quantized
 from lengthen.recipe import Recipe
 
@@ -41,7 +41,7 @@ class Look:
         longest: tokens of the longest document that is trained on.
     """
 
-    source: Source
+    source: ModelSource
     config: PreTrainedConfig
     context: int
     method: str
@@ -51,7 +51,7 @@ class Look:
     longest: int
 
 
-def check_base(request: Request, stated: int | None) -> tuple[Source, PreTrainedConfig, int]:
+def check_base(request: ExtendRequest, stated: int | None) -> tuple[ModelSource, PreTrainedConfig, int]:
     """Where the base is, its config and its context, if it can be extended as far as asked.
 
     Args:
@@ -90,7 +90,7 @@ def read(paths: tuple[str, ...], tokenizer: Any, config: PreTrainedConfig) -> tu
     return load_tokens(paths, tokenizer, config.get_text_config().vocab_size, default_cache())
 
 
-def look(request: Request, recipe: Recipe) -> Look:
+def look(request: ExtendRequest, recipe: Recipe) -> Look:
     """Look at the base and at the data.
 
     Args:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lengthen.evaluation.answers import Answer
-from lengthen.evaluation.compare import Asked, Measured
+from lengthen.evaluation.answers import ScoredAnswer
+from lengthen.evaluation.compare import Measurement, Questionnaire
 from lengthen.files import parse_json, write_bytes
 
 __all__ = ["fingerprint", "load_measured", "save_measured"]
 
 
-def fingerprint(asked: Asked) -> str:
+def fingerprint(asked: Questionnaire) -> str:
     """A hash of every token that is read, and how.
 
     Args:
@@ -35,7 +35,7 @@ def fingerprint(asked: Asked) -> str:
     return digest.hexdigest()
 
 
-def save_measured(path: Path, measured: Measured, of: str) -> None:
+def save_measured(path: Path, measured: Measurement, of: str) -> None:
     """Write a measurement, whole or not at all.
 
     Args:
@@ -58,7 +58,7 @@ def save_measured(path: Path, measured: Measured, of: str) -> None:
     write_bytes(path, file.getvalue())
 
 
-def load_measured(path: Path, of: str) -> Measured | None:
+def load_measured(path: Path, of: str) -> Measurement | None:
     """A measurement that was kept; None where there is none, or one of other questions.
 
     Args:
@@ -79,8 +79,8 @@ def load_measured(path: Path, of: str) -> Measured | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     answers = [[[_answer(answer) for answer in answers] for answers in prompts] for prompts in about["answers"]]
-    return Measured(answers, losses, short, about["seconds"])
+    return Measurement(answers, losses, short, about["seconds"])
 
 
-def _answer(fields: dict[str, object]) -> Answer:
-    return Answer(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})  # type: ignore[arg-type]
+def _answer(fields: dict[str, object]) -> ScoredAnswer:
+    return ScoredAnswer(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})  # type: ignore[arg-type]

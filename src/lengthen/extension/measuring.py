@@ -8,7 +8,7 @@ from typing import Any
 from lengthen.context import base_context
 from lengthen.data.token_store import TokenStore
 from lengthen.errors import Interrupted
-from lengthen.evaluation.compare import Asked, Comparison, Measured, Pair, Side, find_pair, judge, measure
+from lengthen.evaluation.compare import Comparison, Measurement, Pair, Questionnaire, Side, find_pair, judge, measure
 from lengthen.evaluation.retrieval.needle import DEPTHS
 from lengthen.extension.measured_file import fingerprint, load_measured, save_measured
 from lengthen.extension.pipeline import Pipeline
@@ -31,7 +31,7 @@ class Measuring:
 
     def __init__(self, pipeline: Pipeline):
         self._pipeline = pipeline
-        self._asked: Asked | None = None
+        self._asked: Questionnaire | None = None
 
     def measure_base(self) -> None:
         """Measure the base, and with scaled positions where the plan says so.
@@ -71,7 +71,7 @@ class Measuring:
         pipeline, questions = self._pipeline, self._pipeline.planned.questions
         asked = self._questions()
         of = fingerprint(asked)
-        measured: dict[Side, Measured] = {}
+        measured: dict[Side, Measurement] = {}
         sides: list[Side] = ["base", "scaled", "run"] if questions.scaled else ["base", "run"]
         for side in sides:
             kept = load_measured(self._kept(side), of)
@@ -110,7 +110,7 @@ class Measuring:
         }
         return found, content
 
-    def _questions(self) -> Asked:
+    def _questions(self) -> Questionnaire:
         if self._asked is None:
             pipeline, recipe = self._pipeline, self._pipeline.recipe
             config = load_config(resolve_model(recipe.model), recipe.context.base)
@@ -124,7 +124,7 @@ class Measuring:
     def _kept(self, side: Side) -> Path:
         return self._pipeline.folder / "measured" / f"{side}.npz"
 
-    def _measure(self, asked: Asked, side: Side, model: Any, tokenizer: Any) -> None:
+    def _measure(self, asked: Questionnaire, side: Side, model: Any, tokenizer: Any) -> None:
         """Measure a side, unless that was done before the process was stopped."""
         pipeline, of = self._pipeline, fingerprint(asked)
         if load_measured(self._kept(side), of) is not None:

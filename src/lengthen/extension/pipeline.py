@@ -8,7 +8,7 @@ from typing import Any
 
 from lengthen.extension.events import Event, OnEvent, Phase
 from lengthen.extension.plan import Planned
-from lengthen.extension.request import Request
+from lengthen.extension.request import ExtendRequest
 from lengthen.extension.state import State, begin, write_state
 from lengthen.files import write_text
 from lengthen.recipe import Recipe, load_recipe, parse_recipe
@@ -46,7 +46,7 @@ class Pipeline:
         phase: the one that is worked at.
     """
 
-    def __init__(self, request: Request, out: str | Path | None, on_event: OnEvent, stop: Callable[[], bool]):
+    def __init__(self, request: ExtendRequest, out: str | Path | None, on_event: OnEvent, stop: Callable[[], bool]):
         self.request, self.on_event, self.stop = request, on_event, stop
         self.run = RunFolder(Path(out) if out is not None else default_folder(request))
         self.state = State(request)
@@ -124,7 +124,7 @@ class Pipeline:
         write_text(self.run.recipe, parse_recipe(self.state.recipe, "of the extension").to_yaml())
 
 
-def default_folder(request: Request) -> Path:
+def default_folder(request: ExtendRequest) -> Path:
     """`runs/MODEL-TO`, such as runs/tiny-2k."""
     name = Path(request.model).name.removesuffix(".gguf")
     size = f"{request.to // 1024}k" if request.to % 1024 == 0 else str(request.to)

@@ -14,8 +14,8 @@ import torch
 from lengthen.errors import ContextError, LengthenError
 from lengthen.extension.draft import draft
 from lengthen.extension.look import Look
-from lengthen.extension.questions import Questions, choose_questions
-from lengthen.extension.request import Request
+from lengthen.extension.questions import QuestionPlan, choose_questions
+from lengthen.extension.request import ExtendRequest
 from lengthen.planning import Device, Plan, plan
 from lengthen.planning.devices import WIDTHS
 from lengthen.planning.flops import model_flops
@@ -63,7 +63,7 @@ class Planned:
     measuring: float | None
     peak_bytes: int
     disk_bytes: int
-    questions: Questions
+    questions: QuestionPlan
 
     @property
     def seconds(self) -> float | None:
@@ -72,7 +72,7 @@ class Planned:
 
 
 def make_plan(
-    request: Request,
+    request: ExtendRequest,
     looked: Look,
     documents: int,
     folder: Path,
@@ -124,7 +124,7 @@ def make_plan(
     raise _nothing_fits(looked, device, refused)
 
 
-def _check_readable(request: Request, looked: Look, device: Device) -> None:
+def _check_readable(request: ExtendRequest, looked: Look, device: Device) -> None:
     """Refuse a target whose keys and values have no room beside the weights: it could be trained, and never read.
 
     Raises:
@@ -143,7 +143,7 @@ def _check_readable(request: Request, looked: Look, device: Device) -> None:
         )
 
 
-def _memory_choices(request: Request, device: Device) -> Iterator[dict[str, Any]]:
+def _memory_choices(request: ExtendRequest, device: Device) -> Iterator[dict[str, Any]]:
     """Overrides that need less and less memory, fastest first; keys that the request sets itself stay."""
     own = {override.partition("=")[0] for override in request.overrides}
     has_memory = any(key.startswith("memory.") for key in own)
@@ -190,8 +190,8 @@ def _silence() -> Iterator[None]:
 
 
 def _share_hours(
-    request: Request, looked: Look, documents: int, recipe: Recipe, found: Plan, seconds: float | None
-) -> tuple[Questions, int]:
+    request: ExtendRequest, looked: Look, documents: int, recipe: Recipe, found: Plan, seconds: float | None
+) -> tuple[QuestionPlan, int]:
     """The questions and the steps that the hours have room for.
 
     Raises:
@@ -222,7 +222,7 @@ def _share_hours(
 
 
 def _planned(
-    draft: Recipe, final: Recipe, found: Plan, seconds: float | None, is_measured: bool, questions: Questions
+    draft: Recipe, final: Recipe, found: Plan, seconds: float | None, is_measured: bool, questions: QuestionPlan
 ) -> Planned:
     steps, wanted = final.training.steps, draft.training.steps
     assert steps is not None

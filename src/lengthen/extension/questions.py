@@ -11,8 +11,8 @@ from lengthen.data.token_store import TokenStore
 from lengthen.errors import DataError
 from lengthen.evaluation.answers import ask
 from lengthen.evaluation.compare import (
-    Asked,
     Probe,
+    Questionnaire,
     cloze_probe,
     copy_probe,
     default_lengths,
@@ -23,12 +23,12 @@ from lengthen.evaluation.compare.verdict import RETRIEVAL
 from lengthen.evaluation.haystack import Haystack, documentation
 from lengthen.evaluation.retrieval.needle import DEPTHS
 from lengthen.extension.look import read
-from lengthen.extension.request import Request
+from lengthen.extension.request import ExtendRequest
 from lengthen.recipe import Recipe
 
 __all__ = [
     "SEED",
-    "Questions",
+    "QuestionPlan",
     "choose_questions",
     "choose_task",
     "documents_to_measure",
@@ -52,7 +52,7 @@ _MAKERS: dict[str, Callable[..., Probe]] = {"needle": needle_probe, "lookup": lo
 
 
 @dataclass(frozen=True)
-class Questions:
+class QuestionPlan:
     """How much is asked.
 
     Attributes:
@@ -80,7 +80,7 @@ class Questions:
 
 def choose_questions(
     context: int, target: int, hours: float, documents: int, seconds_of: Callable[[Sequence[int]], float]
-) -> Questions:
+) -> QuestionPlan:
     """As many questions as can be had in 30% of the time, at the least one prompt of each length.
 
     Args:
@@ -100,10 +100,12 @@ def choose_questions(
         scaled = 3 * seconds <= _SCALED_SHARE * hours * 3600
         if (3 if scaled else 2) * seconds <= _SHARE * hours * 3600:
             break
-    return Questions(lengths, trials, count, scaled, seconds)
+    return QuestionPlan(lengths, trials, count, scaled, seconds)
 
 
-def documents_to_measure(request: Request, recipe: Recipe, tokenizer: Any, config: PreTrainedConfig) -> TokenStore:
+def documents_to_measure(
+    request: ExtendRequest, recipe: Recipe, tokenizer: Any, config: PreTrainedConfig
+) -> TokenStore:
     """Documents that are not trained on; all of them where none are kept apart.
 
     Args:
@@ -189,8 +191,8 @@ def spread_documents(store: TokenStore, count: int, target: int) -> list[int]:
 
 
 def make_asked(
-    questions: Questions, store: TokenStore, haystack: Haystack, tokenizer: Any, context: int, target: int
-) -> Asked:
+    questions: QuestionPlan, store: TokenStore, haystack: Haystack, tokenizer: Any, context: int, target: int
+) -> Questionnaire:
     """The prompts and documents themselves, the same for every side and whenever they are made.
 
     Args:
@@ -220,4 +222,4 @@ def make_asked(
     spread = spread_documents(store, questions.documents, target)
     documents = [np.array(store[index][:target]) for index in spread]
     names = [store.names[index] for index in spread]
-    return Asked(probes, documents, context, target, names, stride=max(1, context // _STRIDES))
+    return Questionnaire(probes, documents, context, target, names, stride=max(1, context // _STRIDES))

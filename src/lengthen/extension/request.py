@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Request"]
+__all__ = ["ExtendRequest"]
 
 
 @dataclass(frozen=True)
-class Request:
+class ExtendRequest:
     """A base, a target context, data and limits.
 
     Attributes:

@@ -21,7 +21,7 @@ from lengthen.extension.measuring import Measuring, try_base
 from lengthen.extension.pipeline import Pipeline
 from lengthen.extension.plan import Planned, make_plan, plan_lines
 from lengthen.extension.questions import documents_to_measure
-from lengthen.extension.request import Request
+from lengthen.extension.request import ExtendRequest
 from lengthen.extension.state import locked, read_state
 from lengthen.extension.verdict import make_verdict
 from lengthen.files import read_object, write_json
@@ -170,7 +170,7 @@ def _request(
     hours: float,
     task: str | None,
     overrides: Sequence[str],
-) -> Request:
+) -> ExtendRequest:
     def listed(paths: str | Sequence[str]) -> tuple[str, ...]:
         return (str(paths),) if isinstance(paths, str | Path) else tuple(map(str, paths))
 
@@ -180,7 +180,7 @@ def _request(
         raise LengthenError(f"`hours` is {hours:g}; give more than 0")
     if task not in (None, *RETRIEVAL):
         raise LengthenError(f"`task` is {task!r}; choose {' or '.join(RETRIEVAL)}, or leave it out")
-    return Request(str(model), to, listed(data), listed(eval_data), float(hours), task, tuple(overrides))
+    return ExtendRequest(str(model), to, listed(data), listed(eval_data), float(hours), task, tuple(overrides))
 
 
 def _plan(pipeline: Pipeline, device: Device | None = None) -> tuple[Look, Recipe, Planned]:
@@ -238,7 +238,7 @@ def _report_phase(pipeline: Pipeline, measuring: Measuring) -> dict[str, Any]:
     return {"verdict": make_verdict(found, pipeline.recipe, pipeline.request, pipeline.folder, seconds, peak)}
 
 
-def _stated_context(request: Request) -> int | None:
+def _stated_context(request: ExtendRequest) -> int | None:
     """The base's context where the overrides state it; errors in them are reported when the recipe is checked."""
     content: dict[str, Any] = {"context": {}}
     apply_overrides(content, request.overrides)

@@ -12,8 +12,8 @@ from lengthen import files
 from lengthen.errors import OutputError, one_line
 from lengthen.extension.events import PHASES, Phase
 from lengthen.extension.plan import Planned
-from lengthen.extension.request import Request
-from lengthen.extension.verdict import Verdict
+from lengthen.extension.request import ExtendRequest
+from lengthen.extension.verdict import ExtensionVerdict
 from lengthen.run_folder import RunFolder
 
 __all__ = ["STATE", "State", "begin", "locked", "read_state", "write_state"]
@@ -34,12 +34,12 @@ class State:
         verdict: what came out; None before.
     """
 
-    request: Request
+    request: ExtendRequest
     about: tuple[str, ...] = ()
     recipe: dict[str, Any] | None = None
     plan: Planned | None = None
     seconds: dict[Phase, float] = field(default_factory=dict)
-    verdict: Verdict | None = None
+    verdict: ExtensionVerdict | None = None
 
     @property
     def phase(self) -> Phase | None:
@@ -85,7 +85,7 @@ def write_state(folder: Path, state: State) -> None:
     files.write_json(folder / STATE, asdict(state))
 
 
-def begin(folder: Path, request: Request) -> State:
+def begin(folder: Path, request: ExtendRequest) -> State:
     """The state of a new extension, or of the one in the folder, which has to be the same.
 
     Args:

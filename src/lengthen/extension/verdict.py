@@ -9,17 +9,17 @@ from lengthen.evaluation.compare import Comparison
 from lengthen.evaluation.compare.verdict import RETRIEVAL
 from lengthen.extension.events import Phase
 from lengthen.extension.plan import as_time
-from lengthen.extension.request import Request
+from lengthen.extension.request import ExtendRequest
 from lengthen.recipe import Recipe
 
-__all__ = ["Verdict", "make_verdict"]
+__all__ = ["ExtensionVerdict", "make_verdict"]
 
 _WORSE = 1.01  # of the base's perplexity with a sliding window
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The verdict of an extension.
+class ExtensionVerdict:
+    """Whether the target was reached, in words and numbers.
 
     Attributes:
         usable, base_usable: the longest usable lengths of run and base, tokens; None where none is.
@@ -45,11 +45,11 @@ class Verdict:
 def make_verdict(
     found: Comparison,
     recipe: Recipe,
-    request: Request,
+    request: ExtendRequest,
     folder: Path,
     seconds: Mapping[Phase, float],
     peak_bytes: int | None,
-) -> Verdict:
+) -> ExtensionVerdict:
     """Make the verdict of a comparison.
 
     Args:
@@ -70,7 +70,7 @@ def make_verdict(
         _perplexity_line(found),
         _cost_line(seconds, peak_bytes),
     )
-    return Verdict(
+    return ExtensionVerdict(
         usable=judged["usable"],
         base_usable=judged["base_usable"],
         target=target,
@@ -124,7 +124,7 @@ def _next(folder: Path) -> tuple[str, ...]:
     )
 
 
-def _command(request: Request, out: str) -> str:
+def _command(request: ExtendRequest, out: str) -> str:
     """The command that asks for the same in another folder."""
     data = [part for path in request.data for part in ("--data", path)]
     data += [part for path in request.eval_data for part in ("--eval-data", path)]
@@ -133,7 +133,7 @@ def _command(request: Request, out: str) -> str:
     return shlex.join([*words, *asked, "--out", out, *request.overrides])
 
 
-def _advice(found: Comparison, recipe: Recipe, request: Request, folder: Path) -> list[str]:
+def _advice(found: Comparison, recipe: Recipe, request: ExtendRequest, folder: Path) -> list[str]:
     """Advice, cheapest first: what costs nothing, then another run, then another base."""
     judged, target, training = found["verdict"], recipe.context.target, recipe.training
     again = _command(request, f"{folder}-again")

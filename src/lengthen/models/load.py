@@ -18,7 +18,7 @@ from lengthen.errors import ModelError, one_line, require
 from lengthen.gguf import add_positions
 from lengthen.models.devices import default_device
 from lengthen.models.fingerprint import weight_hashes
-from lengthen.models.resolve import SMOLLM2_HUB, Source, resolve_model
+from lengthen.models.resolve import SMOLLM2_HUB, ModelSource, resolve_model
 from lengthen.quantization import check_nf4, is_quantized, nf4_config, prepare_for_training, quantize
 from lengthen.upstream import reading
 from lengthen.vocabulary import check_largest_id
@@ -61,7 +61,7 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def from_pretrained(kind: Any, source: Source, **arguments: Any) -> Any:
+def from_pretrained(kind: Any, source: ModelSource, **arguments: Any) -> Any:
     """`kind.from_pretrained` of a source's files, without their program code.
 
     Args:
@@ -80,7 +80,7 @@ def from_pretrained(kind: Any, source: Source, **arguments: Any) -> Any:
 
 
 @contextmanager
-def _reading(source: Source) -> Iterator[None]:
+def _reading(source: ModelSource) -> Iterator[None]:
     """`upstream.reading` of a source, which may be a folder that is not there as well as a name on the hub."""
     is_alias = source.location == SMOLLM2_HUB
     advice = f"; {_SMOLLM2_ADVICE}" if is_alias else ""
@@ -96,7 +96,7 @@ def _reading(source: Source) -> Iterator[None]:
         ) from error
 
 
-def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
+def load_config(source: ModelSource, context: int | None = None) -> PreTrainedConfig:
     """The config of a base, without weights; for a run folder its extended config.
 
     Args:
@@ -114,7 +114,7 @@ def load_config(source: Source, context: int | None = None) -> PreTrainedConfig:
     return settle_context(config, context, _stated_lengths(source, config))
 
 
-def read_context(source: Source, context: int | None = None) -> StatedContext:
+def read_context(source: ModelSource, context: int | None = None) -> StatedContext:
     """The context of a base, and where that number comes from in its files.
 
     Args:
@@ -129,7 +129,7 @@ def read_context(source: Source, context: int | None = None) -> StatedContext:
     return stated_context(config, context, _stated_lengths(source, config))
 
 
-def _read_config(source: Source) -> PreTrainedConfig:
+def _read_config(source: ModelSource) -> PreTrainedConfig:
     """The config as the files state it, with their own maximum."""
     if source.gguf:
         config = add_positions(
@@ -171,7 +171,7 @@ def keeps_towers(config: PreTrainedConfig) -> bool:
         return isinstance(AutoModelForCausalLM.from_config(config).config, type(config))
 
 
-def _stated_lengths(source: Source, config: PreTrainedConfig) -> list[tuple[int, str]]:
+def _stated_lengths(source: ModelSource, config: PreTrainedConfig) -> list[tuple[int, str]]:
     """Lengths that other fields and files of a base state beside max_position_embeddings.
 
     Args:
@@ -205,7 +205,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     return read_tokenizer(resolve_model(model))
 
 
-def read_tokenizer(source: Source) -> "PreTrainedTokenizerBase":
+def read_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
     """The tokenizer among a source's files.
 
     Raises:
@@ -228,7 +228,7 @@ def read_tokenizer(source: Source) -> "PreTrainedTokenizerBase":
 
 
 def load_base(
-    source: Source,
+    source: ModelSource,
     config: PreTrainedConfig,
     dtype: torch.dtype,
     attention: str | None = None,
@@ -291,7 +291,7 @@ def empty_model(config: PreTrainedConfig) -> Any:
         return AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.bfloat16)
 
 
-def _filled(source: Source, arguments: dict[str, Any]) -> Any:
+def _filled(source: ModelSource, arguments: dict[str, Any]) -> Any:
     """The model with all of its weights: transformers would fill what is missing with random numbers."""
     from transformers import AutoModelForCausalLM  # seconds, which a plan has no use for
 
@@ -317,7 +317,7 @@ def _filled(source: Source, arguments: dict[str, Any]) -> Any:
     return model
 
 
-def _make_nf4(model: Any, source: Source, dtype: torch.dtype, device: torch.device) -> None:
+def _make_nf4(model: Any, source: ModelSource, dtype: torch.dtype, device: torch.device) -> None:
     """Quantize what `from_pretrained` could not while it loaded, and make the model ready for adapters."""
     if source.gguf:
         with reading(source.id, f"can't quantize {{name}} on {device}: {{error}}"):

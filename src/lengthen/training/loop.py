@@ -107,7 +107,7 @@ class Loop:
             self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
             share_head_weight(objective)
         self.steps, self.done = self.batches.steps, 0
-        self.is_full = False
+        self.at_full_attention = False
 
     def run(
         self,
@@ -177,12 +177,12 @@ class Loop:
     def _set_attention(self, full: bool) -> None:
         """Change between S2 and full attention; its groups become whole documents, so that packed ones stay apart."""
         wanted = self.recipe.attention
-        if wanted.kind == "s2" and full != self.is_full:
+        if wanted.kind == "s2" and full != self.at_full_attention:
             pattern, sinks = ("full", 0) if full else (wanted.pattern, wanted.sinks)
             set_group_size(self.objective.model, self.recipe.group_size, sinks, pattern, wanted.backend)
-            self.is_full = full
+            self.at_full_attention = full
 
-    def _is_full(self, step: int) -> bool:
+    def _wants_full_attention(self, step: int) -> bool:
         """Whether a step is among the last ones, which the recipe wants at full attention."""
         share = self.recipe.attention.full_last
         return share > 0 and step > self.steps - max(1, round(share * self.steps))
@@ -210,8 +210,8 @@ class Loop:
         )
         loss, divergence = torch.zeros(2, device=self.accelerator.device)
         by_source = BySource(self.blocks)
-        is_full = self._is_full(step)
-        self._set_attention(is_full)
+        at_full = self._wants_full_attention(step)
+        self._set_attention(at_full)
         for number, batch in enumerate(batches):
             is_last = not windows and number == len(batches) - 1
             loss += self._add_gradients(batch, weight or 1.0, is_last)
@@ -226,7 +226,7 @@ class Loop:
             divergence=self.accelerator.reduce(divergence, "mean").item() if windows else None,
             by_source=by_source.sums(self._sum_of_processes),
             tokens=tokens + window_tokens / sharing,
-            flops=self._flops(blocks, is_full) / sharing + self._flops(windows, True) * (1 + _BASE_SHARE),
+            flops=self._flops(blocks, at_full) / sharing + self._flops(windows, True) * (1 + _BASE_SHARE),
         )
 
     def _add_gradients(self, batch: dict[str, Any], total: float, is_last: bool, restore: bool = False) -> torch.Tensor:

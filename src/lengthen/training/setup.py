@@ -16,7 +16,7 @@ from lengthen.errors import ModelError, RecipeError
 from lengthen.evaluation.validation import validate
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.load import load_config, load_tokenizer
-from lengthen.models.resolve import Source, resolve_model
+from lengthen.models.resolve import ModelSource, resolve_model
 from lengthen.processes import has_launcher
 from lengthen.progress import show_progress
 from lengthen.quantization import check_nf4, check_not_quantized
@@ -56,7 +56,7 @@ class Setup:
     process: PartialState
     device: torch.device
     dtype: torch.dtype
-    source: Source
+    source: ModelSource
     base_config: PreTrainedConfig
     config: PreTrainedConfig
     tokenizer: Any

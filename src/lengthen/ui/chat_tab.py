@@ -10,7 +10,7 @@ import gradio as gr
 
 from lengthen.chat.session import DoesNotFitError
 from lengthen.chat.shared_model import Progress, SharedModel, UserSession
-from lengthen.chat.turns import Answer, Loaded
+from lengthen.chat.turns import Loaded, Reply
 from lengthen.data.documents import SUPPORTED
 from lengthen.errors import DataError, LengthenError
 from lengthen.ui.page_guard import MOST_FILES
@@ -272,7 +272,7 @@ def _progress(progress: Progress) -> str:
     return f"Reading: {progress.read:,} of {progress.total:,} tokens" if progress.total else "Reading"
 
 
-def _about(answer: Answer | None) -> str:
+def _about(answer: Reply | None) -> str:
     if answer is None or answer.new_tokens == 0:
         return "Stopped before the answer began"
     return (

@@ -10,7 +10,7 @@ import gradio as gr
 
 from lengthen.data.documents import SUPPORTED
 from lengthen.errors import LengthenError
-from lengthen.extension import Request, read_state
+from lengthen.extension import ExtendRequest, read_state
 from lengthen.extension.pipeline import default_folder
 from lengthen.run_folder import RunFolder
 from lengthen.ui.extend_view import render
@@ -152,7 +152,7 @@ class ExtendTab:
         if not target or not paths or not base.strip():
             gr.Warning("Say which base to extend, to how many tokens, and with which documents.")
             return gr.skip()
-        request = Request(base.strip(), int(target), paths, hours=float(hours))
+        request = ExtendRequest(base.strip(), int(target), paths, hours=float(hours))
         is_begun = run != _NEW and read_state(Path(run)) is not None
         folder = Path(run) if is_begun else self._runs / default_folder(request).name
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lengthen.errors import Interrupted, LengthenError, one_line
-from lengthen.extension import Event, Request, State, extend, plan_extension, read_state
+from lengthen.extension import Event, ExtendRequest, State, extend, plan_extension, read_state
 
 __all__ = ["Job", "Progress", "unfinished_first"]
 
@@ -60,7 +60,7 @@ class Job:
         """How far it is."""
         return self._progress
 
-    def begin(self, request: Request, folder: Path, only_plan: bool = False) -> None:
+    def begin(self, request: ExtendRequest, folder: Path, only_plan: bool = False) -> None:
         """Extend in the background, or go on with the same; returns at once.
 
         Args:
@@ -96,7 +96,7 @@ class Job:
         if self._thread is not None:
             self._thread.join(_PATIENCE)
 
-    def _work(self, work: Callable[..., Any], request: Request, folder: Path, only_plan: bool) -> None:
+    def _work(self, work: Callable[..., Any], request: ExtendRequest, folder: Path, only_plan: bool) -> None:
         try:
             work(
                 request.model,

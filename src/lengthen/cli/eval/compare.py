@@ -152,9 +152,9 @@ def _probes(
 ) -> "list[Probe]":
     """The probes: of tasks with a length at each of them, of short ones once."""
     from lengthen.evaluation import compare as of
-    from lengthen.evaluation.ruler import Essay, Sources
+    from lengthen.evaluation.ruler import Essay, RulerTexts
 
-    tokenizer, sources = pair.tokenizer, Sources(Essay(text), {})
+    tokenizer, sources = pair.tokenizer, RulerTexts(Essay(text), {})
     found = []
     for name in names:
         if name == "copy":

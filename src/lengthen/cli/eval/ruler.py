@@ -46,7 +46,7 @@ def ruler(
     from lengthen.evaluation.ruler import (
         PUBLISHED_THRESHOLD,
         Essay,
-        Sources,
+        RulerTexts,
         base_id,
         base_threshold,
         effective_context,
@@ -72,7 +72,7 @@ def ruler(
         typer.echo(f"{task} is skipped: {reason}", err=True)
     typer.echo(f"haystack: {source}", err=True)
 
-    sources = Sources(Essay(text), questions)
+    sources = RulerTexts(Essay(text), questions)
     result = measure(
         loaded.model,
         loaded.tokenizer,

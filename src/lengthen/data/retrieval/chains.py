@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from lengthen.data.retrieval.episode import Episode, Fact, Passages, Question, listed, question
+from lengthen.data.retrieval.episode import Episode, Fact, Passages, TrainedQuestion, listed, question
 from lengthen.data.retrieval.vocabulary import NAMES, NOUNS, PLACES, Draw
 
 __all__ = ["journeys", "variables"]
@@ -191,7 +191,7 @@ def _happen(draw: Draw, world: _World, people: list[str], things: list[str], pla
     return rng.choice(DROPS).format(p=holder, o=thing)
 
 
-def _ask_about(draw: Draw, world: _World) -> list[Question]:
+def _ask_about(draw: Draw, world: _World) -> list[TrainedQuestion]:
     rng = draw.rng
     asked = []
 

@@ -11,10 +11,10 @@ from lengthen.data.token_store import TokenStore
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Documents"]
+__all__ = ["SurroundingText"]
 
 
-class Documents:
+class SurroundingText:
     """The run's own documents as text around facts, and as passages to be quoted.
 
     Args:

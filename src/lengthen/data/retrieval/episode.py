@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Episode", "Fact", "Passages", "Question", "listed", "question"]
+__all__ = ["Episode", "Fact", "Passages", "TrainedQuestion", "listed", "question"]
 
 Passages = Callable[[int, int], str | None]
 """Gives a passage of so many words at least and at most from the run's own documents; None where there is none."""
@@ -23,7 +23,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Question:
+class TrainedQuestion:
     """A question with its answer.
 
     Attributes:
@@ -58,12 +58,12 @@ class Episode:
 
     task: str
     facts: tuple[Fact, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[TrainedQuestion, ...]
     cues: tuple[str, ...]
     filler: Callable[[], str] | None = field(default=None, compare=False)
 
 
-def question(template: str, answer: str, **fields: str) -> Question:
+def question(template: str, answer: str, **fields: str) -> TrainedQuestion:
     """A question from its template, in which `{v}` is the answer's place and other names are replaced by `fields`.
 
     Args:
@@ -72,7 +72,7 @@ def question(template: str, answer: str, **fields: str) -> Question:
     """
     prompt, end = (part.format(**fields) for part in template.split("{v}"))
     bare = prompt.rstrip(" ")
-    return Question(bare, prompt[len(bare) :], answer, end + "\n")
+    return TrainedQuestion(bare, prompt[len(bare) :], answer, end + "\n")
 
 
 def listed(items: Sequence[str]) -> str:

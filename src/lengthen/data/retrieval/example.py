@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
-from lengthen.data.retrieval.episode import Episode, Fact, Question
+from lengthen.data.retrieval.episode import Episode, Fact, TrainedQuestion
 
 __all__ = ["INTRODUCTIONS", "Example", "Piece", "Placement", "assemble"]
 
@@ -67,7 +67,7 @@ class Example:
 
     pieces: tuple[Piece, ...]
     tasks: tuple[str, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[TrainedQuestion, ...]
 
     @property
     def text(self) -> str:
@@ -173,7 +173,7 @@ def _set_apart(haystack: str, place: int, fact: Fact) -> list[Piece]:
     return [Piece(f"{ahead}{fact.text}\n{space.replace(' ', '')[1:] if ahead == '' else ''}", "template")]
 
 
-def _asked(questions: Sequence[Question], joint: str) -> list[Piece]:
+def _asked(questions: Sequence[TrainedQuestion], joint: str) -> list[Piece]:
     pieces = []
     for number, question in enumerate(questions):
         pieces.append(Piece((joint if number else "") + question.prompt, "template"))

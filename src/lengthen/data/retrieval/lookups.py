@@ -1,6 +1,6 @@
 """Key-value tasks: one fact or many, keys with several values, several keys at once, from a value back to its key."""
 
-from lengthen.data.retrieval.episode import Episode, Fact, Passages, Question, listed, question
+from lengthen.data.retrieval.episode import Episode, Fact, Passages, TrainedQuestion, listed, question
 from lengthen.data.retrieval.phrasings import PHRASINGS, Phrasing
 from lengthen.data.retrieval.vocabulary import COMMON, Draw
 
@@ -76,7 +76,7 @@ def _lookup(draw: Draw, task: str, count: int, values_of: list[int]) -> Episode:
     )
 
 
-def _questions(draw: Draw, phrasing: Phrasing, values: dict[str, list[str]]) -> list[Question]:
+def _questions(draw: Draw, phrasing: Phrasing, values: dict[str, list[str]]) -> list[TrainedQuestion]:
     """Some questions of each form; no key is asked for twice in the same form."""
     several = [key for key in values if len(values[key]) > 1]
     alone = [key for key in values if len(values[key]) == 1]

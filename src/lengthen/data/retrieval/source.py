@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lengthen.data.blocks import Block
-from lengthen.data.retrieval.documents import Documents
+from lengthen.data.retrieval.documents import SurroundingText
 from lengthen.data.retrieval.episode import Episode
 from lengthen.data.retrieval.example import INTRODUCTIONS, Example, Placement, Role, assemble
 from lengthen.data.retrieval.lookups import single
@@ -96,7 +96,7 @@ class Retrieval:
     def __init__(
         self,
         tokenizer: "PreTrainedTokenizerBase",
-        documents: Documents | None,
+        documents: SurroundingText | None,
         sequence_length: int,
         settings: Settings,
         seed: int,

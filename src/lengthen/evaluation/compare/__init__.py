@@ -12,15 +12,15 @@ from lengthen.evaluation.compare.probes import (
     needle_probe,
     ruler_probe,
 )
-from lengthen.evaluation.compare.run import Asked, Measured, Side, compare, judge, measure
+from lengthen.evaluation.compare.run import Measurement, Questionnaire, Side, compare, judge, measure
 from lengthen.results import Comparison
 
 __all__ = [
-    "Asked",
     "Comparison",
-    "Measured",
+    "Measurement",
     "Pair",
     "Probe",
+    "Questionnaire",
     "Side",
     "babilong_probe",
     "cloze_probe",

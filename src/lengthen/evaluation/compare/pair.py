@@ -18,7 +18,7 @@ from lengthen.errors import ModelError
 from lengthen.head import causal_lm
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.load import empty_model, load_base, load_config, load_tokenizer
-from lengthen.models.resolve import Source, resolve_model
+from lengthen.models.resolve import ModelSource, resolve_model
 from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["Pair", "Sides", "find_pair", "positions_of"]
@@ -128,7 +128,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
     if record is not None and own is not None and found != resolve_model(own) and found.id != record["id"]:
         raise ModelError(f"{name} was made over {record['id']}, not over {base}; leave base out")
     is_one = (
-        not run.is_full
+        not run.is_full_finetune
         and own is not None
         and resolve_model(own) == found
         and _only_positions_differ(config, base_config)
@@ -157,7 +157,7 @@ def _made_over(
     return name if adapter is not None or options.get("method") else None
 
 
-def _config_of(source: Source, adapter: str | Path | None, options: dict[str, Any]) -> PreTrainedConfig:
+def _config_of(source: ModelSource, adapter: str | Path | None, options: dict[str, Any]) -> PreTrainedConfig:
     """The config of the model as it is compared: an adapter's own, with positions scaled as asked."""
     brought = adapter_config(Path(adapter)) if adapter is not None else None
     config = brought or load_config(source, options.get("base_context"))

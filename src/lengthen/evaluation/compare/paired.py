@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lengthen.evaluation.answers import Answer
+from lengthen.evaluation.answers import ScoredAnswer
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.evaluation.compare.probes import Probe
 from lengthen.evaluation.loss_accumulator import bucket_width
@@ -20,10 +20,10 @@ _HELPED, _KNOWN = 2.0, 2.0
 
 def score_rows(
     probes: Sequence[Probe],
-    base: Sequence[Sequence[Sequence[Answer]]],
-    run: Sequence[Sequence[Sequence[Answer]]],
+    base: Sequence[Sequence[Sequence[ScoredAnswer]]],
+    run: Sequence[Sequence[Sequence[ScoredAnswer]]],
     base_context: int,
-    scaled: Sequence[Sequence[Sequence[Answer]]] | None = None,
+    scaled: Sequence[Sequence[Sequence[ScoredAnswer]]] | None = None,
 ) -> list[ScoreRow]:
     """A row for each probe, and one for each of its depths.
 
@@ -51,16 +51,16 @@ def score_rows(
 def _score_row(
     probe: Probe,
     depth: float | None,
-    base: Sequence[Sequence[Answer]],
-    run: Sequence[Sequence[Answer]],
-    scaled: Sequence[Sequence[Answer]] | None,
+    base: Sequence[Sequence[ScoredAnswer]],
+    run: Sequence[Sequence[ScoredAnswer]],
+    scaled: Sequence[Sequence[ScoredAnswer]] | None,
     places: list[int],
     base_context: int,
 ) -> ScoreRow:
-    def scores(all_answers: Sequence[Sequence[Answer]]) -> np.ndarray:
+    def scores(all_answers: Sequence[Sequence[ScoredAnswer]]) -> np.ndarray:
         return np.array([probe.scores(answers) for answers in all_answers])[:, places]
 
-    def summary(all_answers: Sequence[Sequence[Answer]]) -> SideScore:
+    def summary(all_answers: Sequence[Sequence[ScoredAnswer]]) -> SideScore:
         chosen = [answers[place * probe.choices] for answers in all_answers for place in places]
         wrong = [answer.first_wrong for answer in chosen]
         return {

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from lengthen.errors import DataError
-from lengthen.evaluation.answers import Answer
+from lengthen.evaluation.answers import ScoredAnswer
 from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.prompts import Prompt, make_prompt
 from lengthen.evaluation.retrieval.babilong import TASKS as BABILONG
 from lengthen.evaluation.retrieval.babilong import babilong_prompt
 from lengthen.evaluation.retrieval.needle import LOOKUPS, NEEDLES, Wording, needle_prompt
 from lengthen.evaluation.ruler.run import make_prompts
-from lengthen.evaluation.ruler.tasks import Sources
+from lengthen.evaluation.ruler.tasks import RulerTexts
 
 __all__ = [
     "Probe",
@@ -53,7 +53,7 @@ class Probe:
     depths: Sequence[float] | None = None
     choices: int = 1
 
-    def scores(self, answers: Sequence[Answer]) -> list[float]:
+    def scores(self, answers: Sequence[ScoredAnswer]) -> list[float]:
         """The score of each question of a prompt, 0 to 1.
 
         With candidates, whether the right one is the likeliest of them as a whole; else the share of what is asked for
@@ -131,7 +131,7 @@ def _hidden(
     return Probe(task, tokens, prompts, depths)
 
 
-def ruler_probe(tokenizer: Any, sources: Sources, task: str, tokens: int, trials: int, seed: int) -> Probe:
+def ruler_probe(tokenizer: Any, sources: RulerTexts, task: str, tokens: int, trials: int, seed: int) -> Probe:
     """The prompts of `lengthen eval ruler`.
 
     Args:

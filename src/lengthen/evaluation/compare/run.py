@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lengthen.errors import LengthenError, ModelError
-from lengthen.evaluation.answers import Answer, ask
+from lengthen.evaluation.answers import ScoredAnswer, ask
 from lengthen.evaluation.compare.pair import Pair
 from lengthen.evaluation.compare.paired import long_perplexity, perplexity_rows, score_rows
 from lengthen.evaluation.compare.probes import Probe
@@ -17,13 +17,13 @@ from lengthen.evaluation.document_losses import document_losses
 from lengthen.progress import progress_bar
 from lengthen.results import Comparison
 
-__all__ = ["Asked", "Measured", "Side", "compare", "judge", "measure"]
+__all__ = ["Measurement", "Questionnaire", "Side", "compare", "judge", "measure"]
 
 Side = Literal["base", "scaled", "run"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Questionnaire:
     """The prompts and documents for every side.
 
     Attributes:
@@ -96,7 +96,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """Answers and losses of one side.
 
     Attributes:
@@ -106,7 +106,7 @@ class Measured:
         seconds: that it took, without loading.
     """
 
-    answers: list[list[list[Answer]]]
+    answers: list[list[list[ScoredAnswer]]]
     losses: list[np.ndarray]
     short_losses: list[np.ndarray]
     seconds: float
@@ -134,7 +134,7 @@ def compare(
         probes: what is asked.
         documents: token ids, each at most the run's context long.
         scaled: also ask the base with the run's positions, untrained.
-        evaluator, short_context, stride, batch_size: see `Asked`.
+        evaluator, short_context, stride, batch_size: see `Questionnaire`.
 
     Returns:
         Plain data for a JSON file.
@@ -143,9 +143,11 @@ def compare(
         LengthenError: there is nothing to compare.
         ModelError: a model can't be loaded, or its losses are not finite.
     """
-    asked = Asked(probes, documents, pair.base_context, pair.context, (), evaluator, short_context, stride, batch_size)
+    asked = Questionnaire(
+        probes, documents, pair.base_context, pair.context, (), evaluator, short_context, stride, batch_size
+    )
     sides: list[Side] = ["base", "scaled", "run"] if scaled else ["base", "run"]
-    measured: dict[Side, Measured] = {}
+    measured: dict[Side, Measurement] = {}
     with pair.models() as models:
         for side in sides:
             with (
@@ -157,8 +159,12 @@ def compare(
 
 
 def measure(
-    asked: Asked, side: Side, model: Any, tokenizer: Any, on_tokens: Callable[[int], None] = lambda _tokens: None
-) -> Measured:
+    asked: Questionnaire,
+    side: Side,
+    model: Any,
+    tokenizer: Any,
+    on_tokens: Callable[[int], None] = lambda _tokens: None,
+) -> Measurement:
     """Losses of the documents, and answers to the questions.
 
     Args:
@@ -185,7 +191,7 @@ def measure(
             f"the {side}'s losses are not finite (dtype {getattr(model, 'dtype', 'unknown')}); load it in bfloat16 or "
             "float32"
         )
-    answers: dict[int, list[list[Answer]]] = {}
+    answers: dict[int, list[list[ScoredAnswer]]] = {}
     # The longest first: what does not fit the memory fails before much time is spent.
     for place in sorted(range(len(asked.probes)), key=lambda place: -asked.probes[place].tokens):
         prompts, answers[place] = asked.probes[place].prompts, []
@@ -194,10 +200,10 @@ def measure(
             answers[place] += ask(model, tokenizer, batch)
             on_tokens(asked.probes[place].tokens * len(batch))
     ordered = [answers[place] for place in range(len(asked.probes))]
-    return Measured(ordered, losses, short_losses, time.perf_counter() - began)
+    return Measurement(ordered, losses, short_losses, time.perf_counter() - began)
 
 
-def judge(asked: Asked, measured: Mapping[Side, Measured], evaluator: str) -> Comparison:
+def judge(asked: Questionnaire, measured: Mapping[Side, Measurement], evaluator: str) -> Comparison:
     """Answers and losses of the sides compared, with the verdict.
 
     Args:

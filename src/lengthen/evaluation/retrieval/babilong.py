@@ -16,7 +16,7 @@ from typing import Any
 from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.prompts import Prompt, encode, make_prompt, prompt_of_length
 
-__all__ = ["TASKS", "Story", "Task", "babilong_prompt"]
+__all__ = ["TASKS", "BabilongTask", "Story", "babilong_prompt"]
 
 _PEOPLE = ("Mary", "John", "Daniel", "Sandra")
 _PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
@@ -122,7 +122,7 @@ def _carried(generator: random.Random, moves: int) -> tuple[_World, str]:
 
 
 @dataclass(frozen=True)
-class Task:
+class BabilongTask:
     """One task.
 
     Attributes:
@@ -134,7 +134,7 @@ class Task:
     choices: int = len(_PLACES)
 
 
-TASKS = {"babilong_qa1": Task(_who), "babilong_qa2": Task(_what), "babilong_qa3": Task(_before)}
+TASKS = {"babilong_qa1": BabilongTask(_who), "babilong_qa2": BabilongTask(_what), "babilong_qa3": BabilongTask(_before)}
 """By name."""
 
 

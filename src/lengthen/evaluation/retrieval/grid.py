@@ -10,7 +10,7 @@ import torch
 from lengthen.attention.peers import Peers
 from lengthen.decoding.shards import check_shards
 from lengthen.errors import LengthenError
-from lengthen.evaluation.answers import Answer, ask, numbers
+from lengthen.evaluation.answers import ScoredAnswer, ask, numbers
 from lengthen.evaluation.prompts import Prompt, Question
 from lengthen.progress import progress_bar
 
@@ -54,7 +54,7 @@ def random_number(generator: random.Random) -> str:
     return str(generator.randint(10_000, 99_999))
 
 
-def is_found(question: Question, answer: Answer) -> bool:
+def is_found(question: Question, answer: ScoredAnswer) -> bool:
     """Whether the first number in the generated text is the right one. Tokens are not compared.
 
     Args:
@@ -116,7 +116,7 @@ def retrieve(
                 made = [make(tokens, group, random.Random(f"{seed} {tokens} {label} {i}")) for i in range(trials)]
                 if peers is not None and not cells:
                     check_shards(model, torch.tensor([made[0].context]), peers)
-                answers: list[list[Answer]] = []
+                answers: list[list[ScoredAnswer]] = []
                 for start in range(0, trials, batch_size):
                     batch = made[start : start + batch_size]
                     answers += ask(model, tokenizer, batch, ANSWER_TOKENS if generate else None, peers)
@@ -137,7 +137,7 @@ def _check(lengths: Sequence[int], depths: Sequence[float], trials: int, batch_s
         raise LengthenError(f"depths {depths} are not all from 0 (the beginning) to 1 (the end)")
 
 
-def count_cell(tokens: int, depth: float, questions: Sequence[Question], answers: Sequence[Answer]) -> Cell:
+def count_cell(tokens: int, depth: float, questions: Sequence[Question], answers: Sequence[ScoredAnswer]) -> Cell:
     """Count the answers of one cell.
 
     Args:

@@ -8,7 +8,7 @@ from lengthen.evaluation.haystack import Essay
 from lengthen.evaluation.ruler.questions import read_hotpotqa, read_squad
 from lengthen.evaluation.ruler.run import RulerResult, TaskScore, make_prompts, ruler
 from lengthen.evaluation.ruler.scoring import PUBLISHED_THRESHOLD, effective_context
-from lengthen.evaluation.ruler.tasks import TASKS, Sources
+from lengthen.evaluation.ruler.tasks import TASKS, RulerTexts
 from lengthen.evaluation.ruler.threshold import base_id, base_threshold
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "TASKS",
     "Essay",
     "RulerResult",
-    "Sources",
+    "RulerTexts",
     "TaskScore",
     "base_id",
     "base_threshold",

@@ -10,7 +10,7 @@ from lengthen.errors import DataError
 from lengthen.evaluation.ruler.prompt_builder import PromptBuilder
 from lengthen.files import parse_json
 
-__all__ = ["Question", "Questions", "question_answering", "read_hotpotqa", "read_squad"]
+__all__ = ["DocumentQuestion", "DocumentQuestions", "question_answering", "read_hotpotqa", "read_squad"]
 
 _TEMPLATE = """Answer the question from the given documents, with the answer only and no other words.
 
@@ -25,7 +25,7 @@ _FILLER_DOCUMENTS = 4
 
 
 @dataclass(frozen=True)
-class Question:
+class DocumentQuestion:
     """A question about documents.
 
     Attributes:
@@ -42,14 +42,14 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Questions:
+class DocumentQuestions:
     """All questions and documents of a file."""
 
-    questions: list[Question]
+    questions: list[DocumentQuestion]
     documents: list[str]
 
 
-def read_squad(path: Path) -> Questions:
+def read_squad(path: Path) -> DocumentQuestions:
     """Read SQuAD's JSON (1.1 or 2.0), without the questions that have no answer.
 
     Raises:
@@ -58,7 +58,7 @@ def read_squad(path: Path) -> Questions:
     return _read(path, "SQuAD", _squad)
 
 
-def read_hotpotqa(path: Path) -> Questions:
+def read_hotpotqa(path: Path) -> DocumentQuestions:
     """Read HotpotQA's JSON (distractor setting): each question with its ten paragraphs.
 
     Raises:
@@ -67,7 +67,7 @@ def read_hotpotqa(path: Path) -> Questions:
     return _read(path, "HotpotQA", _hotpotqa)
 
 
-def question_answering(source: Questions, index: int, rng: Random) -> PromptBuilder:
+def question_answering(source: DocumentQuestions, index: int, rng: Random) -> PromptBuilder:
     """The sample numbered `index`; an item is a document more than the question's own.
 
     Args:
@@ -99,7 +99,7 @@ def _document(number: int, text: str) -> str:
     return f"Document {number}:\n{text}"
 
 
-def _read(path: Path, name: str, parse: Callable[[Any], Questions]) -> Questions:
+def _read(path: Path, name: str, parse: Callable[[Any], DocumentQuestions]) -> DocumentQuestions:
     try:
         found = parse(parse_json(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -111,7 +111,7 @@ def _read(path: Path, name: str, parse: Callable[[Any], Questions]) -> Questions
     return found
 
 
-def _squad(data: Any) -> Questions:
+def _squad(data: Any) -> DocumentQuestions:
     articles = [article["paragraphs"] for article in data["data"]]
     documents = sorted({paragraph["context"] for article in articles for paragraph in article})
     number = {document: index for index, document in enumerate(documents)}
@@ -121,18 +121,18 @@ def _squad(data: Any) -> Questions:
         for paragraph in article:
             own = number[paragraph["context"]]
             questions += [
-                Question(entry["question"], _answers(entry["answers"]), (own,), tuple(sorted(numbers - {own})))
+                DocumentQuestion(entry["question"], _answers(entry["answers"]), (own,), tuple(sorted(numbers - {own})))
                 for entry in paragraph["qas"]
                 if entry["answers"] and not entry.get("is_impossible", False)
             ]
-    return Questions(questions, documents)
+    return DocumentQuestions(questions, documents)
 
 
 def _answers(answers: list[dict[str, str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(answer["text"] for answer in answers))
 
 
-def _hotpotqa(data: Any) -> Questions:
+def _hotpotqa(data: Any) -> DocumentQuestions:
     def document(title: str, sentences: list[str]) -> str:
         return title + "\n" + "".join(sentences)
 
@@ -141,5 +141,5 @@ def _hotpotqa(data: Any) -> Questions:
     questions = []
     for entry in data:
         own = dict.fromkeys(number[document(*paragraph)] for paragraph in entry["context"])
-        questions.append(Question(entry["question"], (str(entry["answer"]),), tuple(own), ()))
-    return Questions(questions, documents)
+        questions.append(DocumentQuestion(entry["question"], (str(entry["answer"]),), tuple(own), ()))
+    return DocumentQuestions(questions, documents)

@@ -6,10 +6,10 @@ from random import Random
 from typing import Any
 
 from lengthen.errors import DataError, LengthenError
-from lengthen.evaluation.answers import Answer, ask
+from lengthen.evaluation.answers import ScoredAnswer, ask
 from lengthen.evaluation.prompts import Prompt, encode, make_prompt
 from lengthen.evaluation.ruler.scoring import averages, match_score
-from lengthen.evaluation.ruler.tasks import TASKS, Request, Sources
+from lengthen.evaluation.ruler.tasks import TASKS, RulerTexts, SampleRequest
 from lengthen.progress import progress_bar
 
 __all__ = ["Prompts", "RulerResult", "TaskScore", "make_prompts", "ruler"]
@@ -70,7 +70,7 @@ class RulerResult:
         return averages([(score.tokens, score.score) for score in self.scores])
 
 
-def make_prompts(task: str, tokenizer: Any, tokens: int, trials: int, seed: int, sources: Sources) -> Prompts:
+def make_prompts(task: str, tokenizer: Any, tokens: int, trials: int, seed: int, sources: RulerTexts) -> Prompts:
     """Make a task's prompts at one length.
 
     A sample depends on seed, task, length and its number only.
@@ -94,7 +94,7 @@ def make_prompts(task: str, tokenizer: Any, tokens: int, trials: int, seed: int,
 
     numbers = _question_numbers(task, trials, seed, sources)
     builders = [
-        kind.make(Request(Random(f"{seed} {task} {tokens} {index}"), tokens, sources, number))
+        kind.make(SampleRequest(Random(f"{seed} {task} {tokens} {index}"), tokens, sources, number))
         for index, number in enumerate(numbers)
     ]
     least = kind.answer_tokens + max(builder.least_tokens(count) for builder in builders)
@@ -111,7 +111,7 @@ def make_prompts(task: str, tokenizer: Any, tokens: int, trials: int, seed: int,
     return Prompts(prompts, [builder.answers for builder in builders], least)
 
 
-def _question_numbers(task: str, trials: int, seed: int, sources: Sources) -> list[int]:
+def _question_numbers(task: str, trials: int, seed: int, sources: RulerTexts) -> list[int]:
     """Which question each sample asks: different ones, the same at every length."""
     if task not in sources.questions:
         return list(range(trials))
@@ -124,7 +124,7 @@ def _question_numbers(task: str, trials: int, seed: int, sources: Sources) -> li
 def ruler(
     model: Any,
     tokenizer: Any,
-    sources: Sources,
+    sources: RulerTexts,
     tasks: Sequence[str],
     lengths: Sequence[int],
     trials: int = 20,
@@ -159,7 +159,7 @@ def ruler(
         # The longest first: what does not fit the memory fails before any time is spent.
         for task, tokens in sorted(made, key=lambda key: -key[1]):
             prompts = made[task, tokens]
-            found: list[Answer] = []
+            found: list[ScoredAnswer] = []
             for start in range(0, trials, batch_size):
                 batch = prompts.prompts[start : start + batch_size]
                 found += [answer for (answer,) in ask(model, tokenizer, batch, TASKS[task].answer_tokens)]
@@ -181,7 +181,7 @@ def ruler(
 
 
 def _make_all(
-    tokenizer: Any, sources: Sources, tasks: Sequence[str], lengths: Sequence[int], trials: int, seed: int
+    tokenizer: Any, sources: RulerTexts, tasks: Sequence[str], lengths: Sequence[int], trials: int, seed: int
 ) -> dict[tuple[str, int], Prompts]:
     made, problems = {}, []
     with progress_bar("writing prompts", len(tasks) * len(lengths), "tasks") as advance:

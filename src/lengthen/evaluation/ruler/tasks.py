@@ -8,15 +8,15 @@ from typing import Literal
 from lengthen.evaluation.haystack import Essay
 from lengthen.evaluation.ruler.aggregation import common_words, frequent_words
 from lengthen.evaluation.ruler.prompt_builder import PromptBuilder
-from lengthen.evaluation.ruler.questions import Questions, question_answering
+from lengthen.evaluation.ruler.questions import DocumentQuestions, question_answering
 from lengthen.evaluation.ruler.retrieval import Needles, niah
 from lengthen.evaluation.ruler.tracing import variable_tracking
 
-__all__ = ["TASKS", "Request", "Sources", "Task"]
+__all__ = ["TASKS", "RulerTask", "RulerTexts", "SampleRequest"]
 
 
 @dataclass(frozen=True)
-class Sources:
+class RulerTexts:
     """The texts that prompts are made of, beside the word lists.
 
     Attributes:
@@ -25,11 +25,11 @@ class Sources:
     """
 
     essay: Essay
-    questions: dict[str, Questions]
+    questions: dict[str, DocumentQuestions]
 
 
 @dataclass(frozen=True)
-class Request:
+class SampleRequest:
     """The length, texts and random numbers of a sample.
 
     Attributes:
@@ -41,12 +41,12 @@ class Request:
 
     rng: Random
     tokens: int
-    sources: Sources
+    sources: RulerTexts
     number: int
 
 
 @dataclass(frozen=True)
-class Task:
+class RulerTask:
     """One task.
 
     Attributes:
@@ -57,21 +57,21 @@ class Task:
 
     answer_tokens: int
     match: Literal["all", "any"]
-    make: Callable[[Request], PromptBuilder]
+    make: Callable[[SampleRequest], PromptBuilder]
 
 
-def _niah(needles: Needles) -> Task:
-    return Task(128, "all", lambda sample: niah(needles, sample.rng, sample.sources.essay))
+def _niah(needles: Needles) -> RulerTask:
+    return RulerTask(128, "all", lambda sample: niah(needles, sample.rng, sample.sources.essay))
 
 
-def _qa(name: str) -> Task:
-    def make(sample: Request) -> PromptBuilder:
+def _qa(name: str) -> RulerTask:
+    def make(sample: SampleRequest) -> PromptBuilder:
         return question_answering(sample.sources.questions[name], sample.number, sample.rng)
 
-    return Task(32, "any", make)
+    return RulerTask(32, "any", make)
 
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, RulerTask] = {
     "niah_single_1": _niah(Needles("noise")),
     "niah_single_2": _niah(Needles("essay")),
     "niah_single_3": _niah(Needles("essay", values="uuids")),
@@ -80,9 +80,9 @@ TASKS: dict[str, Task] = {
     "niah_multikey_3": _niah(Needles("needles", keys="uuids", values="uuids")),
     "niah_multivalue": _niah(Needles("essay", value_count=4)),
     "niah_multiquery": _niah(Needles("essay", query_count=4)),
-    "vt": Task(30, "all", lambda sample: variable_tracking(sample.rng, sample.tokens)),
-    "cwe": Task(120, "all", lambda sample: common_words(sample.rng, sample.tokens)),
-    "fwe": Task(50, "all", lambda sample: frequent_words(sample.rng, sample.tokens)),
+    "vt": RulerTask(30, "all", lambda sample: variable_tracking(sample.rng, sample.tokens)),
+    "cwe": RulerTask(120, "all", lambda sample: common_words(sample.rng, sample.tokens)),
+    "fwe": RulerTask(50, "all", lambda sample: frequent_words(sample.rng, sample.tokens)),
     "qa_1": _qa("qa_1"),
     "qa_2": _qa("qa_2"),
 }

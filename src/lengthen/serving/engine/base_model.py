@@ -16,7 +16,7 @@ from lengthen.decoding.prefill import check_prefill, new_cache
 from lengthen.errors import ContextError, ModelError
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_config
-from lengthen.models.resolve import Source
+from lengthen.models.resolve import ModelSource
 
 __all__ = ["LoadedBase"]
 
@@ -43,7 +43,7 @@ class LoadedBase:
     """
 
     model: Any
-    source: Source
+    source: ModelSource
     hashes: dict[str, str | None]
     context: int
     is_scaled: bool
