@@ -14,8 +14,16 @@ import pytest
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from lengthen.context import attention_layers, base_context, extend, scaled_layers, settle_context, stated_context
-from lengthen.doctor.model import s2_of, scaling_of
+from lengthen.context import (
+    attention_layers,
+    available_methods,
+    base_context,
+    extend,
+    scaled_layers,
+    settle_context,
+    stated_context,
+)
+from lengthen.doctor.model import s2_of
 from published_configs import PUBLISHED, SEEN
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "models.md"
@@ -34,8 +42,8 @@ names, with what was not found in brackets; what is in no copy may differ from w
 
 - *Context*: in tokens; what the maker states is what is read, and where from.
 - *Layers*: those that attend, by how far they see and whether they rotate positions (RoPE).
-- *Scaling*: the methods that take the base to twice its context, and the layers that they scale. Beside them,
-  `longrope` takes lists of factors from the recipe.
+- *Scaling*: the methods that take the base to twice its context, and the layers that they scale. `longrope` needs lists
+  of factors from the recipe where the base brings none.
 - *S2*: shifted sparse attention in training, found in a small model of the same architecture.
 - *Config seen in*: repository and path, on GitHub where nothing else is said.
 
@@ -76,7 +84,7 @@ def row_of(name):
         for layer in attention_layers(config)
     )
     layers = "; ".join(f"{count}: {reach}, {rope}" for (reach, rope), count in kinds.items())
-    methods, reason = scaling_of(config)
+    methods, reason = available_methods(config)
     scaling = ", ".join(methods)
     if methods == ["none"]:
         scaling = f"none only: {reason.partition(';')[0]}"

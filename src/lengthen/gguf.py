@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
-from lengthen.context.layers import attention_layers, text_config
+from lengthen.context.layers import attention_layers, rotary_dimension, text_config
 from lengthen.errors import ModelError, require
 from lengthen.upstream import reading
 
@@ -126,17 +126,12 @@ def add_positions(config: PreTrainedConfig, path: Path) -> PreTrainedConfig:
 
 def _check_rotary_dimension(text: PreTrainedConfig, rope: dict[str, Any], found: _GgufPositions, path: Path) -> None:
     stated = found.keys.get("rope.dimension_count")
-    ours = _rotary_dimension(text, rope)
+    ours = rotary_dimension(text, rope)
     if stated is not None and stated != ours:
         raise ModelError(
             f"{path.name} rotates {stated} dimensions of each head, and transformers' {text.model_type} would rotate "
             f"{ours}: it would be another model; take the safetensors weights"
         )
-
-
-def _rotary_dimension(text: PreTrainedConfig, rope: dict[str, Any]) -> int:
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(head * rope.get("partial_rotary_factor", 1.0))
 
 
 def _scaling(found: _GgufPositions, text: PreTrainedConfig, rope: dict[str, Any], path: Path) -> dict[str, Any] | None:
@@ -145,7 +140,7 @@ def _scaling(found: _GgufPositions, text: PreTrainedConfig, rope: dict[str, Any]
     kind = keys.get("rope.scaling.type", "linear")
     factor = float(keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 0.0))) or 1.0
     _check_scaling(kind, factor, "rope_freqs" in divisors, path)
-    rotary = _rotary_dimension(text, rope)
+    rotary = rotary_dimension(text, rope)
     original = int(keys.get("rope.scaling.original_context_length", text.max_position_embeddings))
     if "rope_factors_long" in divisors:
         attention = keys.get("rope.scaling.attn_factor")

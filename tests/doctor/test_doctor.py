@@ -9,8 +9,9 @@ import pytest
 from transformers import AutoConfig
 
 from gguf_files import write_gguf
+from lengthen.context import available_methods
 from lengthen.doctor import examine_model
-from lengthen.doctor.model import s2_of, scaling_of
+from lengthen.doctor.model import s2_of
 from lengthen.errors import ModelError
 from lengthen.models.resolve import resolve_model
 
@@ -23,7 +24,7 @@ def test_a_base(base):
     findings = examine_model(str(base))
     assert said(findings, "context") == "32 tokens (max_position_embeddings)"
     assert said(findings, "layers") == "2 attend to the whole context, RoPE default: rope_theta 10000"
-    assert said(findings, "scaling").startswith("takes linear, ntk, yarn, llama3, theta")
+    assert said(findings, "scaling").startswith("takes linear, ntk, yarn, llama3, theta, longrope, none")
     assert said(findings, "S2") == "yes, in all attention layers; documents can be packed"
     assert said(findings, "embeddings") == "apart from the head"
     assert said(findings, "tokenizer") == "257 ids, 257 embedding rows"
@@ -164,6 +165,6 @@ def test_a_base_that_is_scaled_says_why_it_takes_no_other_method(make_base):
 def test_s2_and_scaling_by_config(kind, s2, scaling):
     config = AutoConfig.for_model(kind)
     assert re.match(s2, s2_of(config)), s2_of(config)
-    methods, _ = scaling_of(config)
+    methods, _ = available_methods(config)
     assert ("yarn" in methods) == scaling
     assert "none" in methods

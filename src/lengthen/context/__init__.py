@@ -8,7 +8,7 @@ from lengthen.context.layers import (
     is_length_dependent,
     positions,
 )
-from lengthen.context.scaling import METHODS, extend, scaled_layers
+from lengthen.context.scaling import METHODS, available_methods, extend, scaled_layers
 from lengthen.context.stated import (
     LENGTH_FIELDS,
     StatedContext,
@@ -24,6 +24,7 @@ __all__ = [
     "AttentionLayer",
     "StatedContext",
     "attention_layers",
+    "available_methods",
     "base_context",
     "extend",
     "has_chunks",

@@ -24,6 +24,7 @@ __all__ = [
     "keep_windows_open",
     "positions",
     "rope_by_type",
+    "rotary_dimension",
     "text_config",
     "written_scaling",
 ]
@@ -94,6 +95,17 @@ def rope_by_type(config: PreTrainedConfig) -> list[dict[str, Any]]:
         return []
     nested = text.nested_rope_parameter_keys(parameters)
     return [parameters[key] for key in nested if parameters[key]] if nested else [parameters]
+
+
+def rotary_dimension(text: PreTrainedConfig, rope: dict[str, Any]) -> int:
+    """How many dimensions of each head are rotated; there are half as many frequencies.
+
+    Args:
+        text: config of a text decoder.
+        rope: RoPE parameters of its layers.
+    """
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(head * rope.get("partial_rotary_factor", 1.0))
 
 
 def attention_layers(config: PreTrainedConfig) -> list[AttentionLayer]:

@@ -1,4 +1,6 @@
-"""Position scaling: from a base's config and a target context to a new config. The only place with RoPE formulas.
+"""Position scaling: from a base's config and a target context to a new config, by each method's formula.
+
+`gguf.py` has the inverse of one: Llama 3's parameters from the divisors in a file.
 
 The scaled config must be in place before the model is built, since transformers computes the rotary frequencies then.
 
@@ -26,12 +28,13 @@ from lengthen.context.layers import (
     attention_layers,
     has_no_positions,
     keep_windows_open,
+    rotary_dimension,
     text_config,
 )
 from lengthen.context.stated import base_context
 from lengthen.errors import ContextError, one_line
 
-__all__ = ["METHODS", "extend", "scaled_layers"]
+__all__ = ["METHODS", "available_methods", "extend", "scaled_layers"]
 
 # The band of Llama 3.1's scaling, as published with its weights.
 _LLAMA3_BAND = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -75,11 +78,7 @@ def extend(
     """
     if method not in METHODS:
         raise ContextError(f"unknown position scaling {method!r}; choose one of {', '.join(METHODS)}")
-    sharing: list[AttentionLayer] = []
-    if method == "none":
-        _check_has_rope(config)
-    else:
-        scaled, sharing = scaled_layers(config)
+    scaled, sharing = _layers_for(config, method)
     current = base_context(config)
     if context == current and method == "none":
         return copy.deepcopy(config)
@@ -98,12 +97,9 @@ def extend(
     scaling = _Scaling(method, factor, theta, short_factor, long_factor)
     _check_options(scaling)
     extended = _scaled(config, context, scaling)
-    problem = _refusal(extended)
+    problem = _refusal(extended, method)
     if problem is not None:
-        raise ContextError(
-            f"{text_config(config).model_type} can't have its positions scaled by {method} ({problem}); it takes "
-            f"context.method={' or '.join(_allowed(config, context))}"
-        )
+        raise ContextError(f"{problem}; it takes context.method={' or '.join(available_methods(config)[0])}")
     if sharing:
         warnings.warn(
             f"{len(sharing)} window layers of {text_config(config).model_type} share their RoPE parameters with its "
@@ -111,6 +107,42 @@ def extend(
             stacklevel=2,
         )
     return extended
+
+
+def available_methods(config: PreTrainedConfig) -> tuple[list[str], str]:
+    """The methods that take a base to twice its context, and why the first of the others doesn't ("" for none of them).
+
+    "theta" is among them with a base, and "longrope" with lists of factors, that a recipe would give.
+
+    Args:
+        config: the base's.
+    """
+    found, problems = [], []
+    for method in METHODS:
+        try:
+            _layers_for(config, method)
+            scaling = _Scaling(method, 2.0, **_example_options(config, method))
+            problem = _refusal(_scaled(config, 2 * base_context(config), scaling), method)
+        except ContextError as error:
+            problem = str(error)
+        if problem is None:
+            found.append(method)
+        else:
+            problems.append(problem)
+    return found, problems[0] if problems else ""
+
+
+def _example_options(config: PreTrainedConfig, method: str) -> dict[str, Any]:
+    """What a method can't do without, and a base doesn't bring."""
+    if method == "theta":
+        return {"theta": 1e7}
+    if method == "longrope":
+        text = text_config(config)
+        rope = scaled_layers(text)[0][0].rope or {}
+        if "long_factor" not in rope:
+            ones = [1.0] * (rotary_dimension(text, rope) // 2)
+            return {"short_factor": ones, "long_factor": ones}
+    return {}
 
 
 @dataclass(frozen=True)
@@ -135,47 +167,35 @@ def _scaled(config: PreTrainedConfig, context: int, scaling: _Scaling) -> PreTra
     original = getattr(text, "original_max_position_embeddings", None)
     original = original or rope.get("original_max_position_embeddings") or text.max_position_embeddings
     if scaling.method != "none":
-        _SCALE[scaling.method](rope, scaling, _rotary_dimension(text, rope), original)
+        _SCALE[scaling.method](rope, scaling, rotary_dimension(text, rope), original)
     keep_windows_open(text, context)
     text.original_max_position_embeddings = original
     text.max_position_embeddings = context
     return extended
 
 
-def _refusal(config: PreTrainedConfig) -> str | None:
+def _refusal(config: PreTrainedConfig, method: str) -> str | None:
     """Why an architecture's own config class does not take these RoPE parameters; None where it does."""
+    text = text_config(config)
     try:
-        text_config(config).validate_rope()
+        text.validate_rope()
     except Exception as error:  # what these checks raise differs by architecture
-        return one_line(error)
+        return f"{text.model_type} can't have its positions scaled by {method} ({one_line(error)})"
     return None
 
 
-def _allowed(config: PreTrainedConfig, context: int) -> list[str]:
-    """The methods that an architecture's config class takes for this base."""
-    text = text_config(config)
-    rope = scaled_layers(text)[0][0].rope or {}
-    ones = [1.0] * (_rotary_dimension(text, rope) // 2)
-    options: dict[str, dict[str, Any]] = {
-        "theta": {"theta": 2 * rope["rope_theta"]},
-        "longrope": {} if "long_factor" in rope else {"short_factor": ones, "long_factor": ones},
-    }
-    allowed = []
-    for method in METHODS:
-        try:
-            extended = _scaled(config, context, _Scaling(method, 2.0, **options.get(method, {})))
-        except ContextError:  # it does not compose with what the base has
-            continue
-        if _refusal(extended) is None:
-            allowed.append(method)
-    return allowed
+def _layers_for(config: PreTrainedConfig, method: str) -> tuple[list[AttentionLayer], list[AttentionLayer]]:
+    """The `scaled_layers` of a method; those of "none" are none.
 
-
-def _check_has_rope(config: PreTrainedConfig) -> None:
-    """Positions that are embeddings have none for a later token; attention without positions goes on as it is."""
-    if has_no_positions(config) or any(layer.rope for layer in attention_layers(config)):
-        return
-    raise ContextError(f"{text_config(config).model_type} has no RoPE in its layers; only RoPE bases can be extended")
+    Positions that are embeddings have none for a later token; attention without positions goes on as it is.
+    """
+    if method != "none":
+        return scaled_layers(config)
+    if not has_no_positions(config) and not any(layer.rope for layer in attention_layers(config)):
+        raise ContextError(
+            f"{text_config(config).model_type} has no RoPE in its layers; only RoPE bases can be extended"
+        )
+    return [], []
 
 
 def scaled_layers(config: PreTrainedConfig) -> tuple[list[AttentionLayer], list[AttentionLayer]]:
@@ -215,11 +235,6 @@ def _whole_context(layers: list[AttentionLayer], name: str) -> list[AttentionLay
             "extend it so"
         )
     return whole
-
-
-def _rotary_dimension(config: PreTrainedConfig, rope: dict[str, Any]) -> int:
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(head * rope.get("partial_rotary_factor", 1.0))
 
 
 def _check_options(scaling: _Scaling) -> None:

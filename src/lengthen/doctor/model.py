@@ -4,7 +4,6 @@ Only configs, tokenizers and adapters are read.
 """
 
 import copy
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from lengthen.adapters.base import base_of
 from lengthen.adapters.finite import check_adapter
 from lengthen.adapters.folder import adapter_config, adapter_rows, check_folder
 from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
-from lengthen.context import METHODS, attention_layers, extend, stated_context
+from lengthen.context import attention_layers, available_methods, stated_context
 from lengthen.context.layers import rope_by_type, text_config
 from lengthen.errors import LengthenError, one_line
 from lengthen.gguf import stored_types
@@ -31,7 +30,7 @@ from lengthen.run_folder import RunFolder, read_base_record
 from lengthen.upstream import check_chat_template, reading
 from lengthen.vocabulary import vocabulary_size
 
-__all__ = ["Finding", "examine_model", "s2_of", "scaling_of"]
+__all__ = ["Finding", "examine_model", "s2_of"]
 
 _TEMPLATES = "--template or data.template, such as llama2, vicuna, alpaca or chatml"
 # Sizes of the models in which S2 is tried; those of mamba layers have to fit the hidden size.
@@ -120,7 +119,8 @@ def _positions(source: ModelSource, config: PreTrainedConfig, given: int | None)
     others = text.num_hidden_layers - len(layers)
     if others > 0:
         yield Finding("layers", f"{others} without attention (recurrent or convolutional)")
-    methods, reason = scaling_of(config)
+    with quiet_transformers():
+        methods, reason = available_methods(config)
     takes = f"takes {', '.join(methods)}" + ("" if "linear" in methods else f"; {reason}")
     yield Finding("scaling", takes if methods else reason, is_problem=not methods)
     s2 = s2_of(config)
@@ -134,22 +134,6 @@ def _shown(rope: dict[str, Any] | None) -> str:
     return f"RoPE {rope['rope_type']}: " + ", ".join(
         f"{key} {str(value).lower() if isinstance(value, bool) else f'{value:.10g}'}" for key, value in numbers.items()
     )
-
-
-def scaling_of(config: PreTrainedConfig) -> tuple[list[str], str]:
-    """The methods that scale this base's positions to twice its context, and why the others don't."""
-    found, reasons = [], []
-    for method in METHODS:
-        try:
-            context = stated_context(config).tokens
-            options = {"theta": 1e7} if method == "theta" else {}
-            with warnings.catch_warnings(), quiet_transformers():
-                warnings.simplefilter("ignore")
-                extend(config, 2 * context, method, **options)  # type: ignore[arg-type]
-            found.append(method)
-        except LengthenError as error:
-            reasons.append(str(error))
-    return found, reasons[0] if reasons else ""
 
 
 def s2_of(config: PreTrainedConfig) -> str:

@@ -6,21 +6,22 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
-from lengthen.context import base_context
+from lengthen.context import available_methods, base_context
 from lengthen.data.token_store import TokenStore
 from lengthen.data.tokens import default_cache, load_tokens
-from lengthen.doctor.model import s2_of, scaling_of
+from lengthen.doctor.model import s2_of
 from lengthen.errors import ContextError, DataError, ModelError
 from lengthen.extension.request import ExtendRequest
-from lengthen.models.load import load_config, load_tokenizer, read_context
+from lengthen.models.load import load_config, load_tokenizer, quiet_transformers, read_context
 from lengthen.models.resolve import ModelSource, resolve_model
 from lengthen.quantization import check_not_quantized
 from lengthen.recipe import Recipe
 
 __all__ = ["Look", "check_base", "choose_held_out", "look", "read"]
 
-# Best first. A base whose positions are scaled already takes the method that it has.
-_METHODS = ("yarn", "llama3", "longrope", "ntk", "linear")
+# Best first. A base whose positions are scaled already takes the method that it has: longrope, which needs lists, is
+# taken where the base brings them.
+_METHODS = ("yarn", "llama3", "ntk", "linear", "longrope")
 _MOST_HELD_OUT = 8  # documents
 _HELD_OUT_SHARE = 0.15  # of all tokens, at most
 
@@ -110,7 +111,8 @@ def look(request: ExtendRequest, recipe: Recipe) -> Look:
         _check_long_enough(trained, context, request.to)
     beyond = int(np.maximum(lengths - context, 0).sum()) / max(1, int(lengths.sum()))
     stated = read_context(source, recipe.context.base)
-    methods, reason = scaling_of(config)
+    with quiet_transformers():
+        methods, reason = available_methods(config)
     methods = [each for each in methods if each != "none"]
     method = next((each for each in _METHODS if each in methods), None)
     if method is None:
