@@ -79,6 +79,8 @@ def test_run_folder_is_whole(finished):
     assert all(set(record) == KEYS for record in records)
     assert records[0]["loss"] > records[-1]["loss"]
     assert all(t.dtype == torch.float32 for t in load_file(finished / "adapter" / "adapter_model.safetensors").values())
+    targets = json.loads((finished / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(targets)  # the same bytes from every process
 
 
 def test_base_weights_are_unchanged(finished, base):

@@ -88,6 +88,9 @@ def save_adapter(model: PeftModel, folder: Path, config: PreTrainedConfig, base:
     with atomic_folder(folder) as temporary:
         for peft_config in model.peft_config.values():
             peft_config.base_model_name_or_path = base["model"]
+            for name, value in vars(peft_config).items():
+                if isinstance(value, set):  # whose order differs from process to process
+                    setattr(peft_config, name, sorted(value))
         # Trained embeddings are among the modules to save; peft would look the base up to decide whether to add them.
         model.save_pretrained(str(temporary), save_embedding_layers=False)
         config.save_pretrained(temporary)
