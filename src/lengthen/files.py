@@ -25,6 +25,7 @@ __all__ = [
     "atomic_folder",
     "cache_folder",
     "is_locked",
+    "kept",
     "locked",
     "parse_json",
     "read_object",
@@ -118,7 +119,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     temporary = _temporary(path)
     try:
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             with temporary.open("wb") as file:
                 _lock(file.fileno())
                 file.write(content)
@@ -232,6 +233,43 @@ def locked(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Let no write in this block make a folder anew that somebody removed meanwhile.
+
+    Args:
+        folder: that must exist.
+    """
+    _KEPT.append(folder.resolve())
+    try:
+        yield
+    finally:
+        _KEPT.remove(folder.resolve())
+
+
+_KEPT: list[Path] = []
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, but none that is kept.
+
+    Raises:
+        OutputError: the kept folder that it is in was removed.
+    """
+    folder = folder.resolve()
+    above = [folder, *folder.parents]
+    kept_one = next((each for each in above if each in _KEPT), None)
+    if kept_one is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    try:
+        kept_one.stat()
+        for each in reversed(above[: above.index(kept_one)]):
+            each.mkdir(exist_ok=True)
+    except FileNotFoundError as error:
+        raise OutputError(f"{kept_one} was removed while it was written; start again") from error
+
+
 def is_locked(path: Path) -> bool:
     """Whether another process holds a file or folder, which must exist."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -246,7 +284,8 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        _make_folder(path.parent)
+        temporary.mkdir()
         with locked(temporary, f"{path} is being written"):
             yield temporary
     finally:

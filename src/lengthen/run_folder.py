@@ -12,7 +12,8 @@ RUN/
 """
 
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import chain, count
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lengthen.errors import DataError, ModelError, OutputError
-from lengthen.files import locked, parse_json, read_object, write_json, write_text, writing
+from lengthen.files import kept, locked, parse_json, read_object, write_json, write_text, writing
 from lengthen.provenance import command_line, versions
 
 __all__ = ["RunFolder", "read_base_record", "write_base_record"]
@@ -108,13 +109,15 @@ class RunFolder:
             raise OutputError(f"{self} has other content; choose another out or empty it")
         return "finished" if self.is_finished else "begun"
 
-    def held(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def held(self) -> Iterator[None]:
         """Keep other processes out, while the folder is written.
 
         Raises:
             OutputError: another one is in it.
         """
-        return locked(self.path, f"the run {self} is being trained")
+        with locked(self.path, f"the run {self} is being trained"), kept(self.path):
+            yield
 
     def set_aside_result(self, step: int) -> None:
         """Rename what a run that is now to be longer had come to after `step`: adapter-STEP or model-STEP.

@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from disk import read_tree, write_recipe
+from safetensors.torch import load_file, save_file
 
 from lengthen.errors import OutputError
-from lengthen.files import atomic_folder, is_locked, locked, write_text
+from lengthen.files import atomic_folder, is_locked, kept, locked, write_text
 from lengthen.run_folder import RunFolder
 
 
@@ -145,3 +147,48 @@ def test_locks(tmp_path):
         with pytest.raises(OutputError, match="the place is being written by another process; wait until it ends"):
             locked(tmp_path, "the place is being written").__enter__()
     assert not is_locked(tmp_path)
+
+
+def test_what_was_removed_is_not_made_anew(tmp_path):
+    (tmp_path / "out" / "evals").mkdir(parents=True)
+    with kept(tmp_path / "out"):
+        write_text(tmp_path / "out" / "deep" / "er" / "a.json", "{}")
+        shutil.rmtree(tmp_path / "out")
+        for name in ("a.json", "evals/a.json"):
+            with pytest.raises(OutputError, match="out was removed while it was written; start again"):
+                write_text(tmp_path / "out" / name, "{}")
+        with pytest.raises(OutputError, match="was removed"), atomic_folder(tmp_path / "out" / "adapter"):
+            pass
+        write_text(tmp_path / "elsewhere" / "a.json", "{}")
+    assert not (tmp_path / "out").exists()
+    write_text(tmp_path / "out" / "a.json", "{}")
+
+
+@pytest.mark.parametrize("damage", ["metrics", "metadata", "tensors"])
+def test_a_longer_run_from_something_damaged_moves_nothing(refused, run, tmp_path, damage):
+    folder = RunFolder(shutil.copytree(run, tmp_path / "run"))
+    recipe = yaml.safe_load(folder.recipe.read_text())
+    recipe |= {"out": str(folder.path)}
+    folder.recipe.write_text(yaml.safe_dump(recipe))
+    recipe["training"]["steps"] += 2
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump(recipe))
+    if damage == "metrics":
+        folder.metrics.write_text("x\n" + folder.metrics.read_text())
+    elif damage == "metadata":
+        folder.metadata.write_text("[" * 10**5)
+    else:
+        file = max(folder.checkpoints.iterdir()) / "trainable.safetensors"
+        tensors = load_file(file)
+        tensors[min(tensors)] = tensors[min(tensors)][:1].contiguous()
+        save_file(tensors, file)
+    before = read_tree(folder.path)
+    refused(["train", tmp_path / "longer.yaml", "--resume", "--quiet"])
+    assert read_tree(folder.path) == before
+
+
+def test_an_adapter_of_huge_weights(refused, run, tmp_path):
+    folder = RunFolder(shutil.copytree(run, tmp_path / "run"))
+    file = folder.adapter / "adapter_model.safetensors"
+    save_file({name: torch.full_like(tensor, 3e38) for name, tensor in load_file(file).items()}, file)
+    refused(["export", folder.path, tmp_path / "out", "--quiet"], "can't be merged", "NaN")
+    assert not (tmp_path / "out").exists()

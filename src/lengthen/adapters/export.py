@@ -12,7 +12,7 @@ from lengthen.adapters.finite import check_weights
 from lengthen.adapters.folder import trained_over_nf4
 from lengthen.adapters.load import load, load_dequantized
 from lengthen.context import base_context, state_lengths
-from lengthen.errors import ModelError, OutputError
+from lengthen.errors import ModelError, OutputError, one_line
 from lengthen.files import atomic_folder
 from lengthen.models.devices import Dtype, pick_dtype
 from lengthen.models.load import load_config, quiet_transformers
@@ -27,14 +27,17 @@ def merge(model: Any) -> Any:
     """Fold an adapter into its base; a model without one comes back as it is.
 
     Raises:
-        ModelError: the adapter's method has no weights that could be merged.
+        ModelError: the adapter's method has no weights that could be merged, or what comes of it is not finite.
     """
     if not isinstance(model, PeftModel):
         return model
     if not hasattr(model.base_model, "merge_and_unload"):
         kind = str(model.active_peft_config.peft_type).rsplit(".", 1)[-1].lower()
         raise ModelError(f"a {kind} adapter can't be merged into its base; load it with peft as it is")
-    return model.merge_and_unload(safe_merge=True)
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except ValueError as error:  # of adapters whose own weights are finite, but too large
+        raise ModelError(f"the adapter can't be merged: {one_line(error)}; train it again") from error
 
 
 def export(

@@ -126,7 +126,7 @@ def locked(folder: Path) -> Iterator[None]:
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         path.touch()
-    with files.locked(path, f"a model is being extended in {folder}"):
+    with files.locked(path, f"a model is being extended in {folder}"), files.kept(folder):
         try:
             yield
         finally:

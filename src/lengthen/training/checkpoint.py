@@ -128,12 +128,15 @@ def load_trained(checkpoint: Path, objective: Any) -> None:
     """
     with _reading(checkpoint):
         saved = load_file(checkpoint / TRAINABLE)
-    current = trained_parameters(objective)
-    if saved.keys() != current.keys():
-        raise OutputError(f"{checkpoint} holds other tensors than this recipe trains; choose another out")
+    _check_shapes({name: list(tensor.shape) for name, tensor in saved.items()}, checkpoint, objective)
     with torch.no_grad():
-        for name, tensor in current.items():
+        for name, tensor in trained_parameters(objective).items():
             tensor.copy_(shard_like(saved[name], tensor))
+
+
+def _check_shapes(saved: dict[str, list[int]], checkpoint: Path, objective: Any) -> None:
+    if saved != {name: list(tensor.shape) for name, tensor in trained_parameters(objective).items()}:
+        raise OutputError(f"{checkpoint} holds other tensors than this recipe trains; choose another out")
 
 
 def load_checkpoint(checkpoint: Path, accelerator: Accelerator, objective: Any, model: Any, optimizer: Any) -> int:
@@ -158,17 +161,22 @@ def load_checkpoint(checkpoint: Path, accelerator: Accelerator, objective: Any, 
     return step_of(checkpoint)
 
 
-def check_readable(checkpoint: Path) -> None:
+def check_readable(checkpoint: Path, objective: Any) -> None:
     """Refuse a checkpoint of which a file is damaged, as far as that shows without its tensors.
 
+    Args:
+        checkpoint: its folder.
+        objective: model and loss that go on from it.
+
     Raises:
-        OutputError: it is.
+        OutputError: it is, or it holds other tensors.
     """
     with _reading(checkpoint):
-        with safe_open(checkpoint / TRAINABLE, framework="pt"):
-            pass
+        with safe_open(checkpoint / TRAINABLE, framework="pt") as tensors:
+            shapes = {name: tensors.get_slice(name).get_shape() for name in list(tensors.keys())}
         for file in checkpoint.glob("*.pt"):
             torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    _check_shapes(shapes, checkpoint, objective)
 
 
 @contextmanager

@@ -104,8 +104,11 @@ def fit(
     count = count_trainable(objective.model)
     _LOG.info(f"training {count}")
     if setup.process.is_main_process:
+        # What is damaged is refused before anything is moved or written.
         if checkpoint:
-            check_readable(checkpoint)
+            check_readable(checkpoint, objective)
+        run.read_metadata()
+        run.read_metrics()
         with writing(run.path):
             drop_old(run.path)
         run.set_aside_result(step_of(checkpoint) if checkpoint else 0)
