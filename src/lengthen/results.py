@@ -1,7 +1,8 @@
 """The form of every results file: what evaluation writes, and report and ruler read."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
@@ -20,6 +21,8 @@ __all__ = [
     "Verdict",
     "check_metrics",
     "check_results",
+    "found_curves",
+    "rows_of",
 ]
 
 Count = Annotated[int, Field(ge=0)]
@@ -220,6 +223,29 @@ class Comparison(TypedDict):
     perplexity: list[PerplexityRow]
     long_perplexity: NotRequired[LongPerplexity | None]
     seconds: NotRequired[dict[str, float]]
+
+
+def rows_of(scores: Sequence[ScoreRow], task: str | None) -> list[ScoreRow]:
+    """The rows of a task by length, at all depths together.
+
+    Args:
+        scores: of a comparison.
+        task: whose rows; None, where nothing was asked, has none.
+    """
+    return [row for row in scores if row["task"] == task and row["depth"] is None]
+
+
+def found_curves(scores: Sequence[ScoreRow], task: str | None) -> dict[str, dict[int, float]]:
+    """The score of a task by length, of each side that was asked: base, scaled, run.
+
+    Args:
+        scores: of a comparison.
+        task: as in `rows_of`.
+    """
+    sides: tuple[Literal["base", "scaled", "run"], ...] = ("base", "scaled", "run")
+    rows = rows_of(scores, task)
+    curves = {side: {row["tokens"]: row[side]["score"] for row in rows if side in row} for side in sides}
+    return {side: curve for side, curve in curves.items() if curve}
 
 
 _FILES: dict[str, TypeAdapter[Any]] = {

@@ -81,14 +81,14 @@ def numbers(comparison: Mapping[str, Any]) -> dict[str, Any]:
         found at each length by base, scaled and extended. Positions scaled are left out where they were not measured.
     """
     from lengthen.evaluation.compare.paired import position_buckets
+    from lengthen.results import found_curves
 
-    asked = [row for row in comparison["scores"] if row["task"] == "lookup" and row["depth"] is None]
+    found = found_curves(comparison["scores"], "lookup")
     buckets = position_buckets(comparison["perplexity"])
-    sides = {name: side for name, side in _SIDES.items() if all(side in row for row in asked)}
+    sides = {name: side for name, side in _SIDES.items() if side in found}
     curves = {"sliding" if name == "base" else name: side for name, side in sides.items()}
     perplexity = {
-        name: {str(row["tokens"]): _joined(buckets, row["tokens"], side) for row in asked}
-        for name, side in curves.items()
+        name: {str(tokens): _joined(buckets, tokens, side) for tokens in found["base"]} for name, side in curves.items()
     }
     within = str(comparison["base_context"])
     return {
@@ -99,7 +99,7 @@ def numbers(comparison: Mapping[str, Any]) -> dict[str, Any]:
             name: [{"from": row["from"], "to": row["to"], "perplexity": row[side]} for row in buckets]
             for name, side in curves.items()
         },
-        "lookup": {name: {str(row["tokens"]): row[side]["score"] for row in asked} for name, side in sides.items()},
+        "lookup": {name: {str(tokens): score for tokens, score in found[side].items()} for name, side in sides.items()},
     }
 
 

@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lengthen.evaluation.compare import Comparison
-from lengthen.evaluation.compare.verdict import RETRIEVAL
+from lengthen.evaluation.compare.verdict import RETRIEVAL, WORSE_PERPLEXITY
 from lengthen.extension.events import Phase
 from lengthen.extension.plan import as_time
 from lengthen.extension.request import ExtendRequest
 from lengthen.recipe import Recipe
+from lengthen.results import rows_of
 
 __all__ = ["ExtensionVerdict", "make_verdict"]
-
-_WORSE = 1.01  # of the base's perplexity with a sliding window
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def make_verdict(
 
 def _found_line(found: Comparison) -> str:
     task = found["verdict"]["task"]
-    rows = [row for row in found["scores"] if row["task"] == task and row["depth"] is None]
+    rows = rows_of(found["scores"], task)
     if task is None or not rows:
         return "found: nothing was asked"
     cells = (f"{row['run']['score']:.0%} at {row['tokens']:,} (base {row['base']['score']:.0%})" for row in rows)
@@ -155,6 +154,6 @@ def _advice(found: Comparison, recipe: Recipe, request: ExtendRequest, folder: P
         if target // 2 > context:
             advice.append(f"less at once: {_command(replace(request, to=target // 2), f'{folder}-shorter')}")
     ratio = found["perplexity"][0]["ratio"] if found["perplexity"] else None
-    if ratio is not None and ratio > _WORSE:
+    if ratio is not None and ratio > WORSE_PERPLEXITY:
         advice.append(f"more text beside the questions: {again} 'data.beside=[{{kind: retrieval, weight: 0.5}}]'")
     return advice

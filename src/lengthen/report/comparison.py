@@ -10,6 +10,7 @@ from lengthen.evaluation.plot import found_figure, position_figure
 from lengthen.report.figures import Picture, Section, Table, picture
 from lengthen.report.numbers import as_count, as_perplexity
 from lengthen.report.results import RUN, Evaluation, Run
+from lengthen.results import found_curves
 
 __all__ = ["Fact", "Found", "Usable", "found_by_length", "perplexity_by_position", "usable"]
 
@@ -83,15 +84,10 @@ class Found:
 def found_by_length(evaluation: Evaluation) -> Found | None:
     """Of a comparison; None where nothing was hidden."""
     task = evaluation.content["verdict"]["task"]
-    rows = [row for row in evaluation.content["scores"] if row["task"] == task and row["depth"] is None]
-    if not rows:
+    curves = {_SIDES[side]: curve for side, curve in found_curves(evaluation.content["scores"], task).items()}
+    if not curves:
         return None
-    curves = {
-        label: {row["tokens"]: row[side]["score"] for row in rows if side in row} for side, label in _SIDES.items()
-    }
-    hidden = RETRIEVAL[task].capitalize()
-    curves = {label: curve for label, curve in curves.items() if curve}
-    return Found(hidden, sorted(row["tokens"] for row in rows), curves)
+    return Found(RETRIEVAL[task].capitalize(), sorted(curves[RUN]), curves)
 
 
 def _found_picture(run: Run, evaluation: Evaluation) -> Picture | None:

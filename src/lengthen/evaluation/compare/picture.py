@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lengthen.evaluation.compare.verdict import RETRIEVAL, SHARE
 from lengthen.evaluation.plot import found_figure, save_figure
-from lengthen.results import Comparison
+from lengthen.results import Comparison, found_curves
 
 __all__ = ["draw_found"]
 
@@ -24,13 +24,7 @@ def draw_found(found: Comparison, path: Path, name: str, base_context: int) -> b
     task = found["verdict"]["task"]
     if task is None:
         return False
-    rows = [row for row in found["scores"] if row["task"] == task and row["depth"] is None]
-    curves = {
-        "base": {row["tokens"]: row["base"]["score"] for row in rows},
-        "scaled": {row["tokens"]: row["scaled"]["score"] for row in rows if "scaled" in row},
-        "run": {row["tokens"]: row["run"]["score"] for row in rows},
-    }
     title = f"{RETRIEVAL[task].capitalize()} found: {name}"
-    measured = {side: curve for side, curve in curves.items() if curve}
-    save_figure(found_figure(measured, title, base_context, SHARE * (found["verdict"]["best"] or 0)), path)
+    curves = found_curves(found["scores"], task)
+    save_figure(found_figure(curves, title, base_context, SHARE * (found["verdict"]["best"] or 0)), path)
     return True

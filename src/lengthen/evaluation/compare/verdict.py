@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from lengthen.results import PerplexityRow, ScoreRow, Verdict
+from lengthen.results import PerplexityRow, ScoreRow, Verdict, rows_of
 
-__all__ = ["RETRIEVAL", "SHARE", "verdict"]
+__all__ = ["RETRIEVAL", "SHARE", "WORSE_PERPLEXITY", "verdict"]
 
 SHARE = 0.85
 """Of the base's own best score that a usable length keeps (NoLiMa, arXiv 2502.05167, section 4)."""
@@ -13,10 +13,11 @@ SHARE = 0.85
 RETRIEVAL = {"needle": "needles", "lookup": "look-ups"}
 """The tasks that say what of a context is usable, and what they hide; the first that the base can do decides."""
 
+WORSE_PERPLEXITY = 1.01
+"""Times the base's perplexity; up to there it is kept, whatever its interval."""
+
 # A base below this finds too little for a share of it to mean anything.
 _LEAST_BEST = 0.1
-# A perplexity within 1% is kept, whatever its interval.
-_WORSE_PERPLEXITY = 1.01
 
 
 def verdict(scores: Sequence[ScoreRow], perplexity: Sequence[PerplexityRow], base_context: int) -> Verdict:
@@ -38,7 +39,7 @@ def verdict(scores: Sequence[ScoreRow], perplexity: Sequence[PerplexityRow], bas
         "fell" (whether finding within the base's context is lost), "sentence", which says all of it.
     """
     task = _deciding(scores)
-    rows = [row for row in scores if row["task"] == task and row["depth"] is None]
+    rows = rows_of(scores, task)
     best = max(rows, key=lambda row: row["base"]["score"], default=None)
     passed = _passed(rows, "run", best)
     usable = max(passed, default=None)
@@ -85,7 +86,7 @@ def _short(
     within = [row for row in perplexity if row["from"] == 0 and not row["beyond_base"]]
     if within:
         widest = max(within, key=lambda row: row["to"])
-        worse = widest["ratio"] is None or widest["ratio"] > _WORSE_PERPLEXITY
+        worse = widest["ratio"] is None or widest["ratio"] > WORSE_PERPLEXITY
         is_lost = worse and widest["low"] is not None and widest["low"] > 1
         (lost if is_lost else kept).append("perplexity")
     return kept, lost
