@@ -124,6 +124,9 @@ def test_numbers_are_those_of_a_comparison_of_the_finished_run(line):
     kept = run.comparison
     for key in ("scores", "perplexity"):
         assert json.loads(json.dumps(whole[key])) == kept[key]
+    assert kept["tasks"] == list(dict.fromkeys(row["task"] for row in kept["scores"]))
+    assert kept["haystack"] == haystack.to_json()
+    assert (kept["quantize"], kept["dtype"]) == (recipe.quantize, recipe.training.dtype)
 
 
 def test_documents_that_are_measured_are_not_trained_on(line, books):

@@ -29,6 +29,7 @@ class Haystack:
     Args:
         tokenizer: whose tokens are counted.
         text: the prose; white space around it does not matter.
+        source: where it comes from, for results.
 
     Attributes:
         tokens: how many the text has.
@@ -38,7 +39,8 @@ class Haystack:
         DataError: the text has no tokens.
     """
 
-    def __init__(self, tokenizer: Any, text: str):
+    def __init__(self, tokenizer: Any, text: str, source: str = ""):
+        self.source = source
         self._text = text.strip() + "\n\n"
         self._ends = [end for _, end in token_spans(tokenizer, self._text)]
         self.tokens = len(self._ends)
@@ -46,6 +48,10 @@ class Haystack:
             raise DataError("the haystack is empty; give a file with text")
         places = (bisect_left(self._ends, match.start()) + 1 for match in _BOUNDARY.finditer(self._text))
         self.sentences = sorted({0, *(place for place in places if place < self.tokens)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Its source and size, for a results file."""
+        return {"source": self.source, "tokens": self.tokens}
 
     def take(self, start: int, count: int) -> str:
         """The text of `count` tokens from token `start` on, both 0 or more and both as large as wanted.

@@ -2,13 +2,25 @@
 
 import signal
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lengthen.context import base_context
 from lengthen.data.token_store import TokenStore
 from lengthen.errors import Interrupted
-from lengthen.evaluation.compare import Comparison, Measurement, Pair, Questionnaire, Side, find_pair, judge, measure
+from lengthen.evaluation.compare import (
+    Comparison,
+    Measurement,
+    Pair,
+    Questionnaire,
+    Side,
+    comparison_header,
+    find_pair,
+    judge,
+    measure,
+)
+from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.retrieval.needle import DEPTHS
 from lengthen.extension.measured_file import fingerprint, load_measured, save_measured
 from lengthen.extension.pipeline import Pipeline
@@ -31,7 +43,6 @@ class Measuring:
 
     def __init__(self, pipeline: Pipeline):
         self._pipeline = pipeline
-        self._asked: Questionnaire | None = None
 
     def measure_base(self) -> None:
         """Measure the base, and with scaled positions where the plan says so.
@@ -41,7 +52,7 @@ class Measuring:
             Interrupted: the extension was stopped; a side that is done is kept.
         """
         pipeline = self._pipeline
-        asked = self._questions()
+        asked, _ = self._questions
         pair = _base_of(pipeline.recipe)
         with pair.models() as models:
             with models.base() as model:
@@ -57,9 +68,8 @@ class Measuring:
             LengthenError: it can't be loaded, or its answers can't be written.
             Interrupted: the extension was stopped.
         """
-        pipeline = self._pipeline
-        asked = self._questions()
-        pair = find_pair(str(pipeline.folder), dtype=pipeline.recipe.training.dtype)
+        asked, _ = self._questions
+        pair = self._pair()
         with pair.models() as models, models.run() as model:
             self._measure(asked, "run", model, pair.tokenizer)
 
@@ -68,8 +78,8 @@ class Measuring:
 
         A side whose answers are gone, or were to questions of another version, is measured again.
         """
-        pipeline, questions = self._pipeline, self._pipeline.planned.questions
-        asked = self._questions()
+        questions = self._pipeline.planned.questions
+        asked, haystack = self._questions
         of = fingerprint(asked)
         measured: dict[Side, Measurement] = {}
         sides: list[Side] = ["base", "scaled", "run"] if questions.scaled else ["base", "run"]
@@ -83,43 +93,33 @@ class Measuring:
                 kept = load_measured(self._kept(side), of)
             assert kept is not None
             measured[side] = kept
-        pair = find_pair(str(pipeline.folder))
+        pair = self._pair()
         found = judge(asked, measured, pair.base_id)
-        recipe = pipeline.recipe
-        content = {
-            "model": pair.id,
-            "dtype": recipe.training.dtype,
-            "adapter": None,
-            "quantize": recipe.quantize,
-            "method": None,
-            "target": None,
-            "adapter_scale": 1.0,
-            "kind": "compare",
-            "base": pair.base_id,
-            "context": pair.context,
-            "base_context": pair.base_context,
-            "lengths": list(questions.lengths),
-            "depths": list(DEPTHS),
-            "trials": list(questions.trials),
-            "tasks": list(dict.fromkeys(probe.task for probe in asked.probes)),
-            "seed": SEED,
-            "documents": list(asked.names),
-            **found,
-            "command": command_line(),
-            "versions": versions(),
-        }
-        return found, content
+        header = comparison_header(
+            pair,
+            asked.probes,
+            haystack,
+            asked.names,
+            lengths=questions.lengths,
+            depths=DEPTHS,
+            trials=questions.trials,
+            seed=SEED,
+        )
+        return found, {**header, "kind": "compare", **found, "command": command_line(), "versions": versions()}
 
-    def _questions(self) -> Questionnaire:
-        if self._asked is None:
-            pipeline, recipe = self._pipeline, self._pipeline.recipe
-            config = load_config(resolve_model(recipe.model), recipe.context.base)
-            tokenizer = load_tokenizer(recipe.model)
-            store = documents_to_measure(pipeline.request, recipe, tokenizer, config)
-            haystack, context = haystack_of(store, tokenizer), base_context(config)
-            questions, target = pipeline.planned.questions, recipe.context.target
-            self._asked = make_asked(questions, store, haystack, tokenizer, context, target)
-        return self._asked
+    def _pair(self) -> Pair:
+        recipe = self._pipeline.recipe
+        return find_pair(str(self._pipeline.folder), dtype=recipe.training.dtype, quantize=recipe.quantize)
+
+    @cached_property
+    def _questions(self) -> tuple[Questionnaire, Haystack]:
+        pipeline, recipe = self._pipeline, self._pipeline.recipe
+        config = load_config(resolve_model(recipe.model), recipe.context.base)
+        tokenizer = load_tokenizer(recipe.model)
+        store = documents_to_measure(pipeline.request, recipe, tokenizer, config)
+        haystack, context = haystack_of(store, tokenizer), base_context(config)
+        questions, target = pipeline.planned.questions, recipe.context.target
+        return make_asked(questions, store, haystack, tokenizer, context, target), haystack
 
     def _kept(self, side: Side) -> Path:
         return self._pipeline.folder / "measured" / f"{side}.npz"

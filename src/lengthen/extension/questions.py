@@ -140,7 +140,8 @@ def haystack_of(store: TokenStore, tokenizer: Any) -> Haystack:
         text = tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         parts.append(text.strip().strip("\ufffd"))
         tokens += len(ids)
-    return Haystack(tokenizer, "\n\n".join(parts) if tokens >= _TRY_TOKENS else documentation()[1])
+    source, text = ("documents", "\n\n".join(parts)) if tokens >= _TRY_TOKENS else documentation()
+    return Haystack(tokenizer, text, source)
 
 
 def choose_task(model: Any, tokenizer: Any, haystack: Haystack, context: int) -> str:

@@ -74,7 +74,7 @@ def compare(
     asked, places = parse_lengths(lengths, "--lengths") if lengths is not None else None, parse_depths(depths)
 
     from lengthen.evaluation.compare import compare as measure
-    from lengthen.evaluation.compare import default_lengths, draw_found, find_pair
+    from lengthen.evaluation.compare import comparison_header, default_lengths, draw_found, find_pair
     from lengthen.evaluation.haystack import Haystack as Prose
     from lengthen.evaluation.haystack import read_haystack
 
@@ -84,10 +84,9 @@ def compare(
     chosen = asked or default_lengths(pair.base_context, pair.context)
     check_lengths(model, pair.context, chosen, beyond)
     source, text = read_haystack(haystack)
-    prose = Prose(pair.tokenizer, text)
+    prose = Prose(pair.tokenizer, text, source)
     typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)
-    wanted = _names(tasks)
-    probes = _probes(wanted, pair, prose, text, chosen, places, trials, seed)
+    probes = _probes(_names(tasks), pair, prose, text, chosen, places, trials, seed)
     names, read = _documents(pair, data, documents, max(chosen), text)
     found = measure(
         pair,
@@ -100,25 +99,8 @@ def compare(
         batch_size=batch_size,
     )
     _print(found, pair, output.quiet)
-    header = {
-        "model": pair.id,
-        **{key: given[key] for key in ("dtype", "quantize", "method", "target", "adapter_scale")},
-        "adapter": None if options.adapter is None else str(options.adapter),
-    }
-    content = {
-        "base": pair.base_id,
-        "context": pair.context,
-        "base_context": pair.base_context,
-        "lengths": chosen,
-        "depths": places,
-        "trials": trials,
-        "tasks": wanted,
-        "seed": seed,
-        "haystack": {"source": source, "tokens": prose.tokens},
-        "documents": names,
-        **found,
-    }
-    written = write_result(model, header, "compare", content, output.json_file)
+    header = comparison_header(pair, probes, prose, names, lengths=chosen, depths=places, trials=trials, seed=seed)
+    written = write_result(model, header, "compare", {**found}, output.json_file)
     if written is not None and written.is_file():  # and not a pipe or /dev/stdout
         picture = written.with_suffix(".png")
         if draw_found(found, picture, Path(pair.name).name, pair.base_context):

@@ -25,7 +25,7 @@ def needle(
     peers = join_peers()
     loaded = load_model(model, options)
     loaded.check_lengths(lengths, options.beyond)
-    prose = Prose(loaded.tokenizer, text)
+    prose = Prose(loaded.tokenizer, text, source)
     typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)
     if prose.tokens < max(lengths):
         typer.echo(f"warning: the haystack is shorter than {max(lengths)} tokens; it repeats", err=True)
@@ -43,6 +43,6 @@ def needle(
         "seed": prompts.seed,
         "answer_tokens": ANSWER_TOKENS,
         "needles": len(depths),
-        "haystack": {"source": source, "tokens": prose.tokens},
+        "haystack": prose.to_json(),
     }
     report_grid(loaded, "needle", cells, content, output.json_file)

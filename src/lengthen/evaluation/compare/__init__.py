@@ -12,7 +12,15 @@ from lengthen.evaluation.compare.probes import (
     needle_probe,
     ruler_probe,
 )
-from lengthen.evaluation.compare.run import Measurement, Questionnaire, Side, compare, judge, measure
+from lengthen.evaluation.compare.run import (
+    Measurement,
+    Questionnaire,
+    Side,
+    compare,
+    comparison_header,
+    judge,
+    measure,
+)
 from lengthen.results import Comparison
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "babilong_probe",
     "cloze_probe",
     "compare",
+    "comparison_header",
     "copy_probe",
     "default_lengths",
     "draw_found",

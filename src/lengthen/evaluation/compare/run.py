@@ -14,10 +14,11 @@ from lengthen.evaluation.compare.paired import long_perplexity, perplexity_rows,
 from lengthen.evaluation.compare.probes import Probe
 from lengthen.evaluation.compare.verdict import verdict
 from lengthen.evaluation.document_losses import document_losses
+from lengthen.evaluation.haystack import Haystack
 from lengthen.progress import progress_bar
 from lengthen.results import Comparison
 
-__all__ = ["Measurement", "Questionnaire", "Side", "compare", "judge", "measure"]
+__all__ = ["Measurement", "Questionnaire", "Side", "compare", "comparison_header", "judge", "measure"]
 
 Side = Literal["base", "scaled", "run"]
 
@@ -156,6 +157,48 @@ def compare(
             ):
                 measured[side] = measure(asked, side, model, pair.tokenizer, advance)
     return judge(asked, measured, pair.base_id if evaluator == "base" else pair.id)
+
+
+def comparison_header(
+    pair: Pair,
+    probes: Sequence[Probe],
+    haystack: Haystack,
+    names: Sequence[str],
+    *,
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    trials: int | Sequence[int],
+    seed: int,
+) -> dict[str, Any]:
+    """What was compared and by which questions, as a results file says it before the results.
+
+    Args:
+        pair: run and base.
+        probes: questions.
+        haystack: the text around what was hidden.
+        names: of the documents.
+        lengths: of prompt and answer, tokens.
+        depths: of what was hidden, 0 to 1.
+        trials: prompts at each length; one number for all, or one for each.
+        seed: of the questions.
+    """
+    adapter = pair.options.get("adapter")
+    return {
+        "model": pair.id,
+        **{key: pair.options.get(key) for key in ("dtype", "quantize", "method", "target")},
+        "adapter_scale": pair.options.get("adapter_scale", 1.0),
+        "adapter": None if adapter is None else str(adapter),
+        "base": pair.base_id,
+        "context": pair.context,
+        "base_context": pair.base_context,
+        "lengths": list(lengths),
+        "depths": list(depths),
+        "trials": trials if isinstance(trials, int) else list(trials),
+        "tasks": list(dict.fromkeys(probe.task for probe in probes)),
+        "seed": seed,
+        "haystack": haystack.to_json(),
+        "documents": list(names),
+    }
 
 
 def measure(
