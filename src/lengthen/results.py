@@ -1,6 +1,6 @@
 """The form of every results file: what evaluation writes, and report and ruler read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ __all__ = [
     "ScoreRow",
     "SideScore",
     "Verdict",
+    "as_interval",
     "check_metrics",
     "check_results",
     "found_curves",
@@ -223,6 +224,19 @@ class Comparison(TypedDict):
     perplexity: list[PerplexityRow]
     long_perplexity: NotRequired[LongPerplexity | None]
     seconds: NotRequired[dict[str, float]]
+
+
+def as_interval(ends: Mapping[str, Any] | None, form: str, none: str = "-") -> str:
+    """Both ends of an interval as text.
+
+    Args:
+        ends: with "low" and "high".
+        form: of each, as `format` takes it.
+        none: where there is no interval, or an end was too large for a float.
+    """
+    if ends is None or ends["low"] is None or ends["high"] is None:
+        return none
+    return f"{ends['low']:{form}} to {ends['high']:{form}}"
 
 
 def rows_of(scores: Sequence[ScoreRow], task: str | None) -> list[ScoreRow]:

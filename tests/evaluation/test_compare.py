@@ -142,7 +142,7 @@ def test_what_does_not_belong_together_is_refused(trained, base, make_base):
         find_pair(str(trained), str(make_base("wider", hidden_size=64)))
     with pytest.raises(ModelError, match="other tokens"):
         find_pair("tiny", str(make_base("shaped", **shape_of("tiny"))))
-    with pytest.raises(ModelError, match="run folder itself"):
+    with pytest.raises(ModelError, match="is a run folder with an adapter; give as base the model"):
         find_pair(str(base), str(trained))
 
 

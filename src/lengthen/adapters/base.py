@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from lengthen.adapters.folder import adapter_rows
 from lengthen.context.layers import text_config
 from lengthen.errors import ModelError
@@ -10,7 +12,7 @@ from lengthen.models.load import empty_model, load_config
 from lengthen.models.resolve import ModelSource, resolve_model
 from lengthen.run_folder import RunFolder, read_base_record
 
-__all__ = ["base_of", "base_of_run", "check_base", "stated_rows"]
+__all__ = ["base_of", "base_of_run", "base_shape", "check_base", "stated_rows"]
 
 
 def base_of(model: str | Path) -> ModelSource:
@@ -57,6 +59,12 @@ def stated_rows(model: str | Path) -> int:
     config = load_config(base_of(model))
     rows = None if source.run is None else adapter_rows(RunFolder(source.run).adapter, empty_model(config))
     return rows or int(text_config(config).vocab_size)
+
+
+def base_shape(config: PreTrainedConfig) -> list[Any]:
+    """The kind of a model, its hidden size and its layers: where they differ, an adapter is for another base."""
+    text = text_config(config)
+    return [config.model_type, *(getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers"))]
 
 
 def check_base(hashes: dict[str, str | None], folder: Path, record: dict[str, Any], source: ModelSource) -> None:

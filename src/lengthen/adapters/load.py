@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lengthen.adapters.base import base_of_run, check_base
+from lengthen.adapters.base import base_of_run, base_shape, check_base
 from lengthen.adapters.finite import check_adapter
 from lengthen.adapters.folder import adapter_config, adapter_rows, check_folder
 from lengthen.adapters.scale import check_scale, scale_adapter
@@ -222,16 +222,11 @@ def _scaled_config(
     config = plain if adapter is None else adapter_config(adapter) or plain
     text_config(config).vocab_size = text_config(plain).vocab_size  # rows that an adapter added come after the weights
     # Adapters for bases of another shape would only fail somewhere inside the weights.
-    if record is not None and (plain.model_type, _shape(plain)) != (config.model_type, _shape(config)):
+    if record is not None and base_shape(plain) != base_shape(config):
         raise ModelError(f"the adapter {adapter} was made for {record['id']}; {source.id} has another shape")
     if scaling.method is not None and scaling.target is not None:
         config = extend(config, scaling.target, scaling.method)
     return config
-
-
-def _shape(config: PreTrainedConfig) -> list[Any]:
-    text = config.get_text_config()
-    return [getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers")]
 
 
 def _with_adapter(base: PreTrainedModel, folder: Path, source: ModelSource) -> Any:

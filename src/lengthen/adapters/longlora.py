@@ -29,7 +29,7 @@ from lengthen.errors import ModelError, one_line
 from lengthen.files import atomic_folder, read_object, write_text
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base, load_config, quiet_transformers
-from lengthen.models.resolve import ModelSource, resolve_model, resolved_name
+from lengthen.models.resolve import ModelSource, resolve_base, resolve_model, resolved_name
 from lengthen.recipe import Recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.vocabulary import embedding_rows
@@ -84,9 +84,7 @@ def import_published(folder: Path, out: Path, context: int, base: str | None = N
     tensors = read_trained(folder)
     name = base or _named_base(settings, folder)
     settings.base_model_name_or_path = None  # peft warns where it is another than the base at hand
-    source = resolve_model(name)
-    if source.run is not None:
-        raise ModelError(f"{name} is a run folder with an adapter of its own; give the base that {folder} is for")
+    source = resolve_base(name, f"give the base that {folder} is for")
     base_config = load_config(source)
     config = extend(base_config, context, "linear")
     _check_factor(folder, config)

@@ -223,7 +223,7 @@ def perplexity(
             {"document": i, "perplexity": _exp(mean), "loss": mean, "tokens": n}
             for i, n, mean in full.documents.means()
         ],
-        interval=_interval(full),
+        interval=_perplexity_interval(full),
         gain=gain,
     )
 
@@ -262,7 +262,7 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _interval(tally: LossAccumulator) -> dict[str, Any] | None:
+def _perplexity_interval(tally: LossAccumulator) -> dict[str, Any] | None:
     ends = tally.interval()
     if ends is None:
         return None

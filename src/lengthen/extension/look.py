@@ -10,10 +10,10 @@ from lengthen.context import available_methods, base_context
 from lengthen.data.token_store import TokenStore
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.doctor.model import s2_of
-from lengthen.errors import ContextError, DataError, ModelError
+from lengthen.errors import ContextError, DataError
 from lengthen.extension.request import ExtendRequest
 from lengthen.models.load import load_config, load_tokenizer, quiet_transformers, read_context
-from lengthen.models.resolve import ModelSource, resolve_model
+from lengthen.models.resolve import ModelSource, resolve_base
 from lengthen.quantization import check_not_quantized
 from lengthen.recipe import Recipe
 
@@ -63,9 +63,7 @@ def check_base(request: ExtendRequest, stated: int | None) -> tuple[ModelSource,
         ModelError: it can't be found or read, or is no base.
         ContextError: its context is as long already.
     """
-    source = resolve_model(request.model)
-    if source.run is not None:
-        raise ModelError(f"{request.model} is a run folder with an adapter; export it first and extend what comes out")
+    source = resolve_base(request.model)
     config = load_config(source, stated)
     check_not_quantized(config)
     context = base_context(config)

@@ -12,7 +12,7 @@ from lengthen.errors import DataError, ModelError
 from lengthen.files import read_object
 from lengthen.run_folder import RunFolder
 
-__all__ = ["SMOLLM2_HUB", "ModelSource", "is_here", "resolve_model", "resolved_name"]
+__all__ = ["SMOLLM2_HUB", "ModelSource", "is_here", "resolve_base", "resolve_model", "resolved_name"]
 
 TINY, SMOLLM2 = "tiny", "smollm2-135m-instruct"
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
@@ -64,6 +64,22 @@ def resolve_model(model: str) -> ModelSource:
     if path.suffix == ".gguf" or not _HUB_ID.fullmatch(model):
         raise ModelError(f"{model} does not exist; give a model folder, a .gguf file, a hub id or an alias")
     return ModelSource(model, model)
+
+
+def resolve_base(model: str, advice: str = "export it first and extend what comes out") -> ModelSource:
+    """`resolve_model` of a model that is to have an adapter put over it, so that it can't be a run with one already.
+
+    Args:
+        model: as in `resolve_model`.
+        advice: the end of the message, what to give instead of a run folder.
+
+    Raises:
+        ModelError: as `resolve_model`; or a run folder.
+    """
+    source = resolve_model(model)
+    if source.run is not None:
+        raise ModelError(f"{model} is a run folder with an adapter; {advice}")
+    return source
 
 
 def _smollm2() -> ModelSource:

@@ -10,7 +10,7 @@ from lengthen.evaluation.plot import found_figure, position_figure
 from lengthen.report.figures import Picture, Section, Table, picture
 from lengthen.report.numbers import as_count, as_perplexity
 from lengthen.report.results import RUN, Evaluation, Run
-from lengthen.results import found_curves
+from lengthen.results import as_interval, found_curves
 
 __all__ = ["Fact", "Found", "Usable", "found_by_length", "perplexity_by_position", "usable"]
 
@@ -110,16 +110,12 @@ def _scores(evaluation: Evaluation) -> Table:
             row["task"],
             f"{row['tokens']:,}",
             *(f"{row[side]['score']:.2f}" for side in ("base", "run")),
-            _interval(row, "{:+.2f} to {:+.2f}"),
+            as_interval(row, "+.2f", ""),
         ]
         for row in evaluation.content["scores"]
         if row["depth"] is None
     ]
     return Table("Base and run on the same questions", ["task", "tokens", "base", RUN, "difference, 95%"], rows)
-
-
-def _interval(row: Mapping[str, Any], form: str) -> str:
-    return "" if row["low"] is None or row["high"] is None else form.format(row["low"], row["high"])
 
 
 def perplexity_by_position(run: Run) -> Section | None:
@@ -131,10 +127,11 @@ def perplexity_by_position(run: Run) -> Section | None:
     whole = _whole(rows)
     buckets = position_buckets(rows)
     base, last = _base_label(run, whole), buckets[-1]
+    interval = as_interval(whole, ".3f", "")
     note = (
         f"{as_count(whole['documents'], 'document')} of up to {whole['to']:,} tokens, each token scored once by both. "
         f"Over all of them the run has {as_perplexity(whole['run'])}, the {base} {as_perplexity(whole['base'])}"
-        f"{_interval(whole, '; the ratio is {:.3f} to {:.3f} with 95% confidence')}."
+        f"{f'; the ratio is {interval} with 95% confidence' if interval else ''}."
     )
     curves: dict[str, list[dict[str, Any]]] = {
         label: [{"from": row["from"], "to": row["to"], "perplexity": row[side]} for row in buckets]
@@ -152,7 +149,7 @@ def perplexity_by_position(run: Run) -> Section | None:
             f"{row['from']:,} to {row['to']:,}",
             as_perplexity(row["base"]),
             as_perplexity(row["run"]),
-            "" if row["ratio"] is None else f"{row['ratio']:.3f}{_interval(row, ' ({:.3f} to {:.3f})')}",
+            "" if row["ratio"] is None else f"{row['ratio']:.3f} ({as_interval(row, '.3f', '')})".removesuffix(" ()"),
         ]
         for row in buckets
     ]

@@ -12,11 +12,11 @@ from lengthen.attention.backends import pick_backend
 from lengthen.attention_pattern import layer_patterns
 from lengthen.context import base_context, extend
 from lengthen.data.instruct.templates import use_template
-from lengthen.errors import ModelError, RecipeError
+from lengthen.errors import RecipeError
 from lengthen.evaluation.validation import validate
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.load import load_config, load_tokenizer
-from lengthen.models.resolve import ModelSource, resolve_model
+from lengthen.models.resolve import ModelSource, resolve_base
 from lengthen.processes import has_launcher
 from lengthen.progress import show_progress
 from lengthen.quantization import check_nf4, check_not_quantized
@@ -104,9 +104,7 @@ def resolve(recipe: Recipe, resume: bool) -> Setup | None:
     dtype = pick_dtype(recipe.training.dtype, device, recipe.quantize == "nf4")
     _check_device(recipe, device, dtype)
     check_documents(recipe)
-    source = resolve_model(recipe.model)
-    if source.run is not None:
-        raise ModelError(f"{recipe.model} is a run folder with an adapter; export it first and extend what comes out")
+    source = resolve_base(recipe.model)
     base_config = load_config(source, recipe.context.base)
     _check_base(recipe, base_config, device)
     config = extend(base_config, **recipe.context.scaling)

@@ -196,6 +196,8 @@ def _data_of_run(pair: "Pair") -> tuple[list[str] | None, set[str]]:
 
 
 def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
+    from lengthen.results import as_interval
+
     typer.echo(found["verdict"]["sentence"])
     rows = found["scores"]
     sides = [side for side in ("base", "scaled", "run") if side in (*rows, *found["perplexity"])[0]]
@@ -207,7 +209,7 @@ def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
                 row["task"],
                 _marked(row["tokens"], row),
                 *(f"{row[side]['score']:.2f}" for side in sides),
-                _interval(row, "+.2f"),
+                as_interval(row, "+.2f"),
                 _both(row, "nats"),
             ]
             for row in rows
@@ -222,16 +224,16 @@ def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
             ["from", "to", *sides, "run / base", "95%"],
             [
                 [row["from"], _marked(row["to"], row), *(_number(row[side]) for side in sides),
-                 _number(row["ratio"], ".3f"), _interval(row, ".3f")]
+                 _number(row["ratio"], ".3f"), as_interval(row, ".3f")]
                 for row in found["perplexity"]
             ],
         )  # fmt: skip
     long = found.get("long_perplexity")
     if long is not None:
         typer.echo(
-            f"LongPPL: base {_number(long['base'])}, run {_number(long['run'])}, run / base {_interval(long, '.3f')}, "
-            f"on {long['tokens']:,} tokens ({long['share']:.1%}) that {long['evaluator']} predicts better with more "
-            f"than {long['short_context']:,} tokens before them"
+            f"LongPPL: base {_number(long['base'])}, run {_number(long['run'])}, "
+            f"run / base {as_interval(long, '.3f')}, on {long['tokens']:,} tokens ({long['share']:.1%}) that "
+            f"{long['evaluator']} predicts better with more than {long['short_context']:,} tokens before them"
         )
     if any(row["beyond_base"] for row in (*rows, *found["perplexity"])):
         typer.echo(f"* beyond the base's {pair.base_context:,} tokens; its perplexity there is by a sliding window")
@@ -261,7 +263,3 @@ def _marked(tokens: int, row: Mapping[str, Any]) -> str:
 
 def _number(value: float | None, form: str = ".2f") -> str:
     return "over 1e308" if value is None else format(value, form)
-
-
-def _interval(row: Mapping[str, Any], form: str) -> str:
-    return "-" if row["low"] is None else f"{row['low']:{form}} to {row['high']:{form}}"

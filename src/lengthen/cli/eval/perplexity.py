@@ -106,11 +106,21 @@ def _choose(loaded: LoadedModel, data: list[Path], min_tokens: int) -> "tuple[To
 
 
 def _print(results: "list[PerplexityResult]", protocol: str) -> None:
+    from lengthen.results import as_interval
+
     print_table(
         f"Perplexity ({protocol})",
         ["context", "stride", "perplexity", "95%", "loss", "tokens", "tokens/s"],
         [
-            [r.context, r.stride, r.perplexity, _interval(r.interval), r.loss, r.tokens, f"{r.tokens_per_second:.0f}"]
+            [
+                r.context,
+                r.stride,
+                r.perplexity,
+                as_interval(r.interval, ".4g"),
+                r.loss,
+                r.tokens,
+                f"{r.tokens_per_second:.0f}",
+            ]
             for r in results
         ],
     )
@@ -119,7 +129,7 @@ def _print(results: "list[PerplexityResult]", protocol: str) -> None:
         print_table(
             "Gain over a short context, in nats per token",
             ["context", "short", "loss short", "gain", "95%"],
-            [[size, g["short_context"], g["loss_short"], g["gain"], _interval(g)] for size, g in gains],
+            [[size, g["short_context"], g["loss_short"], g["gain"], as_interval(g, ".4g")] for size, g in gains],
         )
 
 
@@ -134,7 +144,3 @@ def _print_details(results: "list[PerplexityResult]", loaded: LoadedModel, place
             columns.append("gain")
             rows = [[*row, b["gain"]] for row, b in zip(rows, r.gain["by_position"], strict=True)]
         print_table(f"Context {r.context}, by position in the {place}", columns, rows)
-
-
-def _interval(ends: dict[str, Any] | None) -> str:
-    return "-" if ends is None or ends["low"] is None else f"{ends['low']:.4g} to {ends['high']:.4g}"

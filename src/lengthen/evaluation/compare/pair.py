@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig
 
+from lengthen.adapters.base import base_shape
 from lengthen.adapters.folder import adapter_config
 from lengthen.adapters.load import load
 from lengthen.context import base_context, extend
@@ -18,7 +19,7 @@ from lengthen.errors import ModelError
 from lengthen.head import causal_lm
 from lengthen.models.devices import default_device, pick_dtype
 from lengthen.models.load import empty_model, load_base, load_config, load_tokenizer
-from lengthen.models.resolve import ModelSource, resolve_model
+from lengthen.models.resolve import ModelSource, resolve_base, resolve_model
 from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["Pair", "Sides", "find_pair", "positions_of"]
@@ -119,9 +120,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
         raise ModelError(
             f"{name} is a model by itself, so nothing says what its base was; name it with base, or give a run folder"
         )
-    found = resolve_model(base)
-    if found.run is not None:
-        raise ModelError(f"the base {base} is a run folder itself; give the model that it was made over")
+    found = resolve_base(base, "give as base the model that it was made over")
     base_config = load_config(found, stated)
     tokenizer = load_tokenizer(name)
     _check_together(name, config, tokenizer, base, base_config)
@@ -167,14 +166,11 @@ def _config_of(source: ModelSource, adapter: str | Path | None, options: dict[st
 def _check_together(
     name: str, config: PreTrainedConfig, tokenizer: Any, base: str, base_config: PreTrainedConfig
 ) -> None:
-    def shape(each: PreTrainedConfig) -> list[Any]:
-        text = each.get_text_config()
-        return [each.model_type, *(getattr(text, key, None) for key in ("hidden_size", "num_hidden_layers"))]
-
-    if shape(config) != shape(base_config):
+    theirs, own = base_shape(base_config), base_shape(config)
+    if own != theirs:
         raise ModelError(
-            f"{base} can't be the base of {name}: it is a {' of '.join(map(str, shape(base_config)))} and the run a "
-            f"{' of '.join(map(str, shape(config)))} (kind, hidden size, layers)"
+            f"{base} can't be the base of {name}: it is a {' of '.join(map(str, theirs))} and the run a "
+            f"{' of '.join(map(str, own))} (kind, hidden size, layers)"
         )
     if tokenizer(_PROBE)["input_ids"] != load_tokenizer(base)(_PROBE)["input_ids"]:
         raise ModelError(f"{base} can't be the base of {name}: their tokenizers make other tokens of the same text")

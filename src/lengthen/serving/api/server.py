@@ -12,7 +12,7 @@ from lengthen.adapters.scale import check_scale
 from lengthen.errors import LengthenError, require
 from lengthen.files import locked
 from lengthen.models.devices import Dtype, default_device
-from lengthen.models.resolve import resolve_model
+from lengthen.models.resolve import resolve_base
 from lengthen.serving.engine import Engine, Limits, LoadedBase
 
 __all__ = ["ServerSettings", "serve"]
@@ -141,10 +141,7 @@ def serve(
 def _check_training(folder: Path, model: str) -> None:
     if not folder.is_dir():
         raise LengthenError(f"`allow_training={folder}` is no folder; make one for the runs")
-    if resolve_model(model).run is not None:
-        raise LengthenError(
-            f"`allow_training` trains over a base, and {model} is a run folder; export it, and serve what comes out"
-        )
+    resolve_base(model, "`allow_training` trains over a base, so export it first and serve what comes out")
 
 
 def _holding(training: Path | None) -> AbstractContextManager[None]:
