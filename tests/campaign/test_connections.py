@@ -110,6 +110,19 @@ def test_who_sends_the_head_of_a_request_byte_by_byte_is_closed():
         assert ends_within(second, IDLE + 1, b"X"), "after an answer"
 
 
+def test_a_connection_that_was_answered_is_kept_for_the_next_request():
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    with running() as server:
+        client = server.connect()
+        for _ in range(3):
+            client.sendall(request)
+            answer = b""
+            while not answer.endswith(b"0\r\n\r\n"):
+                answer += client.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200")
+            time.sleep(2 * IDLE)
+
+
 def test_who_does_not_take_the_answer_is_closed():
     with running() as server:
         reader = server.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", small=True)

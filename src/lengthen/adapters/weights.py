@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from lengthen.errors import ModelError
 from lengthen.upstream import reading
@@ -16,6 +16,7 @@ PREFIX = "base_model.model."
 """Before the names of a PEFT file's tensors."""
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_MAPPED = 2**30  # bytes, from which on a file is mapped
 
 
 def weights_file(adapter: Path) -> Path:
@@ -45,7 +46,11 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """
     with reading(str(path), "the weights of {name} are damaged ({error}); is the download complete?"):
         if path.suffix == ".safetensors":
-            return load_file(path, device)
+            # Each mapped file leaves some kilobytes behind, for good: a server that loads adapters again and again grew
+            # by a gigabyte an hour. Large files are read seldom, and not twice into memory.
+            is_large = path.stat().st_size > _MAPPED
+            tensors = load_file(path, device) if is_large else load(path.read_bytes())
+            return dict(sorted(tensors.items()))
         content = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ModelError(f"{path} is not a state dict, a mapping of names to tensors; take the file that was published")

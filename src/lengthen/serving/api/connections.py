@@ -9,6 +9,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 __all__ = ["bounded_protocol"]
 
 _OTHER_FILES = 256  # beside connections: weights, runs, and what Python opens
+_HEAD, _NEXT = "the rest of a head", "the next request"
 
 
 def bounded_protocol(most: int, idle_seconds: float, answer_seconds: float) -> type[H11Protocol]:
@@ -17,7 +18,8 @@ def bounded_protocol(most: int, idle_seconds: float, answer_seconds: float) -> t
     Args:
         most: connections at a time. One more takes the place of the one that has been idle for longest, so that who
             holds many of them open locks nobody out.
-        idle_seconds: until the whole head of a request has come.
+        idle_seconds: until the whole head of a request has come, from its first byte on, or the connection's beginning.
+            A connection that was answered and sends nothing is kept for `uvicorn.Config(timeout_keep_alive=...)`.
         answer_seconds: from then until the client has taken all of the answer.
     """
     _allow_files(most + _OTHER_FILES)
@@ -25,7 +27,7 @@ def bounded_protocol(most: int, idle_seconds: float, answer_seconds: float) -> t
 
     class Bounded(H11Protocol):
         _clock: asyncio.TimerHandle | None = None
-        _timed: Any = None  # what the clock is for: the answer to a request, or None for an idle connection
+        _timed: Any = None  # what is waited for: the answer to a request, _HEAD or _NEXT
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -51,16 +53,19 @@ def bounded_protocol(most: int, idle_seconds: float, answer_seconds: float) -> t
 
         def _look(self) -> None:
             """Start the clock anew where the connection became idle or busy; what dribbles in does not."""
-            answer = None if self.cycle is None or self.cycle.response_complete else self.cycle
+            is_answering = self.cycle is not None and not self.cycle.response_complete
+            is_next = self.cycle is not None and not self.conn.trailing_data[0]
+            timed = self.cycle if is_answering else _NEXT if is_next else _HEAD
+            if timed is self._timed:
+                return
+            self._timed = timed
             if self._clock is not None:
-                if answer is self._timed:
-                    return
                 self._clock.cancel()
-            self._timed = answer
-            seconds = idle_seconds if answer is None else answer_seconds
-            self._clock = self.loop.call_later(seconds, self.transport.abort)
+            if timed is not _NEXT:  # for which uvicorn has a clock
+                seconds = answer_seconds if is_answering else idle_seconds
+                self._clock = self.loop.call_later(seconds, self.transport.abort)
             idle.pop(self, None)
-            if answer is None:
+            if not is_answering:
                 idle[self] = None
 
     return Bounded

@@ -18,6 +18,9 @@ from lengthen.serving.engine import Engine, Limits, LoadedBase
 __all__ = ["ServerSettings", "serve"]
 
 _IDLE_SECONDS = 10.0  # without the whole head of a request
+# Longer than clients keep idle connections (httpx and so openai 5 s, aiohttp 15, Go 90): where the server is the first
+# to close one, a request may be on its way and is lost.
+_KEPT_SECONDS = 120
 _TAKING_SECONDS = 60.0  # beyond the time of a request, for a client that takes its answer slowly
 
 
@@ -118,6 +121,7 @@ def serve(
                 TokenLimits(settings.max_concurrent, settings.max_per_minute),
             ),
             http=bounded_protocol(settings.max_connections, _IDLE_SECONDS, settings.timeout + _TAKING_SECONDS),
+            timeout_keep_alive=_KEPT_SECONDS,
             ws="none",
             log_level="warning",
             access_log=False,
