@@ -122,8 +122,8 @@ def _read_evaluations(path: Path, own_names: set[str], base: str) -> list[Evalua
 
 
 def _kind(content: dict[str, Any]) -> str:
-    """The kind of evaluation. Files of older versions and the run's own validation.json say it by their protocol."""
-    if "kind" in content:
+    """The kind of evaluation. The run's own validation.json says it by its protocol."""
+    if "kind" in content:  # with the protocol behind a hyphen in files of older versions: "perplexity-strided"
         return str(content["kind"]).split("-")[0]
     first = content["results"][0] if isinstance(content.get("results"), list) and content["results"] else {}
     return "perplexity" if "protocol" in content or (isinstance(first, dict) and "protocol" in first) else ""

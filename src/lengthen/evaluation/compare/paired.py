@@ -189,7 +189,9 @@ def long_perplexity(
     Source: arXiv 2410.23771 (LongPPL), section 3, with its thresholds alpha = 2 and -beta = 2 nats.
     """
     # A comparison with NaN, the loss of a first token, is False.
-    chosen = [(s - each > _HELPED) & (each < _KNOWN) for s, each in zip(short, long, strict=True)]
+    chosen = [
+        (at_short - at_long > _HELPED) & (at_long < _KNOWN) for at_short, at_long in zip(short, long, strict=True)
+    ]
     counts = np.array([mask.sum() for mask in chosen])
     if not counts.sum():
         return None
