@@ -18,11 +18,12 @@ from lengthen.errors import DataError, RecipeError
 from lengthen.head import decoder_of
 from lengthen.models.load import load_base, load_config
 from lengthen.models.resolve import resolve_model
+from lengthen.models.rotary import BasePositions
 from lengthen.recipe import AdapterRecipe, TrainingRecipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training import loss as loss_module
 from lengthen.training.objective import CausalLMObjective
-from lengthen.training.restoration import BasePositions, Windows
+from lengthen.training.restoration import Windows
 from lengthen.training.run import train
 
 pytestmark = pytest.mark.invariants

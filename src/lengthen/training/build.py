@@ -18,13 +18,14 @@ from lengthen.head import check_head
 from lengthen.models.fingerprint import weight_hashes
 from lengthen.models.load import load_base
 from lengthen.models.resolve import resolved_name
+from lengthen.models.rotary import BasePositions, only_rotation_differs
 from lengthen.quantization import count_quantized
 from lengthen.recipe import Recipe
 from lengthen.training.chunked import check_layers, chunk_layers
 from lengthen.training.fused import fuse_elementwise
 from lengthen.training.memory import enable_checkpointing, tile_mlps, trim_malloc
 from lengthen.training.objective import CausalLMObjective
-from lengthen.training.restoration import BasePositions, cut_windows
+from lengthen.training.restoration import cut_windows
 from lengthen.training.setup import Setup
 from lengthen.vocabulary import check_ids, embedding_rows, guard_embeddings
 
@@ -119,7 +120,7 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
     if recipe.parallel.sequence > 1:
         check_layers(model, "parallel.sequence=1")  # runs the model, so S2 has to be set
     _save_memory(model, recipe)
-    positions = BasePositions(model, setup.base_config) if recipe.training.restoration.share else None
+    positions = _base_positions(model, setup) if recipe.training.restoration.share else None
     model = add_adapter(model, recipe.adapter, recipe.uses_autocast(setup.dtype.itemsize))
     offload = recipe.memory.offload_activations
     return CausalLMObjective(model, setup.run.path if offload == "disk" else offload, positions), base
@@ -147,6 +148,16 @@ def _check_model(model: Any, setup: Setup, blocks: Sequence[Block]) -> None:
                 f"attention.backend={backend} can't compute the attention of {type(model).__name__}; leave it out"
             )
         _LOG.info("note: full attention keeps packed documents apart by a mask of all pairs of tokens in this model")
+
+
+def _base_positions(model: Any, setup: Setup) -> BasePositions:
+    """What restoration asks of the base inside the model."""
+    if not only_rotation_differs(setup.config, setup.base_config):
+        raise ModelError(
+            f"the scaled positions of {type(model).__name__} are not in its rotary embeddings alone, so that the "
+            "base is not in the model any more; set training.restoration.share=0"
+        )
+    return BasePositions(model, setup.base_config)
 
 
 def _set_s2(model: Any, recipe: Recipe, blocks: Sequence[Block]) -> None:

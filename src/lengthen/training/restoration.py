@@ -11,73 +11,17 @@ Windows come at a share of all forward passes, spread evenly over the steps, bes
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
-from torch import nn
-from transformers import PreTrainedConfig
 
 from lengthen.data.blocks import Block
 from lengthen.data.mixture import FiniteSource
 from lengthen.data.token_store import TokenStore
-from lengthen.errors import DataError, ModelError
-from lengthen.head import decoder_of
-from lengthen.models.load import empty_model
+from lengthen.errors import DataError
 from lengthen.recipe import TrainingRecipe
 
-__all__ = ["BasePositions", "Windows", "cut_windows"]
-
-
-class BasePositions:
-    """A model's rotary embeddings, and those that its base had.
-
-    Args:
-        model: with scaled positions, no adapter yet.
-        base_config: of the base.
-
-    Raises:
-        ModelError: scaled positions change more of this architecture than its rotary embeddings.
-    """
-
-    def __init__(self, model: Any, base_config: PreTrainedConfig):
-        decoder = decoder_of(model)
-        self._places: list[tuple[nn.Module, str, nn.Module]] = []
-        for parent in decoder.modules():
-            for name, module in parent.named_children():
-                if any(key.endswith("inv_freq") for key, _ in module.named_buffers(recurse=False)):
-                    self._places.append((parent, name, type(module)(base_config.get_text_config())))
-        if not self._places or not _alike_but_for_rotation(model, base_config):
-            raise ModelError(
-                f"the scaled positions of {type(model).__name__} are not in its rotary embeddings alone, so that the "
-                "base is not in the model any more; set training.restoration.share=0"
-            )
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Let the model rotate as its base did."""
-        own = [getattr(parent, name) for parent, name, _ in self._places]
-        try:
-            for (parent, name, base), module in zip(self._places, own, strict=True):
-                setattr(parent, name, base.to(next(module.buffers()).device))
-            yield
-        finally:
-            for (parent, name, _), module in zip(self._places, own, strict=True):
-                setattr(parent, name, module)
-
-
-def _alike_but_for_rotation(model: Any, base_config: PreTrainedConfig) -> bool:
-    """Whether modules built from either config have the same numbers, such as the scale of attention's scores."""
-    built = [empty_model(config) for config in (base_config, model.config)]
-    for one, other in zip(*(decoder_of(each).modules() for each in built), strict=True):
-        if any(key.endswith("inv_freq") for key, _ in one.named_buffers(recurse=False)):
-            continue
-        numbers = [{k: v for k, v in vars(each).items() if isinstance(v, int | float)} for each in (one, other)]
-        if numbers[0] != numbers[1]:
-            return False
-    return True
+__all__ = ["Windows", "cut_windows"]
 
 
 def cut_windows(store: TokenStore, length: int, seed: int) -> FiniteSource:

@@ -1,6 +1,5 @@
 """A run and its base: what each is, and both from one set of weights where they share it."""
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from peft import PeftModel
-from torch import nn
 from transformers import PreTrainedConfig
 
 from lengthen.adapters.base import base_shape
@@ -16,17 +14,16 @@ from lengthen.adapters.folder import adapter_config
 from lengthen.adapters.load import load
 from lengthen.context import base_context, extend
 from lengthen.errors import ModelError
-from lengthen.head import causal_lm
 from lengthen.models.devices import default_device, pick_dtype
-from lengthen.models.load import empty_model, load_base, load_config, load_tokenizer
+from lengthen.models.load import load_base, load_config, load_tokenizer
 from lengthen.models.resolve import ModelSource, resolve_base, resolve_model
+from lengthen.models.rotary import BasePositions, only_rotation_differs
 from lengthen.run_folder import RunFolder, read_base_record
 
-__all__ = ["Pair", "Sides", "find_pair", "positions_of"]
+__all__ = ["Pair", "Sides", "find_pair"]
 
 # Where a config says how far positions go; all else has to be equal for two models to be one.
-_POSITIONS = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
-_PROBE = "Numbers 12345 and words, in English: a test.\n\tdef f(x): return x\n"
+_SAMPLE_TEXT = "Numbers 12345 and words, in English: a test.\n\tdef f(x): return x\n"
 
 
 class Sides(NamedTuple):
@@ -130,7 +127,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
         not run.is_full_finetune
         and own is not None
         and resolve_model(own) == found
-        and _only_positions_differ(config, base_config)
+        and only_rotation_differs(config, base_config)
     )
     return Pair(
         name=name,
@@ -172,30 +169,8 @@ def _check_together(
             f"{base} can't be the base of {name}: it is a {' of '.join(map(str, theirs))} and the run a "
             f"{' of '.join(map(str, own))} (kind, hidden size, layers)"
         )
-    if tokenizer(_PROBE)["input_ids"] != load_tokenizer(base)(_PROBE)["input_ids"]:
+    if tokenizer(_SAMPLE_TEXT)["input_ids"] != load_tokenizer(base)(_SAMPLE_TEXT)["input_ids"]:
         raise ModelError(f"{base} can't be the base of {name}: their tokenizers make other tokens of the same text")
-
-
-def positions_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """All that a config says about positions."""
-    return {key: copy.deepcopy(getattr(config.get_text_config(), key, None)) for key in _POSITIONS}
-
-
-def _only_positions_differ(one: PreTrainedConfig, two: PreTrainedConfig) -> bool:
-    """Whether the rotary embeddings are all that differs between two models built from these configs."""
-    modules = [dict(empty_model(config).named_modules()) for config in (one, two)]
-    return modules[0].keys() == modules[1].keys() and all(
-        _is_rotary(module) or _plain(module) == _plain(modules[1][name]) for name, module in modules[0].items()
-    )
-
-
-def _is_rotary(module: nn.Module) -> bool:
-    return type(module).__name__.endswith("RotaryEmbedding") and hasattr(module, "config")
-
-
-def _plain(module: nn.Module) -> dict[str, float]:
-    """The numbers that a module computes with: some attentions take a scale from the positions' factor."""
-    return {key: value for key, value in vars(module).items() if isinstance(value, int | float)}
 
 
 @contextmanager
@@ -207,30 +182,11 @@ def _loaded(name: str, options: dict[str, Any]) -> Iterator[Any]:
 @contextmanager
 def _as_base(model: Any, base_config: PreTrainedConfig) -> Iterator[Any]:
     """The model as it was before: its adapter off, and positions rotated by the base's config."""
-    inner = causal_lm(model)
-    text, wanted = inner.config.get_text_config(), base_config.get_text_config()
-    kept = positions_of(text)
-    rotary = [(name, module) for name, module in inner.named_modules() if _is_rotary(module)]
-    for key, value in positions_of(wanted).items():
-        setattr(text, key, value)
-    for name, module in rotary:
-        _replace(inner, name, type(module)(config=copy.deepcopy(wanted)).to(inner.device))
-    try:
-        with _without_adapter(model):
-            yield model
-    finally:
-        for key, value in kept.items():
-            setattr(text, key, value)
-        for name, module in rotary:
-            _replace(inner, name, module)
+    with BasePositions(model, base_config).used(), _without_adapter(model):
+        yield model
 
 
 @contextmanager
 def _without_adapter(model: Any) -> Iterator[Any]:
     with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
         yield model
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, module)
