@@ -116,7 +116,7 @@ def test_a_run_that_diverges_stops_and_keeps_what_is_finite(base, documents, tmp
     assert 1 <= len(steps) < 6
     assert all(math.isfinite(record["loss"]) for record in RunFolder(run).read_metrics())
     assert not (run / "adapter").exists()
-    last = last_checkpoint(run)
+    last = last_checkpoint(RunFolder(run))
     assert last.name == f"checkpoint-{steps[-1]}"
     assert last.name in str(caught.value)
     for checkpoint in (run / "checkpoints").iterdir():
@@ -136,7 +136,7 @@ def test_weights_that_are_not_finite_are_never_written(base, documents, tmp_path
     monkeypatch.setattr(Loop, "_update", break_in_the_second_step)
     with pytest.raises(DivergedError, match=r"after step 2, .* is not finite; lower training\.learning_rate"):
         train(recipe_of(base, documents, tmp_path / "run", steps=2))
-    assert last_checkpoint(tmp_path / "run").name == "checkpoint-1"
+    assert last_checkpoint(RunFolder(tmp_path / "run")).name == "checkpoint-1"
     assert not (tmp_path / "run" / "adapter").exists()
 
 

@@ -46,13 +46,13 @@ KEEP = 2
 TRAINABLE, OPTIMIZER, SCALER, STATE = "trainable.safetensors", "optimizer.pt", "scaler.pt", "state.json"
 
 
-def last_checkpoint(run: Path) -> Path | None:
+def last_checkpoint(run: RunFolder) -> Path | None:
     """The newest whole checkpoint of a run folder, or None."""
     return max(_checkpoints(run), key=step_of, default=None)
 
 
-def _checkpoints(run: Path) -> list[Path]:
-    found = RunFolder(run).checkpoints.glob("checkpoint-*")
+def _checkpoints(run: RunFolder) -> list[Path]:
+    found = run.checkpoints.glob("checkpoint-*")
     return [path for path in found if path.name.removeprefix("checkpoint-").isdecimal()]
 
 
@@ -61,16 +61,16 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def drop_old(run: Path) -> None:
+def drop_old(run: RunFolder) -> None:
     """Remove all checkpoints but the newest, and what is left of one that a killed process was removing."""
-    dropped = RunFolder(run).checkpoints / ".old"
+    dropped = run.checkpoints / ".old"
     shutil.rmtree(dropped, ignore_errors=True)
     for old in sorted(_checkpoints(run), key=step_of)[:-KEEP]:
         shutil.rmtree(old.rename(dropped))  # half of one must not have the name of a whole one
 
 
 def save_checkpoint(
-    run: Path, step: int, steps: int, accelerator: Accelerator, objective: Any, model: Any, optimizer: Any
+    run: RunFolder, step: int, steps: int, accelerator: Accelerator, objective: Any, model: Any, optimizer: Any
 ) -> None:
     """Write a checkpoint and drop all but the newest; all processes must call this together.
 
@@ -87,7 +87,7 @@ def save_checkpoint(
         DivergedError: a trained tensor is not finite; earlier checkpoints are untouched.
         OutputError: the disk is full, or the place is not writable.
     """
-    checkpoints = RunFolder(run).checkpoints
+    checkpoints = run.checkpoints
     final, temporary = checkpoints / f"checkpoint-{step}", checkpoints / ".tmp"
     is_main = accelerator.is_main_process
     try:

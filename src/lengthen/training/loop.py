@@ -80,13 +80,13 @@ class Loop:
         objective: CausalLMObjective,
         blocks: Sequence[Block],
         recipe: Recipe,
-        run: Path,
+        run: RunFolder,
         dtype: torch.dtype,
         pad_id: int,
         utilization: Utilization,
         windows: FiniteSource | None = None,
     ):
-        self.recipe, self.training, self.folder, self.pad_id = recipe, recipe.training, run, pad_id
+        self.recipe, self.training, self.run_folder, self.pad_id = recipe, recipe.training, run, pad_id
         self.objective, self.blocks, self.utilization = objective, blocks, utilization
         self.accelerator = _accelerator(recipe, dtype)
         self.is_zero, self.dtype = recipe.parallel.data.startswith("zero"), dtype
@@ -133,7 +133,7 @@ class Loop:
         if checkpoint is not None:
             self.done = load_checkpoint(checkpoint, self.accelerator, self.objective, self.model, self.optimizer)
         is_main = self.accelerator.is_main_process
-        loggers = start_loggers(self.training.report_to, self.folder) if is_main else []
+        loggers = start_loggers(self.training.report_to, self.run_folder.path) if is_main else []
         metrics = Metrics(self.utilization.peak)
         self.model.train()
         with (
@@ -156,7 +156,7 @@ class Loop:
                         self._report(record, loggers, on_step)
                 if step % self.training.save_every == 0 or is_last:
                     save_checkpoint(
-                        self.folder, step, self.steps, self.accelerator, self.objective, self.model, self.optimizer
+                        self.run_folder, step, self.steps, self.accelerator, self.objective, self.model, self.optimizer
                     )
                 if signal is not None:
                     break
@@ -168,7 +168,7 @@ class Loop:
         self, record: dict[str, Any], loggers: Sequence[Any], on_step: Callable[[dict[str, Any]], None] | None
     ) -> None:
         """Hand a record of metrics.jsonl to the file, the loggers and the caller; in the first process only."""
-        RunFolder(self.folder).append_metrics(record)
+        self.run_folder.append_metrics(record)
         if on_step is not None:
             on_step(record)
         for logger in loggers:
@@ -302,7 +302,7 @@ class Loop:
         scaler = self.accelerator.scaler
         if what == "gradient norm" and scaler is not None and scaler.get_scale() >= _LEAST_SCALE:
             return  # float16 overflows now and then: the scaler skips the step and lowers its scale
-        last = last_checkpoint(self.folder)
+        last = last_checkpoint(self.run_folder)
         kept = f"{last.name} is kept" if last else "no checkpoint was written before"
         raise DivergedError(
             f"the run has diverged: in step {step} the {what} is {value}; {kept}; lower training.learning_rate (it is "

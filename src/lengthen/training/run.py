@@ -100,7 +100,7 @@ def fit(
         Interrupted: a signal stopped it.
     """
     recipe, run = setup.recipe, setup.run
-    checkpoint = last_checkpoint(run.path) if setup.resume else None
+    checkpoint = last_checkpoint(run) if setup.resume else None
     count = count_trainable(objective.model)
     _LOG.info(f"training {count}")
     if setup.process.is_main_process:
@@ -110,7 +110,7 @@ def fit(
         run.read_metadata()
         run.read_metrics()
         with writing(run.path):
-            drop_old(run.path)
+            drop_old(run)
         run.set_aside_result(step_of(checkpoint) if checkpoint else 0)
         facts = {
             "base": base,
@@ -129,7 +129,7 @@ def fit(
             load_trained(checkpoint, objective)  # stopped between the last step and the adapter
             return
     utilization = Utilization(recipe, setup.config, setup.dtype)
-    loop = Loop(objective, blocks, recipe, run.path, setup.dtype, _pad_id(setup.tokenizer), utilization, windows)
+    loop = Loop(objective, blocks, recipe, run, setup.dtype, _pad_id(setup.tokenizer), utilization, windows)
     signal = loop.run(checkpoint, on_step, stop)
     if signal is not None:
         raise Interrupted(f"stopped after step {loop.done}, with a checkpoint", signal)
