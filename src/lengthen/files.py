@@ -193,7 +193,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with writing(path), _temporary_folder(path) as temporary:
         yield temporary
         sync_folder(temporary)
-        temporary.rename(path)
+        temporary.rename(path.resolve())
 
 
 @contextmanager
@@ -240,11 +240,13 @@ def kept(folder: Path) -> Iterator[None]:
     Args:
         folder: that must exist.
     """
-    _KEPT.append(folder.resolve())
+    names = {folder.absolute(), folder.resolve()}  # a link may be what is removed
+    _KEPT.extend(names)
     try:
         yield
     finally:
-        _KEPT.remove(folder.resolve())
+        for name in names:
+            _KEPT.remove(name)
 
 
 _KEPT: list[Path] = []
@@ -256,7 +258,6 @@ def _make_folder(folder: Path) -> None:
     Raises:
         OutputError: the kept folder that it is in was removed.
     """
-    folder = folder.resolve()
     above = [folder, *folder.parents]
     kept_one = next((each for each in above if each in _KEPT), None)
     if kept_one is None:
@@ -281,6 +282,7 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
+    path = path.resolve()
     temporary = _temporary(path)
     try:
         shutil.rmtree(temporary, ignore_errors=True)

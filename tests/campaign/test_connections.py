@@ -13,16 +13,19 @@ import uvicorn
 from lengthen.serving.api.connections import bounded_protocol
 from lengthen.serving.api.middleware import ApiMiddleware, TokenLimits
 
-IDLE, ANSWER = 0.6, 2.0  # seconds
+IDLE, ANSWER, KEPT = 0.6, 2.0, 2.5  # seconds
 
 
 async def application(scope, receive, send):
-    """/large answers with 64 MiB, /slow after a second, all else with the path."""
+    """/large answers with 64 MiB, /last with 32 at once, /slow after a second, all else with the path."""
     assert scope["type"] == "http"
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     if scope["path"] == "/large":
         for _ in range(64):
             await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
+    if scope["path"] == "/last":
+        await send({"type": "http.response.body", "body": bytes(32 * 2**20)})
+        return
     if scope["path"] == "/slow":
         await asyncio.sleep(1)
     await send({"type": "http.response.body", "body": scope["path"].encode()})
@@ -48,7 +51,7 @@ def running(tokens=(), most=20, limits=None):
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     config = uvicorn.Config(
         ApiMiddleware(application, tokens, 10_000, limits or TokenLimits()),
-        http=bounded_protocol(most, IDLE, ANSWER),
+        http=bounded_protocol(most, IDLE, ANSWER, KEPT),
         ws="none",
         log_level="critical",
         lifespan="off",
@@ -121,6 +124,21 @@ def test_a_connection_that_was_answered_is_kept_for_the_next_request():
                 answer += client.recv(65536)
             assert answer.startswith(b"HTTP/1.1 200")
             time.sleep(2 * IDLE)
+
+
+def test_who_is_answered_before_all_of_the_request_came_is_closed():
+    with running(tokens=["secret"]) as server:
+        client = server.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 401")
+        assert ends_within(client, KEPT + 1, b"X")
+
+
+def test_who_does_not_take_the_last_of_the_answer_is_closed():
+    """The server has written all of it, into a buffer."""
+    with running() as server:
+        reader = server.connect(b"GET /last HTTP/1.0\r\nHost: a\r\n\r\n", small=True)
+        time.sleep(ANSWER + 1)
+        assert len(rest(reader)) < 32 * 2**20
 
 
 def test_who_does_not_take_the_answer_is_closed():

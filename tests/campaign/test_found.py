@@ -192,3 +192,17 @@ def test_an_adapter_of_huge_weights(refused, run, tmp_path):
     save_file({name: torch.full_like(tensor, 3e38) for name, tensor in load_file(file).items()}, file)
     refused(["export", folder.path, tmp_path / "out", "--quiet"], "can't be merged", "NaN")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_link_to_a_kept_folder_that_was_removed(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "data")
+    with kept(tmp_path / "out"):
+        write_text(tmp_path / "out" / "a.json", "{}")
+        (tmp_path / "out").unlink()
+        with pytest.raises(OutputError, match="was removed"):
+            write_text(tmp_path / "out" / "a.json", "{}")
+    write_text(tmp_path / "out" / "a.json", "{}")
+    with atomic_folder(tmp_path / "new" / ".." / "whole"):
+        pass
+    assert (tmp_path / "whole").is_dir()

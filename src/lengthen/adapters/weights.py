@@ -49,7 +49,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
             # Each mapped file leaves some kilobytes behind, for good: a server that loads adapters again and again grew
             # by a gigabyte an hour. Large files are read seldom, and not twice into memory.
             is_large = path.stat().st_size > _MAPPED
-            tensors = load_file(path, device) if is_large else load(path.read_bytes())
+            tensors = load_file(path, device) if is_large or device != "cpu" else load(path.read_bytes())
             return dict(sorted(tensors.items()))
         content = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):

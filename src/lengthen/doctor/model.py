@@ -21,7 +21,7 @@ from lengthen.adapters.folder import adapter_config, adapter_rows, check_folder
 from lengthen.adapters.tokenizer import has_tokenizer, tokenizer_beside
 from lengthen.context import attention_layers, available_methods, stated_context
 from lengthen.context.layers import rope_by_type, text_config
-from lengthen.errors import LengthenError, one_line
+from lengthen.errors import LengthenError, ModelError, one_line
 from lengthen.gguf import stored_types
 from lengthen.models.load import empty_model, keeps_towers, load_config, quiet_transformers, read_context, towers_of
 from lengthen.models.resolve import ModelSource, resolve_model
@@ -88,7 +88,11 @@ def examine_model(model: str, adapter: Path | None = None, context: int | None =
     rows = text.vocab_size
     if adapter is not None:
         check_folder(adapter)
-        rows = adapter_rows(adapter, empty_model(config)) or rows
+        try:
+            rows = adapter_rows(adapter, empty_model(config)) or rows
+        except ModelError as error:
+            findings.append(Finding("adapter", str(error), is_problem=True))
+            return findings
         findings += _adapter(adapter, text.vocab_size, rows)
     findings += _tokenizer(model, adapter, rows)
     return findings

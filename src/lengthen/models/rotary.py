@@ -33,10 +33,12 @@ class BasePositions:
         self._config = inner.config.get_text_config()
         self._stated = {key: getattr(base, key, None) for key in _POSITIONS}
         self._places: list[tuple[nn.Module, str, nn.Module]] = []
+        modules = dict(empty_model(base_config).named_modules())
         for path, module in list(decoder_modules(inner)):
             if _rotates(module):
                 parent, _, name = path.rpartition(".")
-                own = type(module)(config=copy.deepcopy(base))
+                # Layers may have rotary embeddings with configs of their own, such as Granite's with a theta each.
+                own = type(module)(config=copy.deepcopy(getattr(modules.get(path), "config", base)))
                 self._places.append((inner.get_submodule(parent), name, own.to(inner.device)))
 
     @contextmanager

@@ -59,7 +59,9 @@ class AttentionRecipe(Section):
     full_last: float = Field(
         0.0, ge=0, lt=1, description="share of the optimizer steps, the last ones, that are taken at full attention"
     )
-    backend: BackendName = Field("auto", description="what computes the groups; auto: by device and what is installed")
+    backend: BackendName = Field(
+        "auto", description="what computes groups or full attention; auto: by device and what is there"
+    )
 
 
 class AdapterRecipe(Section):

@@ -143,10 +143,6 @@ def _check_model(model: Any, setup: Setup, blocks: Sequence[Block]) -> None:
     if by_layout and not attention.use_full_by_layout(model, backend):
         if by_shards:
             raise ModelError(f"{type(model).__name__} can't share out attention's heads; set parallel.sequence=1")
-        if backend != "auto":
-            raise ModelError(
-                f"attention.backend={backend} can't compute the attention of {type(model).__name__}; leave it out"
-            )
         _LOG.info("note: full attention keeps packed documents apart by a mask of all pairs of tokens in this model")
 
 

@@ -135,7 +135,9 @@ def load_trained(checkpoint: Path, objective: Any) -> None:
 
 
 def _check_shapes(saved: dict[str, list[int]], checkpoint: Path, objective: Any) -> None:
-    if saved != {name: list(tensor.shape) for name, tensor in trained_parameters(objective).items()}:
+    # ZeRO-3 leaves its parameters empty, and says what they were.
+    trained = trained_parameters(objective).items()
+    if saved != {name: list(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in trained}:
         raise OutputError(f"{checkpoint} holds other tensors than this recipe trains; choose another out")
 
 

@@ -12,15 +12,16 @@ _OTHER_FILES = 256  # beside connections: weights, runs, and what Python opens
 _HEAD, _NEXT = "the rest of a head", "the next request"
 
 
-def bounded_protocol(most: int, idle_seconds: float, answer_seconds: float) -> type[H11Protocol]:
+def bounded_protocol(most: int, idle_seconds: float, answer_seconds: float, kept_seconds: float) -> type[H11Protocol]:
     """A protocol for `uvicorn.Config(http=...)`, of one server.
 
     Args:
         most: connections at a time. One more takes the place of the one that has been idle for longest, so that who
             holds many of them open locks nobody out.
-        idle_seconds: until the whole head of a request has come, from its first byte on, or the connection's beginning.
-            A connection that was answered and sends nothing is kept for `uvicorn.Config(timeout_keep_alive=...)`.
+        idle_seconds: until the whole head of a request has come, from its first byte or the connection's beginning on.
         answer_seconds: from then until the client has taken all of the answer.
+        kept_seconds: from then until the next request begins. uvicorn's own `timeout_keep_alive` should end before: it
+            closes a connection where this breaks it.
     """
     _allow_files(most + _OTHER_FILES)
     idle: dict[H11Protocol, None] = {}  # the one that has been so for longest comes first
@@ -53,7 +54,9 @@ def bounded_protocol(most: int, idle_seconds: float, answer_seconds: float) -> t
 
         def _look(self) -> None:
             """Start the clock anew where the connection became idle or busy; what dribbles in does not."""
-            is_answering = self.cycle is not None and not self.cycle.response_complete
+            # An answer that is complete for us can still wait for the client to take it.
+            is_taken = not self.transport.is_closing() and self.transport.get_write_buffer_size() == 0
+            is_answering = self.cycle is not None and not (self.cycle.response_complete and is_taken)
             is_next = self.cycle is not None and not self.conn.trailing_data[0]
             timed = self.cycle if is_answering else _NEXT if is_next else _HEAD
             if timed is self._timed:
@@ -61,9 +64,8 @@ def bounded_protocol(most: int, idle_seconds: float, answer_seconds: float) -> t
             self._timed = timed
             if self._clock is not None:
                 self._clock.cancel()
-            if timed is not _NEXT:  # for which uvicorn has a clock
-                seconds = answer_seconds if is_answering else idle_seconds
-                self._clock = self.loop.call_later(seconds, self.transport.abort)
+            seconds = answer_seconds if is_answering else kept_seconds if timed is _NEXT else idle_seconds
+            self._clock = self.loop.call_later(seconds, self.transport.abort)
             idle.pop(self, None)
             if not is_answering:
                 idle[self] = None

@@ -120,7 +120,12 @@ def serve(
                 settings.max_body,
                 TokenLimits(settings.max_concurrent, settings.max_per_minute),
             ),
-            http=bounded_protocol(settings.max_connections, _IDLE_SECONDS, settings.timeout + _TAKING_SECONDS),
+            http=bounded_protocol(
+                most=settings.max_connections,
+                idle_seconds=_IDLE_SECONDS,
+                answer_seconds=settings.timeout + _TAKING_SECONDS,
+                kept_seconds=_KEPT_SECONDS + _IDLE_SECONDS,
+            ),
             timeout_keep_alive=_KEPT_SECONDS,
             ws="none",
             log_level="warning",

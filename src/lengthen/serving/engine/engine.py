@@ -226,6 +226,14 @@ class Engine:
             self._thread.join()
 
     def _work(self) -> None:
+        try:
+            self._work_until_closed()
+        finally:
+            with self._wake:  # a command comes before this, and is run, or finds that nobody works
+                self._is_working = False
+                self._run_commands()
+
+    def _work_until_closed(self) -> None:
         while True:
             with self._wake:
                 while not (self._has_requests() or self._commands or self._closing is not None):
@@ -239,9 +247,6 @@ class Engine:
             except Exception as error:  # whatever it is, later requests can be served
                 _LOG.exception("a step of the engine failed")
                 self.batch.fail(f"the engine failed: {one_line(error)}")
-        with self._wake:  # a command comes before this, and is run, or finds that nobody works
-            self._is_working = False
-            self._run_commands()
 
     def _has_requests(self) -> bool:
         return bool(self.batch.states or self.waiting)
