@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lengthen._compat import torch_varlen, without_cudnn_attention
-from lengthen.attention import backends, set_group_size
+from lengthen.attention import backends, set_backend, set_group_size
 from lengthen.attention.backends import pick_backend
 from lengthen.attention.documents import is_regular
 from lengthen.attention.flash import s2_flash
@@ -119,6 +119,20 @@ def picked(documents=LONG, dropout=0.0, size=64, dtype=HALF, group=8192, pattern
     q = torch.zeros(1, 1, 1, 1).expand(1, 32, sum(length for _, length in documents[0]), size)
     groups = Groups(group, pattern=layer_patterns(pattern)[0])
     return pick_backend("auto", CUDA, dtype)(q, q, q, documents, groups, None, dropout)
+
+
+def test_a_backend_is_picked_for_the_device_that_the_model_will_be_on(gpu):
+    """As the shards of FSDP2 will, which are made on the CPU."""
+    model = LlamaForCausalLM(LlamaConfig(**SIZES)).to(torch.bfloat16)
+    set_group_size(model, 8)
+    layers = [layer.self_attn for layer in model.model.layers]
+    assert all(layer.s2_backend is s2_sdpa for layer in layers)
+    with pytest.raises(ModelError, match="needs a CUDA GPU"):
+        set_backend(model, "torch_varlen", CPU)
+    gpu((9, 0), "torch_varlen")
+    set_backend(model, "torch_varlen", CUDA)
+    assert {(layer.s2_backend(), layer.s2_window_backend()) for layer in layers} == {("torch_varlen", "torch_varlen")}
+    assert all(layer.s2_groups.size == 8 for layer in layers)
 
 
 def test_auto_decides_by_device_and_layout(gpu):

@@ -7,7 +7,7 @@ from torch import nn
 
 from lengthen.attention.backends import Backend
 from lengthen.attention.registration import set_group_size
-from lengthen.errors import ModelError, one_line
+from lengthen.errors import ModelError
 from lengthen.recipe import BackendName
 
 __all__ = ["check_s2", "keeps_documents_apart", "use_full_by_layout"]
@@ -94,21 +94,13 @@ def use_full_by_layout(model: Any, backend: BackendName = "auto") -> bool:
 
     Returns:
         Whether it took that; a model that S2 can't do exactly keeps what it had.
-
-    Raises:
-        ModelError: it can't, and a backend was asked for.
     """
     before = model.config._attn_implementation
     try:
         model.set_attn_implementation("s2")
         set_group_size(model, 2, pattern="full", backend=backend)
         check_s2(model)
-    except (ModelError, KeyError, ValueError) as error:  # the last two are of architectures with attention of their own
+    except (ModelError, KeyError, ValueError):  # the last two are of architectures with attention of their own
         model.set_attn_implementation(before)
-        if backend != "auto":
-            raise ModelError(
-                f"attention.backend={backend} can't compute the full attention of {type(model).__name__}; leave it out "
-                f"({one_line(error)})"
-            ) from error
         return False
     return True

@@ -18,7 +18,7 @@ from lengthen.errors import ModelError
 from lengthen.head import causal_lm, decoder_modules
 from lengthen.recipe import BackendName
 
-__all__ = ["register", "s2_attention", "set_group_size"]
+__all__ = ["register", "s2_attention", "set_backend", "set_group_size"]
 
 _NOT_EXACT = {"softcap": "capped attention scores", "s_aux": "learned attention sinks"}
 
@@ -46,17 +46,32 @@ def set_group_size(
         raise ModelError(
             f"{type(model).__name__} has no attention layer that S2 could be used in; set attention.kind=full"
         )
-    parameter = next(model.parameters())
-    function = pick_backend(backend, parameter.device, parameter.dtype)
     config = causal_lm(model).config
     open_windows, chunks = has_open_windows(config), has_chunks(config)
     for index, layer in enumerate(layers):
         layer.s2_groups = cycle[index % len(cycle)]
-        layer.s2_backend = function
         layer.s2_open_window = open_windows
         layer.s2_chunks = chunks
-        # Apart: `check_s2` replaces s2_backend to count the layers that call it.
-        layer.s2_window_backend = function
+    set_backend(model, backend, next(model.parameters()).device)
+
+
+def set_backend(model: nn.Module, backend: BackendName, device: torch.device) -> None:
+    """Let another backend compute the groups of every attention layer that has some.
+
+    Args:
+        model: with groups.
+        backend: what computes them; "auto" picks by the device and what is installed.
+        device: that the model will be on.
+
+    Raises:
+        ModelError: the backend is not there or not for this device.
+    """
+    function = pick_backend(backend, device, next(model.parameters()).dtype)
+    for _, layer in decoder_modules(model):
+        if hasattr(layer, "s2_groups"):
+            layer.s2_backend = function
+            # Apart: `check_s2` replaces s2_backend to count the layers that call it.
+            layer.s2_window_backend = function
 
 
 def s2_attention(

@@ -20,7 +20,7 @@ from lengthen.models.load import load_base
 from lengthen.models.resolve import resolved_name
 from lengthen.models.rotary import BasePositions, only_rotation_differs
 from lengthen.quantization import count_quantized
-from lengthen.recipe import Recipe
+from lengthen.recipe import BackendName, Recipe
 from lengthen.training.chunked import check_layers, chunk_layers
 from lengthen.training.fused import fuse_elementwise
 from lengthen.training.memory import enable_checkpointing, tile_mlps, trim_malloc
@@ -107,7 +107,9 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
     model = load_base(setup.source, setup.config, setup.dtype, kind, place, setup.is_nf4)
     if setup.is_nf4:
         _LOG.info(f"quantized {count_quantized(model)}")
-    _check_model(model, setup, blocks)
+    # Only the shards of FSDP2 go to the device, so that what is checked here is computed elsewhere.
+    backend = recipe.attention.backend if place == setup.device else "auto"
+    _check_model(model, setup, blocks, backend)
     base = {
         "id": setup.source.id,
         "model": resolved_name(recipe.model),
@@ -116,18 +118,20 @@ def build_model(setup: Setup, blocks: Sequence[Block]) -> tuple[CausalLMObjectiv
         "context": setup.context,
     }
     if recipe.attention.kind == "s2":
-        _set_s2(model, recipe, blocks)
+        _set_s2(model, recipe, blocks, backend)
     if recipe.parallel.sequence > 1:
         check_layers(model, "parallel.sequence=1")  # runs the model, so S2 has to be set
     _save_memory(model, recipe)
+    if place != setup.device:
+        attention.set_backend(model, recipe.attention.backend, setup.device)
     positions = _base_positions(model, setup) if recipe.training.restoration.share else None
     model = add_adapter(model, recipe.adapter, recipe.uses_autocast(setup.dtype.itemsize))
     offload = recipe.memory.offload_activations
     return CausalLMObjective(model, setup.run.path if offload == "disk" else offload, positions), base
 
 
-def _check_model(model: Any, setup: Setup, blocks: Sequence[Block]) -> None:
-    """Refuse a model that can't take these sequences: their ids, their packing, their shards."""
+def _check_model(model: Any, setup: Setup, blocks: Sequence[Block], backend: BackendName) -> None:
+    """Refuse a model that can't take these sequences: their ids, their packing, their shards, their backend."""
     recipe, packed, by_shards = setup.recipe, is_packed(blocks), setup.recipe.parallel.sequence > 1
     if guard_embeddings(model, setup.tokenizer):  # it would be refused in some later step
         largest = max(int(block.input_ids.max()) for block in blocks)
@@ -138,11 +142,13 @@ def _check_model(model: Any, setup: Setup, blocks: Sequence[Block]) -> None:
             f"documents packed into one sequence would see each other in {type(model).__name__}; leave the short ones "
             f"out with data.min_tokens={recipe.sequence_length}, or set data.packing={_other_packing(recipe)}"
         )
-    backend = recipe.attention.backend
-    by_layout = recipe.attention.kind == "full" and (packed or by_shards or backend != "auto")
+    has_choice = recipe.attention.backend != "auto"
+    by_layout = recipe.attention.kind == "full" and (packed or by_shards or has_choice)
     if by_layout and not attention.use_full_by_layout(model, backend):
         if by_shards:
             raise ModelError(f"{type(model).__name__} can't share out attention's heads; set parallel.sequence=1")
+        if has_choice:
+            raise ModelError(f"attention.backend can't be chosen for {type(model).__name__}; leave it out")
         _LOG.info("note: full attention keeps packed documents apart by a mask of all pairs of tokens in this model")
 
 
@@ -156,9 +162,9 @@ def _base_positions(model: Any, setup: Setup) -> BasePositions:
     return BasePositions(model, setup.base_config)
 
 
-def _set_s2(model: Any, recipe: Recipe, blocks: Sequence[Block]) -> None:
+def _set_s2(model: Any, recipe: Recipe, blocks: Sequence[Block], backend: BackendName) -> None:
     wanted = recipe.attention
-    attention.set_group_size(model, recipe.group_size, wanted.sinks, wanted.pattern, wanted.backend)
+    attention.set_group_size(model, recipe.group_size, wanted.sinks, wanted.pattern, backend)
     used, layers = attention.check_s2(model)
     if used < layers:
         _LOG.info(f"S2 in {used} of {layers} attention layers; the others keep the window they have")
