@@ -1,5 +1,7 @@
 """The weights in a PEFT folder, whoever wrote them and in whichever of the two formats."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -27,6 +29,15 @@ def test_both_formats_hold_the_same(kind, tmp_path):
     assert weights_file(tmp_path) == path
     torch.testing.assert_close(read_tensors(path), TENSORS)
     assert read_shapes(tmp_path) == {key: tuple(value.shape) for key, value in TENSORS.items()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of mapped files here")
+def test_a_file_that_was_read_is_not_mapped(tmp_path):
+    """What is mapped changes with the file, and leaves some memory behind when it goes."""
+    save_file(TENSORS, tmp_path / "adapter_model.safetensors")
+    tensors = read_tensors(tmp_path / "adapter_model.safetensors")
+    assert "adapter_model.safetensors" not in Path("/proc/self/maps").read_text()
+    assert tensors.keys() == TENSORS.keys()
 
 
 @pytest.mark.parametrize(
