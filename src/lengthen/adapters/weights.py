@@ -10,13 +10,14 @@ from safetensors.torch import load, load_file
 from lengthen.errors import ModelError
 from lengthen.upstream import reading
 
-__all__ = ["PREFIX", "end_names", "plain_name", "read_shapes", "read_tensors", "weights_file"]
+__all__ = ["PREFIX", "end_names", "plain_name", "read_shapes", "read_tensors", "stored_shapes", "weights_file"]
 
 PREFIX = "base_model.model."
 """Before the names of a PEFT file's tensors."""
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _MAPPED = 2**30  # bytes, from which on a file is mapped
+_DAMAGED = "the weights of {name} are damaged ({error}); is the download complete?"
 
 
 def weights_file(adapter: Path) -> Path:
@@ -34,24 +35,27 @@ def weights_file(adapter: Path) -> Path:
     raise ModelError(f"{adapter} has neither {' nor '.join(_FILES)}; is the copy complete?")
 
 
-def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors in a file by their names there, without running code from it.
 
     Args:
         path: ends in .safetensors, or is what `torch.save` wrote.
-        device: where to; "meta" for shapes and dtypes alone.
 
     Raises:
         ModelError: the file is damaged, or holds more than tensors, or something else.
     """
-    with reading(str(path), "the weights of {name} are damaged ({error}); is the download complete?"):
+    with reading(str(path), _DAMAGED):
         if path.suffix == ".safetensors":
             # Each mapped file leaves some kilobytes behind, for good: a server that loads adapters again and again grew
             # by a gigabyte an hour. Large files are read seldom, and not twice into memory.
             is_large = path.stat().st_size > _MAPPED
-            tensors = load_file(path, device) if is_large or device != "cpu" else load(path.read_bytes())
+            tensors = load_file(path) if is_large else load(path.read_bytes())
             return dict(sorted(tensors.items()))
-        content = torch.load(path, map_location=device, weights_only=True)
+        return _read_bin(path, "cpu")
+
+
+def _read_bin(path: Path, device: str) -> dict[str, torch.Tensor]:
+    content = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ModelError(f"{path} is not a state dict, a mapping of names to tensors; take the file that was published")
     return content
@@ -67,9 +71,20 @@ def read_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
         ModelError: there are no weights, or as `read_tensors`.
     """
     path = weights_file(adapter)
-    if path.suffix == ".bin":
-        return {key: tuple(tensor.shape) for key, tensor in read_tensors(path, "meta").items()}
-    with reading(str(path)), safe_open(path, framework="pt") as file:
+    if path.suffix == ".safetensors":
+        with reading(str(path)):
+            return stored_shapes(path)
+    with reading(str(path), _DAMAGED):
+        return {key: tuple(tensor.shape) for key, tensor in _read_bin(path, "meta").items()}
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, from its header.
+
+    Args:
+        path: the file. What safetensors raises over a damaged one is the caller's to say.
+    """
+    with safe_open(path, framework="pt") as file:
         return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
 
 

@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from lengthen.adapters.weights import stored_shapes
 from lengthen.errors import DivergedError, LengthenError, OutputError, one_line
 from lengthen.files import sync_folder, write_json
 from lengthen.run_folder import RunFolder
@@ -128,16 +129,16 @@ def load_trained(checkpoint: Path, objective: Any) -> None:
     """
     with _reading(checkpoint):
         saved = load_file(checkpoint / TRAINABLE)
-    _check_shapes({name: list(tensor.shape) for name, tensor in saved.items()}, checkpoint, objective)
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in saved.items()}, checkpoint, objective)
     with torch.no_grad():
         for name, tensor in trained_parameters(objective).items():
             tensor.copy_(shard_like(saved[name], tensor))
 
 
-def _check_shapes(saved: dict[str, list[int]], checkpoint: Path, objective: Any) -> None:
+def _check_shapes(saved: dict[str, tuple[int, ...]], checkpoint: Path, objective: Any) -> None:
     # ZeRO-3 leaves its parameters empty, and says what they were.
     trained = trained_parameters(objective).items()
-    if saved != {name: list(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in trained}:
+    if saved != {name: tuple(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in trained}:
         raise OutputError(f"{checkpoint} holds other tensors than this recipe trains; choose another out")
 
 
@@ -174,8 +175,7 @@ def check_readable(checkpoint: Path, objective: Any) -> None:
         OutputError: it is, or it holds other tensors.
     """
     with _reading(checkpoint):
-        with safe_open(checkpoint / TRAINABLE, framework="pt") as tensors:
-            shapes = {name: tensors.get_slice(name).get_shape() for name in list(tensors.keys())}
+        shapes = stored_shapes(checkpoint / TRAINABLE)
         for file in checkpoint.glob("*.pt"):
             torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     _check_shapes(shapes, checkpoint, objective)
