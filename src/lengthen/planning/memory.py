@@ -278,8 +278,9 @@ class _Step:
 
     @property
     def _ends(self) -> float:
-        """The final norm's float32 copy, its output, and the gradient of the hidden states."""
-        norm = norm_bytes(self.width, bool(self.shape.layers[0].trained_norms), self.recipe.memory.fused_kernels)
+        """What the final norm keeps (its input, by chunks or fused), its output, and the gradient of the hidden states."""
+        keeps_input = self.recipe.memory.fused_kernels or self.recipe.memory.sequence_chunk > 0
+        norm = norm_bytes(self.width, bool(self.shape.layers[0].trained_norms), keeps_input)
         ends = self._tokens * self.shape.hidden * (norm + 2 * self.width)
         restoration = self.recipe.training.restoration
         if restoration.share:  # the base's hidden states

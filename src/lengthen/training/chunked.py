@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 from torch.nn.functional import pad
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from lengthen.adapters.targets import is_norm
 from lengthen.attention.halo import SinkSums, Slice, add_sinks, slices
 from lengthen.attention.layout import Layout, SliceLayout
 from lengthen.errors import ModelError
@@ -46,6 +48,9 @@ def chunk_layers(model: Any, tokens: int, every: int = 1) -> None:
     _wrap(_decoder_layers(model, ""), tokens, every)
     for mlp in mlps_of(model):
         mlp.forward = _behind_halo(mlp.forward)
+    for norm in _norms_between(model):
+        # Not a closure: an adapter that trains the norm copies it, and its forward has to be the copy's.
+        norm.forward = partial(_norm_by_chunks, norm.forward, norm, tokens)
 
 
 def check_layers(model: Any, otherwise: str) -> None:
@@ -95,6 +100,13 @@ def _decoder_layers(model: Any, otherwise: str) -> list[tuple[Any, Any]]:
                 f"set {otherwise}"
             )
     return layers
+
+
+def _norms_between(model: Any) -> list[Any]:
+    """The norms before and behind the layers: one keeps its input in float32, of all tokens, where it isn't cut."""
+    modules = [module for _, module in decoder_modules(model)]
+    inside = {id(part) for layer, _ in _decoder_layers(model, "") for part in layer.modules()}
+    return [module for module in modules if is_norm(module) and id(module) not in inside]
 
 
 @contextmanager
@@ -156,6 +168,17 @@ def _chunked(forward: Callable[..., Any], layer: Any, attention: Any, tokens: in
         return _ByChunks.apply(work, hidden_states, *work.parameters())
 
     return chunked
+
+
+def _norm_by_chunks(
+    forward: Callable[..., Any], norm: nn.Module, tokens: int, hidden_states: torch.Tensor
+) -> torch.Tensor:
+    if not (torch.is_grad_enabled() and norm.training) or hidden_states.ndim != 3:
+        return forward(hidden_states)
+    length = hidden_states.shape[1]
+    parts = [Slice(start, start, min(start + tokens, length), 0, (), ()) for start in range(0, length, tokens)]
+    work = _Work(forward, norm, parts, (), {}, hidden_states)
+    return _ByChunks.apply(work, hidden_states, *work.parameters())
 
 
 class _Work:

@@ -69,10 +69,12 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        grad_hidden, grad_weight, grad_bias = ctx.grads
+        if ctx.grads is None:
+            raise RuntimeError("a second backward pass through this loss: its gradients were scaled in place")
+        (grad_hidden, grad_weight, grad_bias), ctx.grads = ctx.grads, None
         (scale,) = grad_outputs
         if grad_hidden is not None:
-            grad_hidden = grad_hidden * scale.to(grad_hidden.dtype)
+            grad_hidden *= scale.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * scale).to(ctx.dtypes[0])
         if grad_bias is not None:

@@ -111,8 +111,9 @@ class CausalLMObjective(nn.Module):
             self.model(input_ids=input_ids, use_cache=False, logits_to_keep=1, **inputs)
         hidden_BTE, self._hidden = self._hidden, None
         assert hidden_BTE is not None
-        # Prompt-learning adapters put virtual tokens before the text.
-        return hidden_BTE[:, -input_ids.shape[1] :].flatten(0, 1)
+        if hidden_BTE.shape[1] > input_ids.shape[1]:  # prompt-learning adapters put virtual tokens before the text
+            hidden_BTE = hidden_BTE[:, -input_ids.shape[1] :]
+        return hidden_BTE.flatten(0, 1)
 
     def _head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         head = causal_lm(self.model).get_output_embeddings()
