@@ -4,7 +4,8 @@
 
 LoRA r=8 on attention, embeddings and norms trained, one sequence as long as the context, memory preset `low_memory`. S2
 in groups of 8,192 tokens, layers by chunks of 16,384 on one card, by shards of the sequence on several, weights sharded
-(fsdp2); 4-bit weights on a card of 24 GB. Planned, not measured. A minute.
+(fsdp2); 4-bit weights on a card of 24 GB. Planned, not measured. A cell has the tokens, the hours of a thousand steps,
+and the gigabytes of CPU memory for each card. A minute.
 """
 
 import argparse
@@ -70,7 +71,11 @@ def longest(model: str, kind: str, card: str, count: int) -> dict[str, Any]:
 
 
 def cell(row: dict[str, Any]) -> str:
-    return f"{row['context']:,}, {row['hours']:,.0f} h" if row["context"] else "-"
+    """Tokens, hours, and where layers' inputs wait in CPU memory, how much of it each card needs."""
+    if not row["context"]:
+        return "-"
+    host = f", {row['host_bytes'] / 1e9:,.0f} GB" if row["host_bytes"] else ""
+    return f"{row['context']:,}, {row['hours']:,.0f} h{host}"
 
 
 def main() -> None:
