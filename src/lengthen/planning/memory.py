@@ -278,7 +278,7 @@ class _Step:
 
     @property
     def _ends(self) -> float:
-        """What the final norm keeps (its input, by chunks or fused), its output, and the gradient of the hidden states."""
+        """What the final norm keeps (by chunks or fused its input), its output, the gradient of the hidden states."""
         keeps_input = self.recipe.memory.fused_kernels or self.recipe.memory.sequence_chunk > 0
         norm = norm_bytes(self.width, bool(self.shape.layers[0].trained_norms), keeps_input)
         ends = self._tokens * self.shape.hidden * (norm + 2 * self.width)
