@@ -15,6 +15,9 @@ Each message says what was wrong, which value, and what to do. Our own invariant
 """
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 __all__ = [
     "BusyError",
@@ -28,6 +31,7 @@ __all__ = [
     "RecipeError",
     "one_line",
     "require",
+    "writing",
 ]
 
 
@@ -103,3 +107,23 @@ def require(what: str, extra: str, *modules: str, error: type[LengthenError] = L
     if missing:
         packages = f"the package{'s' if len(missing) > 1 else ''} {' and '.join(missing)}"
         raise error(f"{what} needs {packages}: pip install 'lengthen[{extra}]'")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while `path` is written into one error that names it.
+
+    Args:
+        path: named in the error.
+
+    Raises:
+        OutputError: the disk is full, or the place is not writable.
+    """
+    try:
+        yield
+    except Exception as error:
+        # safetensors and tokenizers have exceptions of their own for it, the latter a plain Exception.
+        if not isinstance(error, OSError) and "(os error " not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"can't write {path}: {reason}; free space or choose another place") from error

@@ -13,20 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lengthen.errors import DataError, LengthenError, OutputError, one_line
-
-try:
-    import fcntl
-except ImportError:  # Windows, which goes without locks
-    fcntl = None  # type: ignore[assignment]
+from lengthen.errors import DataError, LengthenError, OutputError, one_line, writing
+from lengthen.locks import locked, try_lock
 
 __all__ = [
     "atomic_files",
     "atomic_folder",
     "cache_folder",
-    "is_locked",
     "kept",
-    "locked",
     "parse_json",
     "read_object",
     "sync_folder",
@@ -34,7 +28,6 @@ __all__ = [
     "write_json",
     "write_json_lines",
     "write_text",
-    "writing",
 ]
 
 
@@ -42,26 +35,6 @@ def cache_folder(kind: str) -> Path:
     """The folder for what can be computed again: below $LENGTHEN_CACHE, else $XDG_CACHE_HOME, else ~/.cache."""
     root = os.environ.get("LENGTHEN_CACHE") or os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "lengthen" / kind
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while `path` is written into one error that names it.
-
-    Args:
-        path: named in the error.
-
-    Raises:
-        OutputError: the disk is full, or the place is not writable.
-    """
-    try:
-        yield
-    except Exception as error:
-        # safetensors and tokenizers have exceptions of their own for it, the latter a plain Exception.
-        if not isinstance(error, OSError) and "(os error " not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"can't write {path}: {reason}; free space or choose another place") from error
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -116,19 +89,13 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
             file.write(content)
         return
     path = path.resolve()
-    temporary = _temporary(path)
-    try:
-        with writing(path):
-            _make_folder(path.parent)
-            with temporary.open("wb") as file:
-                _lock(file.fileno())
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with writing(path), _temporary(path) as temporary:
+        with temporary.open("wb") as file:
+            try_lock(file.fileno())
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -211,29 +178,6 @@ def atomic_files(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a file or folder, which must exist, against other processes until the block ends or this process does.
-
-    File systems that know no locks, as some network ones, go without.
-
-    Args:
-        path: what is held.
-        what: the beginning of the message where another process holds it: "PATH is being written".
-
-    Raises:
-        OutputError: another process holds it.
-    """
-    with writing(path):
-        descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if not _lock(descriptor):
-            raise OutputError(f"{what} by another process; wait until it ends, or choose another place")
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def kept(folder: Path) -> Iterator[None]:
     """Let no write in this block make a folder anew that somebody removed meanwhile.
 
@@ -271,71 +215,53 @@ def _make_folder(folder: Path) -> None:
         raise OutputError(f"{kept_one} was removed while it was written; start again") from error
 
 
-def is_locked(path: Path) -> bool:
-    """Whether another process holds a file or folder, which must exist."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return not _lock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()
-    temporary = _temporary(path)
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _make_folder(path.parent)
+    with _temporary(path) as temporary:
+        _remove(temporary)
         temporary.mkdir()
         with locked(temporary, f"{path} is being written"):
             yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether this process has the lock now, or there are no locks here."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield this process's temporary name for `path`, of which nothing is left behind the block.
 
-
-def _temporary(path: Path) -> Path:
-    """This process's temporary name for `path`; those that dead processes left are removed."""
+    The folder around it is made; what dead processes left under such names is removed.
+    """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(OSError):
-            _remove_if_dead(left)
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        _remove_if_dead(left)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _make_folder(path.parent)
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, as far as it is there and can be removed."""
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _remove_if_dead(temporary: Path) -> None:
     process = temporary.name.split(".")[-2]
     if not process.isdigit() or _is_alive(int(process)):
         return
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        # A process of another machine or container has a number that says nothing here, but holds its lock.
-        if _lock(descriptor):
-            if temporary.is_dir():
-                shutil.rmtree(temporary)
-            else:
-                temporary.unlink()
-    finally:
-        os.close(descriptor)
+    # A process of another machine or container has a number that says nothing here, but holds its lock.
+    with suppress(OutputError), locked(temporary, f"{temporary} is being written"):
+        _remove(temporary)
 
 
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True

@@ -20,8 +20,9 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
-from lengthen.errors import DataError, ModelError, OutputError
-from lengthen.files import kept, locked, parse_json, read_object, write_json, write_text, writing
+from lengthen.errors import DataError, ModelError, OutputError, writing
+from lengthen.files import kept, parse_json, read_object, write_json, write_text
+from lengthen.locks import locked
 from lengthen.provenance import command_line, versions
 
 __all__ = ["RunFolder", "read_base_record", "write_base_record"]

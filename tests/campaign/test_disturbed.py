@@ -131,7 +131,7 @@ def test_two_processes_in_one_place(forks, arguments_of, tmp_path, name):
 
 
 def test_a_run_that_is_trained_by_another_process(forks, arguments_of, tmp_path):
-    from lengthen.files import locked
+    from lengthen.locks import locked
 
     command = Disturbed(forks, arguments_of, "train", tmp_path)
     with locked(tmp_path / "work" / "out", ""):

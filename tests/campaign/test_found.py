@@ -1,10 +1,7 @@
 """What the campaign found, each by itself: the smallest input of the kind that was not refused as it should be."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,8 +9,7 @@ import yaml
 from disk import read_tree, write_recipe
 from safetensors.torch import load_file, save_file
 
-from lengthen.errors import OutputError
-from lengthen.files import atomic_folder, is_locked, kept, locked, write_text
+from lengthen.files import write_text
 from lengthen.run_folder import RunFolder
 
 
@@ -112,58 +108,6 @@ def test_two_results_of_one_second(tmp_path):
     assert len(list(run.evals.iterdir())) == 5
 
 
-def _a_dead_process():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_what_dead_processes_left_goes_and_what_others_write_stays(tmp_path):
-    dead, alive = _a_dead_process(), os.getppid()
-    (tmp_path / f".a.json.{dead}.tmp").write_text("half")
-    (tmp_path / f".a.json.{alive}.tmp").write_text("half")
-    (tmp_path / f".b.json.{dead}.tmp").write_text("half")
-    (tmp_path / f".out.{dead}.tmp").mkdir()
-    (tmp_path / f".out.{dead}.tmp" / "model.safetensors").write_text("half")
-    write_text(tmp_path / "a.json", "{}")
-    with atomic_folder(tmp_path / "out"):
-        pass
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"a.json", "out", f".a.json.{alive}.tmp", f".b.json.{dead}.tmp"}
-    # A number of another machine's process may be free here, but its lock is held.
-    held = tmp_path / f".a.json.{dead}.tmp"
-    held.write_text("half")
-    with locked(held, ""):
-        write_text(tmp_path / "a.json", "{}")
-        assert held.exists()
-    write_text(tmp_path / "a.json", "{}")
-    assert not held.exists()
-
-
-def test_locks(tmp_path):
-    assert not is_locked(tmp_path)
-    with locked(tmp_path, "the place is being written"):
-        assert is_locked(tmp_path)
-        with pytest.raises(OutputError, match="the place is being written by another process; wait until it ends"):
-            locked(tmp_path, "the place is being written").__enter__()
-    assert not is_locked(tmp_path)
-
-
-def test_what_was_removed_is_not_made_anew(tmp_path):
-    (tmp_path / "out" / "evals").mkdir(parents=True)
-    with kept(tmp_path / "out"):
-        write_text(tmp_path / "out" / "deep" / "er" / "a.json", "{}")
-        shutil.rmtree(tmp_path / "out")
-        for name in ("a.json", "evals/a.json"):
-            with pytest.raises(OutputError, match="out was removed while it was written; start again"):
-                write_text(tmp_path / "out" / name, "{}")
-        with pytest.raises(OutputError, match="was removed"), atomic_folder(tmp_path / "out" / "adapter"):
-            pass
-        write_text(tmp_path / "elsewhere" / "a.json", "{}")
-    assert not (tmp_path / "out").exists()
-    write_text(tmp_path / "out" / "a.json", "{}")
-
-
 @pytest.mark.parametrize("damage", ["metrics", "metadata", "tensors"])
 def test_a_longer_run_from_something_damaged_moves_nothing(refused, run, tmp_path, damage):
     folder = RunFolder(shutil.copytree(run, tmp_path / "run"))
@@ -192,17 +136,3 @@ def test_an_adapter_of_huge_weights(refused, run, tmp_path):
     save_file({name: torch.full_like(tensor, 3e38) for name, tensor in load_file(file).items()}, file)
     refused(["export", folder.path, tmp_path / "out", "--quiet"], "can't be merged", "NaN")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_link_to_a_kept_folder_that_was_removed(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "out").symlink_to(tmp_path / "data")
-    with kept(tmp_path / "out"):
-        write_text(tmp_path / "out" / "a.json", "{}")
-        (tmp_path / "out").unlink()
-        with pytest.raises(OutputError, match="was removed"):
-            write_text(tmp_path / "out" / "a.json", "{}")
-    write_text(tmp_path / "out" / "a.json", "{}")
-    with atomic_folder(tmp_path / "new" / ".." / "whole"):
-        pass
-    assert (tmp_path / "whole").is_dir()

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from lengthen.adapters.load import load_apart
 from lengthen.errors import LengthenError
-from lengthen.files import locked
+from lengthen.locks import locked
 from lengthen.recipe import load_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.serving.api import ServerSettings, serve

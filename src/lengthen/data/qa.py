@@ -18,8 +18,8 @@ from typing import Any
 from lengthen.data.documents import Document
 from lengthen.data.endpoint import Endpoint, Reply
 from lengthen.data.passages import LEAST_CHARS, Passage, passages_of, passages_of_document
-from lengthen.errors import DataError, LengthenError
-from lengthen.files import parse_json, writing
+from lengthen.errors import DataError, LengthenError, writing
+from lengthen.files import parse_json
 from lengthen.progress import progress_bar
 
 __all__ = ["KINDS", "make_pairs"]

@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from lengthen import files
-from lengthen.errors import OutputError, one_line
+from lengthen import locks
+from lengthen.errors import OutputError, one_line, writing
 from lengthen.extension.events import PHASES, Phase
 from lengthen.extension.plan import Planned
 from lengthen.extension.request import ExtendRequest
 from lengthen.extension.verdict import ExtensionVerdict
+from lengthen.files import kept, write_json
 from lengthen.run_folder import RunFolder
 
 __all__ = ["STATE", "State", "begin", "locked", "read_state", "write_state"]
@@ -82,7 +83,7 @@ def write_state(folder: Path, state: State) -> None:
     Raises:
         OutputError: the disk is full, or the place is not writable.
     """
-    files.write_json(folder / STATE, asdict(state))
+    write_json(folder / STATE, asdict(state))
 
 
 def begin(folder: Path, request: ExtendRequest) -> State:
@@ -123,10 +124,10 @@ def locked(folder: Path) -> Iterator[None]:
         OutputError: another process does, or the place is not writable.
     """
     path = folder / ".lock"
-    with files.writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         path.touch()
-    with files.locked(path, f"a model is being extended in {folder}"), files.kept(folder):
+    with locks.locked(path, f"a model is being extended in {folder}"), kept(folder):
         try:
             yield
         finally:

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from lengthen.errors import OutputError
-from lengthen.files import atomic_files, write_text, writing
+from lengthen.errors import OutputError, writing
+from lengthen.files import atomic_files, write_text
 from lengthen.recipe import Recipe, load_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.resume import check_recipe

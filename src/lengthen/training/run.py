@@ -19,9 +19,8 @@ from lengthen.adapters.save import save_adapter, save_full
 from lengthen.data.blocks import Block
 from lengthen.data.mixture import FiniteSource
 from lengthen.data.sequences import describe
-from lengthen.errors import Interrupted, OutputError
+from lengthen.errors import Interrupted, OutputError, writing
 from lengthen.evaluation.validation import validate
-from lengthen.files import writing
 from lengthen.recipe import Recipe
 from lengthen.training.batches import Batches
 from lengthen.training.build import build_data, build_model, build_windows

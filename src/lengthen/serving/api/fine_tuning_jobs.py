@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from lengthen.errors import LengthenError, one_line
-from lengthen.files import is_locked, parse_json, write_json, write_json_lines, write_text
+from lengthen.files import parse_json, write_json, write_json_lines, write_text
+from lengthen.locks import is_locked
 from lengthen.models.devices import Dtype
 from lengthen.models.resolve import resolved_name
 from lengthen.recipe import Recipe, parse_recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.scale import check_scale
 from lengthen.errors import LengthenError, require
-from lengthen.files import locked
+from lengthen.locks import locked
 from lengthen.models.devices import Dtype, default_device
 from lengthen.models.resolve import resolve_base
 from lengthen.serving.engine import Engine, Limits, LoadedBase
