@@ -117,6 +117,18 @@ def test_the_page_of_the_architecture_names_what_there_is():
     assert [name for name in sorted(tests) if not (ROOT / name).exists()] == []
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "SECURITY.md"])
+def test_files_that_a_page_names_are_there(page):
+    """By their path in the repository, in the package, or by the end of either."""
+    folders = ("src", "tests", "benchmarks", "scripts", "docs")
+    there = [*ROOT.iterdir(), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    known = {f"/{path.relative_to(ROOT).as_posix()}" for path in there}
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:python )?([\w./-]+(?:\.(?:py|md|toml|txt)|/))`", text))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not any(path.endswith(f"/{name.rstrip('/')}") for path in known)] == []
+
+
 @pytest.mark.slow
 def test_the_wheel_runs_the_quickstart_outside_the_clone(tmp_path):
     def run(*command):
