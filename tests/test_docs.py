@@ -69,6 +69,13 @@ def title(path):
     return str(path.relative_to(ROOT))
 
 
+def test_the_readme_is_one_screen_with_one_picture():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 1200  # as `wc -w` counts
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert (ROOT / picture).is_file()
+
+
 @pytest.mark.parametrize("page", [path for path in PROSE if BLOCK.search(path.read_text(encoding="utf-8"))], ids=title)
 def test_every_block_runs(page, run_shell, tmp_path):
     """Blocks marked `console` need a GPU, a download or another machine; only their options are checked, below."""
