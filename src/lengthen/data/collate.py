@@ -10,9 +10,10 @@ import numpy as np
 
 from lengthen.data.blocks import Block
 
-__all__ = ["collate"]
+__all__ = ["IGNORED", "collate"]
 
-_IGNORED_LABEL = -100
+IGNORED = -100
+"""The label of a token that is not trained; also what torch's cross entropy leaves out by itself."""
 
 
 def collate(blocks: Sequence[Block], pad_id: int, shortest: int = 0) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def collate(blocks: Sequence[Block], pad_id: int, shortest: int = 0) -> dict[str
 
     shape = (len(blocks), max(shortest, *(len(block) for block in blocks)))
     input_ids = np.full(shape, pad_id, dtype=np.int64)
-    labels = np.full(shape, _IGNORED_LABEL, dtype=np.int64)
+    labels = np.full(shape, IGNORED, dtype=np.int64)
     position_ids = np.empty(shape, dtype=np.int64)
     loss_weights = np.ones(shape, dtype=np.float32)
     documents = []
@@ -47,13 +48,13 @@ def collate(blocks: Sequence[Block], pad_id: int, shortest: int = 0) -> dict[str
         input_ids[row, : len(block)] = block.input_ids
         labels[row, : len(block)] = block.input_ids
         if block.trained is not None:
-            labels[row, : len(block)][~block.trained] = _IGNORED_LABEL
+            labels[row, : len(block)][~block.trained] = IGNORED
         lengths = [length for length in (*block.segments, shape[1] - len(block)) if length]
         spans = tuple(zip(np.cumsum([0, *lengths[:-1]]).tolist(), lengths, strict=True))
         documents.append(spans)
         for start, length in spans:
             position_ids[row, start : start + length] = np.arange(length)
-            labels[row, start] = _IGNORED_LABEL
+            labels[row, start] = IGNORED
         if block.positions is not None:
             assert len(block) == shape[1]
             position_ids[row] = block.positions

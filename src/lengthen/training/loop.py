@@ -27,7 +27,7 @@ from accelerate.utils import DeepSpeedPlugin, send_to_device, set_seed
 from lengthen._compat import forget_accelerator
 from lengthen.attention import set_group_size
 from lengthen.data.blocks import Block
-from lengthen.data.collate import collate
+from lengthen.data.collate import IGNORED, collate
 from lengthen.data.mixture import FiniteSource
 from lengthen.errors import DivergedError
 from lengthen.recipe import Recipe
@@ -35,7 +35,6 @@ from lengthen.run_folder import RunFolder
 from lengthen.training.batches import Batches
 from lengthen.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from lengthen.training.loggers import start_loggers
-from lengthen.training.loss import IGNORED
 from lengthen.training.metrics import (
     BySource,
     Metrics,

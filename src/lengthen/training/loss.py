@@ -13,11 +13,11 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from lengthen._compat import float32_product
+from lengthen.data.collate import IGNORED
 from lengthen.models.logits import tokens_per_chunk
 
 __all__ = ["IGNORED", "linear_cross_entropy", "linear_kl"]
 
-IGNORED = -100
 Transform = Callable[[torch.Tensor], torch.Tensor]
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
 """From the float32 logits of a chunk of tokens, (C, V), and which ones they are, to the chunk's loss."""

@@ -14,8 +14,8 @@ from transformers import PreTrainedConfig
 from lengthen.attention.layout import Shard
 from lengthen.attention.peers import Peers
 from lengthen.attention.shards import heads_of
+from lengthen.data.collate import IGNORED
 from lengthen.recipe import Recipe
-from lengthen.training.loss import IGNORED
 
 __all__ = ["SequenceShards", "check_heads", "cut_batch"]
 
