@@ -1,13 +1,12 @@
 """The optimizer and its learning rates."""
 
-import importlib.util
 import math
 from typing import Any
 
 import torch
 from torch import nn
 
-from lengthen.errors import RecipeError
+from lengthen.errors import RecipeError, require
 from lengthen.head import embedding_parameters
 from lengthen.recipe import TrainingRecipe
 
@@ -28,8 +27,7 @@ def check_optimizer(name: str, device: torch.device) -> None:
     """
     if name == "adamw":
         return
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise RecipeError(f"training.optimizer={name} needs the package bitsandbytes: pip install 'lengthen[nf4]'")
+    require(f"training.optimizer={name}", "nf4", "bitsandbytes", error=RecipeError)
     if name.startswith("paged") and device.type != "cuda":
         raise RecipeError(
             f"training.optimizer={name} moves pages between CUDA and CPU memory, and the model is on {device.type}; "
