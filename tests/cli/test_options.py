@@ -1,12 +1,22 @@
+import ast
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 import typer
+import typer.main
 from typer.testing import CliRunner
 
+from lengthen.cli import app as lengthen_app
 from lengthen.cli._options import with_options
 from lengthen.errors import DataError
+
+SOURCE = Path(__file__).parents[2] / "src" / "lengthen"
+# What they write are whole commands: what comes next, what to measure, how an adapter was made.
+WRITES_COMMANDS = {"adapters/save.py", "extension/verdict.py", "report/evaluations.py"}
+LIBRARY = sorted({str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py")} - WRITES_COMMANDS)
 
 
 @dataclass(frozen=True)
@@ -53,3 +63,21 @@ def test_the_help_has_the_group_s_options_and_the_command_s_text(call):
 def test_errors_name_flags_in_place_of_parameters(call):
     with pytest.raises(DataError, match=r"^--long-name -1 and --flag of MODEL; not `other`, give --json$"):
         call("m", "--long-name", "-1")
+
+
+def flags_of(command):
+    """All flags of a command and of those below it."""
+    own = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    return own.union(*(flags_of(below) for below in getattr(command, "commands", {}).values()))
+
+
+@pytest.mark.parametrize("module", [name for name in LIBRARY if not name.startswith("cli/")])
+def test_the_library_s_messages_name_parameters(module):
+    """The command line names its flags in place of them; other programs' flags are what they are."""
+    tree = ast.parse((SOURCE / module).read_text(encoding="utf-8"))
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    ours = {flag for flag in flags_of(typer.main.get_command(lengthen_app)) if flag.startswith("--")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", node.value))
+            assert not named & ours or " " not in node.value, f"line {node.lineno}: {node.value!r}"

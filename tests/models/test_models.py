@@ -126,7 +126,7 @@ def test_a_folder_or_file_without_a_model(copy, tmp_path):
     with pytest.raises(ModelError, match="no weights"):
         resolve_model(str(copy))
     (copy / "recipe.yaml").write_text("model: tiny\n")
-    with pytest.raises(ModelError, match="--resume"):
+    with pytest.raises(ModelError, match="with `resume`"):
         resolve_model(str(copy))
 
 

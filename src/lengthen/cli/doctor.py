@@ -40,7 +40,7 @@ def doctor(
         last = None
         for finding in findings:
             subject = "" if finding.subject == last else finding.subject
-            text = with_flags(finding.text, {"base_context": "--base-context"})
+            text = with_flags(finding.text, {"base_context": "--base-context", "template": "--template"})
             print(f"{'!' if finding.is_problem else ' '} {subject:{width}}  {text}")
             last = finding.subject
         print("  " + ", ".join(f"{name} {version}" for name, version in versions().items()))

@@ -32,7 +32,7 @@ from lengthen.vocabulary import vocabulary_size
 
 __all__ = ["Finding", "examine_model", "s2_of"]
 
-_TEMPLATES = "--template or data.template, such as llama2, vicuna, alpaca or chatml"
+_TEMPLATES = "`template` or data.template, such as llama2, vicuna, alpaca or chatml"
 # Sizes of the models in which S2 is tried; those of mamba layers have to fit the hidden size.
 _SMALL = {
     "vocab_size": 64,

@@ -104,7 +104,7 @@ def _folder(path: Path, model: str) -> ModelSource:
     if any(any(path.glob(kind)) for kind in ("*.safetensors", "*.bin")):
         return ModelSource(name, str(path))
     if run.is_run:
-        raise ModelError(f"{model} is a run that is not finished; go on with `lengthen train ... --resume`")
+        raise ModelError(f"{model} is a run that is not finished; train it to its end first, with `resume`")
     raise ModelError(f"{model} has a config.json but no weights (*.safetensors or *.bin); is the download complete?")
 
 
