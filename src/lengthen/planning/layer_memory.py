@@ -96,59 +96,68 @@ def layer_bytes(layer: LayerShape, hidden: int, width: int, autocast: bool, reci
     Returns:
         Bytes per token.
     """
-    attention_inputs, mlp_inputs = layer.attention_inputs, layer.mlp_inputs
-    adapter = recipe.adapter
-    has_casts = autocast and (adapter.kind != "lora" or adapter.variant == "dora")
-    if not has_casts and not adapter.dropout:  # what several products take is one tensor
-        attention_inputs = min(attention_inputs, hidden + layer.query)
-        mlp_inputs = min(mlp_inputs, hidden + layer.inner)
+    has_casts = autocast and (recipe.adapter.kind != "lora" or recipe.adapter.variant == "dora")
+    sizes = (layer, hidden, width, has_casts, recipe, on_gpu)
+    attention, attention_gradients, kept = _attention_bytes(*sizes)
+    mlp, mlp_gradients = _mlp_bytes(*sizes)
     fused = recipe.memory.fused_kernels
     plain = layer.norms + layer.qk_norms - layer.trained_norms
     norms = plain * norm_bytes(width, False, fused) + layer.trained_norms * norm_bytes(width, True, fused)
-    out = layer.value * layer.heads / max(1, layer.kv_heads)
-    scores = layer.heads * FLOAT32  # log-sum-exp
-    keys, values, mask_row = float(layer.key), float(layer.value), 0
-    window = None if layer.chunks or layer.score_copies else layer.window
-    if window and window < recipe.sequence_length:
-        # By blocks (attention/window.py): keys and values of two windows as query heads see them, and the mask's row.
-        keys, values, mask_row = 2.0 * layer.query, 2 * out, 2 * window
-    pairs = layer.heads * recipe.sequence_length * width if layer.score_copies else 0
-    attention = (attention_inputs + layer.query + keys + values + out + mask_row) * width + scores
-    attention += layer.score_copies * pairs
-    # Dropout's mask: bytes on GPUs; on CPU in the dtype of what is dropped, float32.
-    mask = 1 if on_gpu else FLOAT32
-    attention += layer.attention_dropout * mask
-    gated = layer.up > layer.inner
-    mlp = (mlp_inputs + layer.up + (layer.inner if gated and not fused else 0)) * width + layer.mlp_dropout * mask
-    # Backward through the MLP: the gradients of the product and of both its factors (the fused kernel puts these in the
-    # factors' place); with casts, a float32 gradient of what the last product takes. The residual stream's gradient and
-    # the block's own.
-    mlp_gradients = max(
-        (1 if fused else 3) * layer.inner * width, layer.mlp_input * (width + (FLOAT32 if has_casts else 0))
-    )
-    residual = 2 * hidden * width
-    # Backward through attention: the output's gradient, also by groups; the gradients of queries, keys and values as
-    # query heads see them, and gathered; the kernel's float32 sums.
-    attention_gradients = (2 * out + 2 * layer.query + out + layer.query + keys + values) * width + mask_row
-    attention_gradients += (layer.query * FLOAT32 if on_gpu else 0) + _PAIR_GRADIENTS * pairs
-    kept = 0.0 if layer.score_copies else out * width + scores  # of what a kernel gives
+    residual = 2 * hidden * width  # the residual stream's gradient and the block's own
+    tile = 0.0
     if recipe.memory.mlp_tile:
         # The tiles' input is saved, the rest of it is there one tile at a time. The gradients of what they give and
         # take, the latter by tiles and as one.
-        tiled = hidden * width
-        return LayerBytes(
-            saved=norms + attention + tiled,
-            attention_only=norms / 2 + attention,
-            kept=kept,
-            mlp_moment=residual + 3 * tiled,
-            attention_moment=attention_gradients + residual,
-            tile_moment=mlp + mlp_gradients,
-        )
+        tile, mlp, mlp_gradients = mlp + mlp_gradients, hidden * width, 3 * hidden * width
     return LayerBytes(
         saved=norms + attention + mlp,
         attention_only=norms / 2 + attention,
         kept=kept,
         mlp_moment=mlp_gradients + residual,
         attention_moment=attention_gradients + residual,
-        tile_moment=0.0,
+        tile_moment=tile,
     )
+
+
+def _attention_bytes(
+    layer: LayerShape, hidden: int, width: int, has_casts: bool, recipe: Recipe, on_gpu: bool
+) -> tuple[float, float, float]:
+    """Bytes that attention saves, those of its gradients, and of what it saves, those that a kernel gives."""
+    inputs = layer.attention_inputs
+    if not has_casts and not recipe.adapter.dropout:  # what several products take is one tensor
+        inputs = min(inputs, hidden + layer.query)
+    out = layer.value * layer.heads / max(1, layer.kv_heads)
+    keys, values, mask_row = float(layer.key), float(layer.value), 0
+    window = None if layer.chunks or layer.score_copies else layer.window
+    if window and window < recipe.sequence_length:
+        # By blocks (attention/window.py): keys and values of two windows as query heads see them, and the mask's row.
+        keys, values, mask_row = 2.0 * layer.query, 2 * out, 2 * window
+    scores = layer.heads * FLOAT32  # log-sum-exp
+    pairs = layer.heads * recipe.sequence_length * width if layer.score_copies else 0
+    saved = (inputs + layer.query + keys + values + out + mask_row) * width + scores
+    saved += layer.score_copies * pairs + layer.attention_dropout * _dropout_bytes(on_gpu)
+    # The output's gradient, also by groups; the gradients of queries, keys and values as query heads see them, and
+    # gathered; the kernel's float32 sums.
+    gradients = (2 * out + 2 * layer.query + out + layer.query + keys + values) * width + mask_row
+    gradients += (layer.query * FLOAT32 if on_gpu else 0) + _PAIR_GRADIENTS * pairs
+    return saved, gradients, 0.0 if layer.score_copies else out * width + scores
+
+
+def _mlp_bytes(
+    layer: LayerShape, hidden: int, width: int, has_casts: bool, recipe: Recipe, on_gpu: bool
+) -> tuple[float, float]:
+    """Bytes that an MLP saves, and those of its gradients."""
+    inputs, fused = layer.mlp_inputs, recipe.memory.fused_kernels
+    if not has_casts and not recipe.adapter.dropout:  # what several products take is one tensor
+        inputs = min(inputs, hidden + layer.inner)
+    product = layer.inner if layer.up > layer.inner and not fused else 0  # of gate and up
+    saved = (inputs + layer.up + product) * width + layer.mlp_dropout * _dropout_bytes(on_gpu)
+    # The gradients of the product and of both its factors (the fused kernel puts these in the factors' place); with
+    # casts, a float32 gradient of what the last product takes.
+    widest = layer.mlp_input * (width + (FLOAT32 if has_casts else 0))
+    return saved, max((1 if fused else 3) * layer.inner * width, widest)
+
+
+def _dropout_bytes(on_gpu: bool) -> int:
+    """Of an element of dropout's mask: bytes on GPUs; on CPU in the dtype of what is dropped, float32."""
+    return 1 if on_gpu else FLOAT32
