@@ -42,6 +42,7 @@ pytestmark = [
 
 MODULE = importlib.import_module("lengthen.evaluation.sliding_perplexity")
 LOSSES = importlib.import_module("lengthen.evaluation.losses")
+LOSSES = importlib.import_module("lengthen.evaluation.losses")
 
 VOCABULARY = 64
 COMMON = {
@@ -162,7 +163,7 @@ def recorded_windows(tokens, context, *args, **kwargs):
             return torch.nn.Embedding(1000, 1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "token_losses", record)
+        patch.setattr(LOSSES, "token_losses", record)
         patch.setattr(MODULE, "check_head", lambda model, ids: None)
         result = perplexity(Embedded(), tokens, context, *args, **kwargs)
     assert result.windows == len(seen)

@@ -85,43 +85,22 @@ class Layout:
     """The documents of a batch whose queries and keys are the same T tokens.
 
     Args:
-        batch_size: B, sequences.
-        length: T, tokens.
-        mask_function: transformers' composed mask: (batch, head, query, key) indices to bool.
-        padding: (B, T) bool, True at real tokens; None when nothing is padded.
-        device: of the batch.
-        dense_arguments: what `sdpa_mask` takes, for `dense`.
-        documents: where they lie; None to read it from mask and padding.
+        mask: the arguments that transformers' `sdpa_mask` takes, as `layout_mask` does.
+        documents: where they lie; None to read it from mask function and padding.
 
     Attributes:
         window: tokens of the window or chunk that the mask function cuts; None for the whole context.
     """
 
-    window: int | None
-
-    def __init__(
-        self,
-        batch_size: int,
-        length: int,
-        mask_function: Callable[..., torch.Tensor],
-        padding: torch.Tensor | None,
-        device: torch.device,
-        dense_arguments: dict[str, Any],
-        documents: Documents | None = None,
-    ):
+    def __init__(self, mask: dict[str, Any], documents: Documents | None = None):
+        self._mask = mask
         self._known = documents
-        self._batch_size = batch_size
-        self._length = length
-        self._mask_function = mask_function
-        self._padding = padding
-        self._device = device
-        self._dense_arguments = dense_arguments
-        self.window = dense_arguments.get("local_size")
+        self.window: int | None = mask.get("local_size")
 
     @cached_property
     def dense(self) -> torch.Tensor | None:
         """The ordinary full-attention mask, (B, 1, T, T) bool, or None where plain causal attention is exact."""
-        return sdpa_mask(**self._dense_arguments)
+        return sdpa_mask(**self._mask)
 
     @cached_property
     def documents(self) -> Documents:
@@ -132,16 +111,16 @@ class Layout:
         """
         if self._known is not None:
             return self._known
-        token = torch.arange(1, self._length, device=self._device)[None, :]
-        row = torch.arange(self._batch_size, device=self._device)[:, None]
+        batch_size, length, device = (self._mask[name] for name in ("batch_size", "q_length", "device"))
+        token = torch.arange(1, length, device=device)[None, :]
+        row = torch.arange(batch_size, device=device)[:, None]
         head = torch.zeros_like(row)
         # A token that may not see the one before it starts a new document: one diagonal of the mask tells.
-        linked_BT = torch.as_tensor(self._mask_function(row, head, token, token - 1), device=self._device)
-        linked_BT = linked_BT.expand(self._batch_size, self._length - 1)
-        real_BT = torch.ones(self._batch_size, self._length, dtype=torch.bool, device=self._device)
-        if self._padding is not None:
-            real_BT = self._padding
-        return find_spans(linked_BT, real_BT)
+        linked_BT = torch.as_tensor(self._mask["mask_function"](row, head, token, token - 1), device=device)
+        real_BT = self._mask["attention_mask"]
+        if real_BT is None:
+            real_BT = torch.ones(batch_size, length, dtype=torch.bool, device=device)
+        return find_spans(linked_BT.expand(batch_size, length - 1), real_BT)
 
 
 class SliceLayout(Layout):
@@ -155,13 +134,7 @@ class SliceLayout(Layout):
     _of_whole_sequences = "memory.sequence_chunk=0"
 
     def __init__(self, documents: Documents, window: int | None):
-        self._documents = documents
-        self.window = window
-
-    @property
-    def documents(self) -> Documents:
-        """Where the documents of each slice lie."""
-        return self._documents
+        super().__init__({"local_size": window}, documents)
 
     @property
     def dense(self) -> torch.Tensor | None:
@@ -218,7 +191,7 @@ def layout_mask(
         A `Layout` where queries and keys are the same tokens; with a key/value cache the ordinary mask, since only
         generation uses one.
     """
-    dense_arguments = {
+    mask = {
         "batch_size": batch_size,
         "q_length": q_length,
         "kv_length": kv_length,
@@ -230,13 +203,12 @@ def layout_mask(
         **kwargs,
     }
     if q_length != kv_length:
-        return sdpa_mask(**dense_arguments)
-    assert mask_function is not None
+        return sdpa_mask(**mask)
     documents, shard = _KNOWN.get() or (None, None)
     if documents is not None:
         length = q_length if shard is None else shard.bounds[-1]
         if (len(documents), *{sum(spans[-1][:2]) for spans in documents}) != (batch_size, length):
             documents = None
         elif shard is not None:
-            return ShardLayout(documents, shard, dense_arguments.get("local_size"))
-    return Layout(batch_size, q_length, mask_function, attention_mask, torch.device(device), dense_arguments, documents)
+            return ShardLayout(documents, shard, mask.get("local_size"))
+    return Layout(mask, documents)

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lengthen.evaluation.losses import token_losses
-from lengthen.evaluation.windows import batches, begin_token, pick_stride, pick_windows, stack
+from lengthen.evaluation.losses import window_losses
+from lengthen.evaluation.windows import begin_token, pick_stride, pick_windows
 
 __all__ = ["document_losses"]
 
@@ -39,10 +39,8 @@ def document_losses(
         ModelError: as `token_losses`.
     """
     losses = [np.full(len(ids), np.nan) for ids in documents]
-    step = pick_stride(context, stride, "strided")
+    windows = pick_windows(documents, context, pick_stride(context, stride, "strided"), "strided")
     begin = begin_token(model, documents)
-    for batch in batches(pick_windows(documents, context, step, "strided"), batch_size):
-        found = token_losses(model, stack(documents, batch, begin), batch[0].score - batch[0].begin, on_chunk=on_tokens)
-        for window, losses_S in zip(batch, found.double().cpu().numpy(), strict=True):
-            losses[window.document][window.score : window.end] = losses_S
+    for window, losses_S in window_losses(model, documents, windows, context, batch_size, begin, on_chunk=on_tokens):
+        losses[window.document][window.score : window.end] = losses_S
     return losses

@@ -4,19 +4,23 @@ Shapes: B windows in a batch, T tokens, S scored tokens, c tokens of one chunk, 
 go through the head together.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
+from lengthen._compat import without_cudnn_attention
 from lengthen.attention.layout import Shard
 from lengthen.attention.peers import Peers
 from lengthen.decoding.prefill import default_chunk, hidden_chunks
 from lengthen.decoding.shards import gather_tokens, read_shard
+from lengthen.evaluation.windows import Window, batches, stack
 from lengthen.head import causal_lm, hidden_states, logits_from
 
-__all__ = ["token_losses"]
+__all__ = ["token_losses", "window_losses"]
 
 # The logits that are held at once: at most this many tokens, and at most this many numbers.
 _ROWS = 1024
@@ -72,6 +76,36 @@ def token_losses(
         on_chunk(hidden_BcH.shape[:2].numel())
         begin = end
     return torch.cat(losses, dim=1)
+
+
+def window_losses(
+    model: Any,
+    documents: Sequence[np.ndarray],
+    windows: Sequence[Window],
+    context: int,
+    batch_size: int = 1,
+    begin: int | None = None,
+    chunk: int | None = None,
+    on_chunk: Callable[[int], None] = lambda _tokens: None,
+    peers: Peers | None = None,
+) -> Iterator[tuple[Window, np.ndarray]]:
+    """Yield each window with the losses of its scored tokens, float64 (S,), in nats; the longest windows first.
+
+    Args:
+        model: as in `token_losses`.
+        documents: token ids of each.
+        windows: of the documents.
+        context: tokens of most windows.
+        batch_size: windows of equal length that are run together.
+        begin: token before each window; None for none.
+        chunk, on_chunk, peers: as in `token_losses`.
+    """
+    for batch in batches(windows, batch_size):
+        length, score_from = batch[0].end - batch[0].begin, batch[0].score - batch[0].begin
+        # The last windows of documents have lengths of their own, for each of which cuDNN would build a plan.
+        with nullcontext() if length == context else without_cudnn_attention():
+            losses_BS = token_losses(model, stack(documents, batch, begin), score_from, chunk, on_chunk, peers)
+        yield from zip(batch, losses_BS.double().cpu().numpy(), strict=True)
 
 
 def _hidden(model: Any, read_BT: torch.Tensor, chunk: int) -> Iterator[torch.Tensor]:

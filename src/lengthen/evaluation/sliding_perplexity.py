@@ -9,24 +9,22 @@ Shapes: B windows in a batch, T tokens, S scored tokens.
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from lengthen._compat import without_cudnn_attention
 from lengthen.attention.peers import Peers
 from lengthen.decoding.prefill import default_chunk
 from lengthen.decoding.shards import check_shards
 from lengthen.errors import LengthenError, ModelError
 from lengthen.evaluation.loss_accumulator import LossAccumulator, gain_over
-from lengthen.evaluation.losses import token_losses
+from lengthen.evaluation.losses import window_losses
 from lengthen.evaluation.windows import (
     PROTOCOLS,
     Window,
     as_documents,
-    batches,
     begin_token,
     check_ids,
     pick_stride,
@@ -161,7 +159,7 @@ def perplexity(
         here, leaves each later window's first token out when ``stride == context``.
     """
     stride = pick_stride(context, stride, protocol, score_from)
-    _check_settings(context, protocol, batch_size, bucket, chunk, short_context)
+    _check_settings(context, protocol, batch_size, bucket, chunk, short_context, peers)
     documents = as_documents(tokens)
     windows = pick_windows(documents, context, stride, protocol, score_from)
     check_ids(model, documents)
@@ -169,30 +167,25 @@ def perplexity(
     begin = begin_token(model, documents) if protocol == "strided" else None
     if peers is None:
         at_once = chunk = min(default_chunk(model, context, batch_size) if chunk is None else chunk, context)
-    elif chunk is None:
-        at_once = -(-context // peers.count)
     else:
-        raise LengthenError(f"`chunk={chunk}` is for one process; each of {peers.count} reads its shard at once")
+        at_once = -(-context // peers.count)
 
-    def read(windows: list[Window], label: int, tally: LossAccumulator) -> LossAccumulator:
-        reads = sum(w.end - w.begin - 1 for w in windows)
-        with progress_bar(f"perplexity at {label}", reads, "tokens") as advance:
-            for batch in batches(windows, batch_size):
-                score = batch[0].score - batch[0].begin
-                # The last windows of documents have lengths of their own, for each of which cuDNN would build a plan.
-                is_common = batch[0].end - batch[0].begin == context
-                with nullcontext() if is_common else without_cudnn_attention():
-                    losses_BS = token_losses(model, stack(documents, batch, begin), score, chunk, advance, peers)
-                for window, losses_S in zip(batch, losses_BS.double().cpu().numpy(), strict=True):
-                    tally.add(window, losses_S)
+    def read(label: int, read_windows: list[Window]) -> LossAccumulator:
+        tally = LossAccumulator(documents, windows, context, protocol, bucket)
+        with progress_bar(f"perplexity at {label}", _tokens_read(read_windows), "tokens") as advance:
+            for window, losses_S in window_losses(
+                model, documents, read_windows, context, batch_size, begin, chunk, advance, peers
+            ):
+                tally.add(window, losses_S)
         return tally
 
     with _evaluating(model):
-        check_head(model, stack(documents, windows[:1], begin))
+        first = stack(documents, windows[:1], begin)
+        check_head(model, first)
         if peers is not None:
-            check_shards(model, stack(documents, windows[:1], begin), peers)
+            check_shards(model, first, peers)
         began = time.perf_counter()
-        full = read(windows, context, LossAccumulator(documents, windows, context, protocol, bucket))
+        full = read(context, windows)
         seconds = time.perf_counter() - began
         loss = full.documents.mean()
         if not math.isfinite(loss):
@@ -202,9 +195,8 @@ def perplexity(
             )
         gain = None
         if short_context is not None:
-            again = pick_windows(documents, short_context, short_context // 2, protocol, score_from)
-            short = read(again, short_context, LossAccumulator(documents, windows, context, protocol, bucket))
-            gain = {"short_context": short_context, **gain_over(short, full)}
+            short_windows = pick_windows(documents, short_context, short_context // 2, protocol, score_from)
+            gain = {"short_context": short_context, **gain_over(read(short_context, short_windows), full)}
 
     return PerplexityResult(
         context=context,
@@ -215,7 +207,7 @@ def perplexity(
         tokens=int(full.documents.counts.sum()),
         windows=len(windows),
         seconds=seconds,
-        tokens_per_second=sum(w.end - w.begin - 1 for w in windows) / seconds,
+        tokens_per_second=_tokens_read(windows) / seconds,
         chunk=at_once,
         bos_token_id=begin,
         by_position=[{**place, "perplexity": _exp(mean), "tokens": n} for place, n, mean in full.by_position()],
@@ -229,15 +221,20 @@ def perplexity(
 
 
 def _check_settings(
-    context: int, protocol: str, batch_size: int, bucket: int | None, chunk: int | None, short_context: int | None
+    context: int,
+    protocol: str,
+    batch_size: int,
+    bucket: int | None,
+    chunk: int | None,
+    short_context: int | None,
+    peers: Peers | None,
 ) -> None:
     """Refuse settings out of range, other than those of the windows."""
-    if batch_size < 1:
-        raise LengthenError(f"batch size is {batch_size}; it has to be at least 1")
-    if bucket is not None and bucket < 1:
-        raise LengthenError(f"bucket is {bucket} tokens; it has to be at least 1")
-    if chunk is not None and chunk < 1:
-        raise LengthenError(f"chunk is {chunk} tokens; it has to be at least 1")
+    for name, value in {"batch size": batch_size, "bucket": bucket, "chunk": chunk}.items():
+        if value is not None and value < 1:
+            raise LengthenError(f"{name} is {value}; it has to be at least 1")
+    if chunk is not None and peers is not None:
+        raise LengthenError(f"`chunk={chunk}` is for one process; each of {peers.count} reads its shard at once")
     if short_context is None:
         return
     if protocol != "strided":
@@ -260,6 +257,10 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _tokens_read(windows: list[Window]) -> int:
+    return sum(window.end - window.begin - 1 for window in windows)  # the last of each is only predicted
 
 
 def _perplexity_interval(tally: LossAccumulator) -> dict[str, Any] | None:

@@ -22,7 +22,6 @@ from lengthen.run_folder import RunFolder, read_base_record
 
 __all__ = ["Pair", "Sides", "find_pair"]
 
-# Where a config says how far positions go; all else has to be equal for two models to be one.
 _SAMPLE_TEXT = "Numbers 12345 and words, in English: a test.\n\tdef f(x): return x\n"
 
 
@@ -50,8 +49,6 @@ class Pair:
         base: what the base is loaded by.
         base_id: what results call it.
         tokenizer: of both.
-        context: what the run takes, tokens.
-        base_context: what the base takes, tokens.
         config: the run's.
         base_config: the base's.
         options: of `lengthen.load` for the run.
@@ -63,12 +60,20 @@ class Pair:
     base: str
     base_id: str
     tokenizer: Any
-    context: int
-    base_context: int
     config: PreTrainedConfig
     base_config: PreTrainedConfig
     options: dict[str, Any]
     is_one: bool
+
+    @property
+    def context(self) -> int:
+        """Tokens that the run takes."""
+        return base_context(self.config)
+
+    @property
+    def base_context(self) -> int:
+        """Tokens that the base takes."""
+        return base_context(self.base_config)
 
     @contextmanager
     def models(self) -> Iterator[Sides]:
@@ -106,8 +111,7 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
         ModelError: there is no base to be found, or it is not this run's: other weights than those it was trained
             over, another shape, or another tokenizer.
     """
-    source, stated = resolve_model(name), options.get("base_context")
-    run = RunFolder(Path(name))
+    source, run = resolve_model(name), RunFolder(Path(name))
     adapter = options.get("adapter") or (run.adapter if source.run is not None else None)
     record = read_base_record(Path(adapter)) if adapter is not None else run.base_record()
     own = _made_over(name, run, record, adapter, options)
@@ -118,29 +122,22 @@ def find_pair(name: str, base: str | None = None, **options: Any) -> Pair:
             f"{name} is a model by itself, so nothing says what its base was; name it with base, or give a run folder"
         )
     found = resolve_base(base, "give as base the model that it was made over")
-    base_config = load_config(found, stated)
+    base_config = load_config(found, options.get("base_context"))
     tokenizer = load_tokenizer(name)
     _check_together(name, config, tokenizer, base, base_config)
-    if record is not None and own is not None and found != resolve_model(own) and found.id != record["id"]:
+    is_own = own is not None and resolve_model(own) == found
+    if record is not None and own is not None and not is_own and found.id != record["id"]:
         raise ModelError(f"{name} was made over {record['id']}, not over {base}; leave base out")
-    is_one = (
-        not run.is_full_finetune
-        and own is not None
-        and resolve_model(own) == found
-        and only_rotation_differs(config, base_config)
-    )
     return Pair(
         name=name,
         id=source.id,
         base=base,
         base_id=found.id,
         tokenizer=tokenizer,
-        context=base_context(config),
-        base_context=base_context(base_config),
         config=config,
         base_config=base_config,
         options=options,
-        is_one=is_one,
+        is_one=is_own and not run.is_full_finetune and only_rotation_differs(config, base_config),
     )
 
 
