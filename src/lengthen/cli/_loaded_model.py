@@ -1,15 +1,18 @@
 """The model that a command measures or talks to, and the file its results go to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lengthen.cli._options import EvalOptions, LoadOptions
 from lengthen.errors import ContextError
 from lengthen.processes import is_first_process
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["LoadedModel", "check_lengths", "check_scaling", "load_model", "write_result"]
 
@@ -113,12 +116,17 @@ def load_model(name: str, options: LoadOptions) -> LoadedModel:
 
 
 def write_result(
-    name: str, header: dict[str, Any], kind: str, content: dict[str, Any], json_file: Path | None
-) -> Path | None:
+    name: str,
+    header: dict[str, Any],
+    kind: str,
+    content: dict[str, Any],
+    json_file: Path | None,
+    draw: Callable[[], "Figure | None"] = lambda: None,
+) -> None:
     """Write header, content, command and versions to `json_file`, or else into the run folder's evals/, and say where.
 
-    `name` is MODEL. A run folder's file is named by the kind and the time in UTC, so that no result is lost. Other
-    models without `json_file` write nothing, and of several processes only the first one writes.
+    A run folder's file is named by the kind and the time in UTC, so that no result is lost. Other models without
+    `json_file` write nothing, and of several processes only the first one writes. A picture goes beside the file.
 
     Args:
         name: MODEL.
@@ -126,12 +134,10 @@ def write_result(
         kind: of the measurement.
         content: the results.
         json_file: as the user named it.
-
-    Returns:
-        The file, None where nothing was written.
+        draw: gives the picture; None for none.
     """
     if not is_first_process():
-        return None
+        return
     from lengthen.files import write_json
     from lengthen.provenance import command_line, versions
     from lengthen.run_folder import RunFolder
@@ -139,8 +145,14 @@ def write_result(
     if json_file is None:
         run = RunFolder(Path(name))
         if not run.is_run:
-            return None
+            return
         json_file = run.results_file(kind)
     write_json(json_file, {**header, "kind": kind, **content, "command": command_line(), "versions": versions()})
     typer.echo(f"wrote {json_file}", err=True)
-    return json_file
+    figure = draw() if json_file.is_file() else None  # and not a pipe or /dev/stdout
+    if figure is not None:
+        from lengthen.evaluation.plot import save_figure
+
+        picture = json_file.with_suffix(".png")
+        save_figure(figure, picture)
+        typer.echo(f"wrote {picture}", err=True)

@@ -1,13 +1,87 @@
 """`lengthen serve`."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lengthen.cli._options import AdapterScale, BaseContext, Dtype, Model, Quantize, Template
 
+if TYPE_CHECKING:
+    from lengthen.serving.api import ServerSettings
+    from lengthen.serving.engine import Limits
+
 __all__ = ["serve"]
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where to listen, and what clients may do."""
+
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000
+    token: Annotated[
+        str | None, typer.Option(envvar="LENGTHEN_TOKEN", help="Bearer token that clients have to send.")
+    ] = None
+    token_file: Annotated[
+        Path | None, typer.Option(help="File of bearer tokens, one a line; clients have to send one of them.")
+    ] = None
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Requests with one token that are answered at a time; others get 429.")
+    ] = None
+    max_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Requests with one token in a minute; others get error 429.")
+    ] = None
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Connections at a time; one more closes the one that has been idle for longest.")
+    ] = 1000
+    allow: Annotated[
+        list[Path] | None, typer.Option(help="Folder from which requests may load adapters; may be repeated.")
+    ] = None
+    allow_training: Annotated[
+        Path | None, typer.Option(help="Folder in which requests may train adapters, one at a time, and load them.")
+    ] = None
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens one request may ask for.")] = None
+    max_body: Annotated[float, typer.Option(min=0.001, help="MiB of one request's body, at most.")] = 4.0
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds one request may take.")] = 600.0
+    grace: Annotated[float, typer.Option(min=1, help="Seconds to finish requests when told to stop.")] = 30.0
+
+    def settings(self, limits: "Limits") -> "ServerSettings":
+        """The server's, in its units.
+
+        Args:
+            limits: of the engine.
+        """
+        from lengthen.serving.api import ServerSettings
+
+        given = asdict(self)
+        tokens = _tokens(given.pop("token"), given.pop("token_file"))
+        given |= {"allow": tuple(self.allow or ()), "max_body": int(self.max_body * 2**20)}
+        return ServerSettings(**given, tokens=tokens, limits=limits)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How much the engine takes on."""
+
+    batch: Annotated[int, typer.Option(min=1, help="Requests computed together, at most.")] = 32
+    queue: Annotated[int, typer.Option(min=1, help="Requests that wait, at most; others get error 429.")] = 256
+    cache_memory: Annotated[
+        float | None, typer.Option(min=0.001, help="GiB for keys and values; default half of what is free.")
+    ] = None
+    adapter_memory: Annotated[
+        float | None, typer.Option(min=0.001, help="GiB for adapters; default a quarter of what is free.")
+    ] = None
+
+    def limits(self) -> "Limits":
+        """The engine's, in its units."""
+        from lengthen.serving.engine import Limits
+
+        cache, adapters = (
+            None if size is None else int(size * 2**30) for size in (self.cache_memory, self.adapter_memory)
+        )
+        return Limits(batch=self.batch, queue=self.queue, cache_bytes=cache, adapter_bytes=adapters)
 
 
 def serve(
@@ -15,80 +89,24 @@ def serve(
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME=PATH of a PEFT or run folder; may be repeated.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
-    token: Annotated[
-        str | None, typer.Option(envvar="LENGTHEN_TOKEN", help="Bearer token that clients have to send.")
-    ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File of bearer tokens, one a line; clients have to send one of them.")
-    ] = None,
-    max_concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Requests with one token that are answered at a time; others get 429.")
-    ] = None,
-    max_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Requests with one token in a minute; others get error 429.")
-    ] = None,
-    max_connections: Annotated[
-        int, typer.Option(min=1, help="Connections at a time; one more closes the one that has been idle for longest.")
-    ] = 1000,
-    allow: Annotated[
-        list[Path] | None, typer.Option(help="Folder from which requests may load adapters; may be repeated.")
-    ] = None,
-    allow_training: Annotated[
-        Path | None, typer.Option(help="Folder in which requests may train adapters, one at a time, and load them.")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Requests computed together, at most.")] = 32,
-    queue: Annotated[int, typer.Option(min=1, help="Requests that wait, at most; others get error 429.")] = 256,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens one request may ask for.")] = None,
-    max_body: Annotated[float, typer.Option(min=0.001, help="MiB of one request's body, at most.")] = 4.0,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds one request may take.")] = 600.0,
-    grace: Annotated[float, typer.Option(min=1, help="Seconds to finish requests when told to stop.")] = 30.0,
-    cache_memory: Annotated[
-        float | None, typer.Option(min=0.001, help="GiB for keys and values; default half of what is free.")
-    ] = None,
-    adapter_memory: Annotated[
-        float | None, typer.Option(min=0.001, help="GiB for adapters; default a quarter of what is free.")
-    ] = None,
     quantize: Quantize = None,
     dtype: Dtype = "auto",
     base_context: BaseContext = None,
     adapter_scale: AdapterScale = 1.0,
     template: Template = None,
+    *,
+    server: ServerOptions,
+    engine: EngineOptions,
 ) -> None:
     """Serve one base with many adapters to clients of OpenAI's API."""
-    from lengthen.serving.api import ServerSettings
     from lengthen.serving.api import serve as run_server
-    from lengthen.serving.engine import Limits
-
-    def gibibytes(value: float | None) -> int | None:
-        return None if value is None else int(value * 2**30)
 
     def show(url: str, names: list[str]) -> None:
         typer.echo(f"serving {', '.join(names)} at {url}/v1", err=True)
 
-    if token == "":
-        raise typer.BadParameter("the token is empty; leave it out for none", param_hint="--token")
-    tokens = _tokens(token, token_file)
-    if not tokens and host not in ("127.0.0.1", "localhost", "::1"):
-        typer.echo(f"warning: anyone who reaches {host} can use this server; give --token", err=True)
-    settings = ServerSettings(
-        host=host,
-        port=port,
-        tokens=tokens,
-        max_concurrent=max_concurrent,
-        max_per_minute=max_per_minute,
-        max_connections=max_connections,
-        allow=tuple(allow or ()),
-        allow_training=allow_training,
-        max_tokens=max_tokens,
-        max_body=int(max_body * 2**20),
-        timeout=timeout,
-        grace=grace,
-        limits=Limits(
-            batch=batch, queue=queue, cache_bytes=gibibytes(cache_memory), adapter_bytes=gibibytes(adapter_memory)
-        ),
-    )
+    settings = server.settings(engine.limits())
+    if not settings.tokens and settings.host not in ("127.0.0.1", "localhost", "::1"):
+        typer.echo(f"warning: anyone who reaches {settings.host} can use this server; give --token", err=True)
     run_server(
         model,
         _named(adapter or []),
@@ -105,6 +123,8 @@ def serve(
 def _tokens(token: str | None, file: Path | None) -> list[str]:
     from lengthen.errors import LengthenError, one_line
 
+    if token == "":
+        raise typer.BadParameter("the token is empty; leave it out for none", param_hint="--token")
     tokens = [] if token is None else [token]
     if file is not None:
         try:

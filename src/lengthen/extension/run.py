@@ -12,8 +12,9 @@ from typing import Any
 
 from lengthen.adapters.export import export
 from lengthen.errors import LengthenError, ModelError
-from lengthen.evaluation.compare import draw_found
+from lengthen.evaluation.compare import comparison_figure
 from lengthen.evaluation.compare.verdict import RETRIEVAL
+from lengthen.evaluation.plot import save_figure
 from lengthen.extension.draft import draft, with_task
 from lengthen.extension.events import PHASES, OnEvent, Phase
 from lengthen.extension.look import Look, check_base, look
@@ -228,7 +229,9 @@ def _report_phase(pipeline: Pipeline, measuring: Measuring) -> dict[str, Any]:
     found, content = measuring.compare()
     results = pipeline.run.evals / _COMPARISON
     write_json(results, content)
-    draw_found(found, results.with_suffix(".png"), pipeline.folder.name, content["base_context"])
+    figure = comparison_figure(found, pipeline.folder.name, content["base_context"])
+    if figure is not None:
+        save_figure(figure, results.with_suffix(".png"))
     write_report(pipeline.folder)
     metrics = pipeline.run.read_metrics()
     seconds = {**pipeline.state.seconds, pipeline.phase: pipeline.elapsed}

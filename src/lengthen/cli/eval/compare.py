@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +75,7 @@ def compare(
     asked, places = parse_lengths(lengths, "--lengths") if lengths is not None else None, parse_depths(depths)
 
     from lengthen.evaluation.compare import compare as measure
-    from lengthen.evaluation.compare import comparison_header, default_lengths, draw_found, find_pair
+    from lengthen.evaluation.compare import comparison_figure, comparison_header, default_lengths, find_pair
     from lengthen.evaluation.haystack import Haystack as Prose
     from lengthen.evaluation.haystack import read_haystack
 
@@ -100,11 +101,8 @@ def compare(
     )
     _print(found, pair, output.quiet)
     header = comparison_header(pair, probes, prose, names, lengths=chosen, depths=places, trials=trials, seed=seed)
-    written = write_result(model, header, "compare", {**found}, output.json_file)
-    if written is not None and written.is_file():  # and not a pipe or /dev/stdout
-        picture = written.with_suffix(".png")
-        if draw_found(found, picture, Path(pair.name).name, pair.base_context):
-            typer.echo(f"wrote {picture}", err=True)
+    figure = partial(comparison_figure, found, Path(pair.name).name, pair.base_context)
+    write_result(model, header, "compare", {**found}, output.json_file, figure)
 
 
 def _names(tasks: str) -> list[str]:

@@ -1,10 +1,9 @@
 """The results of passkey and needle: table, file and picture."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from lengthen.cli._loaded_model import LoadedModel, write_result
 from lengthen.cli._tables import print_table
@@ -27,7 +26,7 @@ def report_grid(
         content: what else the results say.
         json_file: as the user named it.
     """
-    from lengthen.evaluation.plot import heatmap_figure, save_figure
+    from lengthen.evaluation.plot import heatmap_figure
 
     found = {(cell.tokens, cell.depth): _found(cell) for cell in cells}
     lengths, depths = (list(dict.fromkeys(values)) for values in zip(*found, strict=True))
@@ -42,11 +41,8 @@ def report_grid(
         [_summary(tokens, [cell for cell in cells if cell.tokens == tokens]) for tokens in lengths],
     )
     results = [cell.to_json() for cell in cells]
-    written = write_result(loaded.name, loaded.header, kind, {**content, "results": results}, json_file)
-    if written is not None and written.is_file():  # and not a pipe or /dev/stdout
-        picture = written.with_suffix(".png")
-        save_figure(heatmap_figure(results, f"{kind}: {Path(loaded.name).name}"), picture)
-        typer.echo(f"wrote {picture}", err=True)
+    heatmap = partial(heatmap_figure, results, f"{kind}: {Path(loaded.name).name}")
+    write_result(loaded.name, loaded.header, kind, {**content, "results": results}, json_file, heatmap)
 
 
 def _found(cell: "Cell") -> str:

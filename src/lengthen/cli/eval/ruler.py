@@ -1,11 +1,12 @@
 """``lengthen eval ruler``."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthen.cli._loaded_model import LoadedModel, load_model, write_result
+from lengthen.cli._loaded_model import load_model, write_result
 from lengthen.cli._options import BatchSize, EvalOptions, Haystack, Lengths, Model, Output, Seed, Trials, parse_lengths
 from lengthen.cli._tables import print_table
 
@@ -43,6 +44,7 @@ def ruler(
         raise typer.BadParameter("give --threshold or --threshold-from, not both")
 
     from lengthen.evaluation.haystack import read_haystack
+    from lengthen.evaluation.plot import bars_figure
     from lengthen.evaluation.ruler import (
         PUBLISHED_THRESHOLD,
         Essay,
@@ -55,16 +57,14 @@ def ruler(
     )
     from lengthen.evaluation.ruler import ruler as measure
 
-    questions = {}
-    if squad is not None:
-        questions["qa_1"] = read_squad(squad)
-    if hotpotqa is not None:
-        questions["qa_2"] = read_hotpotqa(hotpotqa)
+    files = (("qa_1", squad, read_squad), ("qa_2", hotpotqa, read_hotpotqa))
+    questions = {task: read(file) for task, file, read in files if file is not None}
     chosen, skipped = _choose(tasks, set(questions))
     base = base_id(model, options.adapter)
     if threshold_from is not None:
         threshold = base_threshold(threshold_from, base, chosen)
-    least = PUBLISHED_THRESHOLD if threshold is None else threshold
+    elif threshold is None:
+        threshold = PUBLISHED_THRESHOLD
     source, text = read_haystack(haystack)
     loaded = load_model(model, options)
     loaded.check_lengths(tokens, options.beyond)
@@ -72,19 +72,10 @@ def ruler(
         typer.echo(f"{task} is skipped: {reason}", err=True)
     typer.echo(f"haystack: {source}", err=True)
 
-    sources = RulerTexts(Essay(text), questions)
-    result = measure(
-        loaded.model,
-        loaded.tokenizer,
-        sources,
-        chosen,
-        tokens,
-        trials,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    effective = effective_context(result.averages, least)
-    _print(result, tokens, least, effective)
+    texts = RulerTexts(Essay(text), questions)
+    result = measure(loaded.model, loaded.tokenizer, texts, chosen, tokens, trials, batch_size=batch_size, seed=seed)
+    effective = effective_context(result.averages, threshold)
+    _print(result, tokens, threshold, effective)
     content = {
         "base": base,
         "context": loaded.context,
@@ -93,10 +84,12 @@ def ruler(
         "skipped": skipped,
         "results": [score.to_json() for score in result.scores],
         "averages": [{"tokens": at, "score": score} for at, score in result.averages.items()],
-        "threshold": least,
+        "threshold": threshold,
         "effective_context": effective,
     }
-    _write(loaded, content, result, least, output.json_file)
+    label = loaded.header["model"].split(" (")[0]  # an alias's origin has no room in a picture
+    bars = partial(bars_figure, {label: result.averages}, f"RULER: {label}", threshold, "mean score of the tasks (%)")
+    write_result(loaded.name, loaded.header, "ruler", content, output.json_file, bars)
 
 
 def _choose(tasks: str | None, given: set[str]) -> tuple[list[str], dict[str, str]]:
@@ -136,18 +129,3 @@ def _print(result: "RulerResult", lengths: list[int], threshold: float, effectiv
     )
     found = f"{effective} tokens" if effective else "none of the lengths"
     typer.echo(f"effective context (average of at least {threshold:.1f} there and at all shorter lengths): {found}")
-
-
-def _write(
-    loaded: LoadedModel, content: dict[str, Any], result: "RulerResult", threshold: float, json_file: Path | None
-) -> None:
-    """The results file, and beside it a picture."""
-    written = write_result(loaded.name, loaded.header, "ruler", content, json_file)
-    if written is not None and written.is_file():  # and not a pipe or /dev/stdout
-        from lengthen.evaluation.plot import bars_figure, save_figure
-
-        # Without an alias's origin, for which a picture has no room.
-        model, picture = loaded.header["model"].split(" (")[0], written.with_suffix(".png")
-        bars = bars_figure({model: result.averages}, f"RULER: {model}", threshold, "mean score of the tasks (%)")
-        save_figure(bars, picture)
-        typer.echo(f"wrote {picture}", err=True)

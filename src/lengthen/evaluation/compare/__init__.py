@@ -1,7 +1,7 @@
 """A run beside its base on the same prompts and documents, and what of the context is usable."""
 
 from lengthen.evaluation.compare.pair import Pair, find_pair
-from lengthen.evaluation.compare.picture import draw_found
+from lengthen.evaluation.compare.picture import comparison_figure
 from lengthen.evaluation.compare.probes import (
     Probe,
     babilong_probe,
@@ -33,10 +33,10 @@ __all__ = [
     "babilong_probe",
     "cloze_probe",
     "compare",
+    "comparison_figure",
     "comparison_header",
     "copy_probe",
     "default_lengths",
-    "draw_found",
     "find_pair",
     "judge",
     "lookup_probe",
