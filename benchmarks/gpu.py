@@ -578,7 +578,7 @@ def serve(bench: Bench) -> None:
     prompts = random_tokens(bench.sizes.large["vocab_size"], count, length).tolist()
     bench.add(f"generate, {count} requests", *row_of(time_generate(bench, apart.model, prompts, new)))
     bytes_ = (20 << 30, 8 << 30) if bench.sizes.scale else (1 << 26, 1 << 26)
-    limits = Limits(batch=count, cache_bytes=bytes_[0], adapter_bytes=bytes_[1])
+    limits = Limits(batch_size=count, cache_bytes=bytes_[0], adapter_bytes=bytes_[1])
     serving = Engine(LoadedBase.of(apart), apart.tokenizer, limits)
     adapter = adapter_folder(bench, rank)
     for index in range(count):

@@ -89,7 +89,7 @@ def make_prompts(tokenizer: Any, vocabulary: int) -> list[list[int]]:
 
 def load_engine(dtype: str, adapters: list[Path]) -> Engine:
     apart = load_apart(MODEL, dtype, None, CPU)
-    engine = Engine(LoadedBase.of(apart), apart.tokenizer, Limits(batch=BATCH))
+    engine = Engine(LoadedBase.of(apart), apart.tokenizer, Limits(batch_size=BATCH))
     for index, folder in enumerate(adapters):
         engine.load_adapter(str(index), folder)
     return engine

@@ -44,7 +44,7 @@ ADAPTERS = {
 def load_engine(base, adapters, quantize=None, **limits):
     """An engine over a base folder with adapters from folders by name."""
     apart = load_apart(base, "float32", quantize, CPU)
-    plenty = {"cache_bytes": 2**24, "adapter_bytes": 2**24, "batch": 6, "chunk": 16}
+    plenty = {"cache_bytes": 2**24, "adapter_bytes": 2**24, "batch_size": 6, "chunk": 16}
     engine = Engine(LoadedBase.of(apart), apart.tokenizer, Limits(**(plenty | limits)))
     for name, folder in adapters.items():
         engine.load_adapter(name, folder)
@@ -249,9 +249,9 @@ def test_grouped_products_serve_a_mix_as_the_other_ways(plain, monkeypatch):
     """On CPU torch has them too, only slowly; GPUs that take them are asked for by name."""
     base, folders = plain
     asked = [ask(name, index, temperature=index % 2) for index, name in enumerate([*folders, None, "a3", "a3"])]
-    expected = load_engine(base, folders, batch=12).complete(asked)
+    expected = load_engine(base, folders, batch_size=12).complete(asked)
     monkeypatch.setattr(adapter_pool, "has_grouped_products", lambda device, dtype: True)
-    engine = load_engine(base, folders, batch=12)
+    engine = load_engine(base, folders, batch_size=12)
     ways = []
     own = adapter_pool.Routing.of
     monkeypatch.setattr(adapter_pool.Routing, "of", lambda *arguments: ways.append(own(*arguments)) or ways[-1])
@@ -401,7 +401,10 @@ def test_stop_texts_and_end_tokens_end_a_request(plain):
 
 def test_cancelled_requests_leave_and_the_others_stay(plain):
     base, folders = plain
-    engine, (model, other) = load_engine(base, folders, batch=2), [with_adapter(base, folders[a]) for a in ("a2", "a3")]
+    engine, (model, other) = (
+        load_engine(base, folders, batch_size=2),
+        [with_adapter(base, folders[a]) for a in ("a2", "a3")],
+    )
     events = [[] for _ in range(4)]
     running = [
         engine.submit(ask(name, seed, 15), own.append)
@@ -587,7 +590,7 @@ def test_an_adapter_that_changed_on_disk_is_not_mixed_up(plain, tmp_path):
 def test_numbers_that_overflow_fail_their_own_request_only(plain, tmp_path):
     base, folders = plain
     wild = make_adapter(base, tmp_path / "wild", 1, amount=1e30, **PLAIN)
-    engine = load_engine(base, {"wild": wild, "a0": folders["a0"]}, batch=3)
+    engine = load_engine(base, {"wild": wild, "a0": folders["a0"]}, batch_size=3)
     events = [[] for _ in range(6)]
     names = ["a0", "wild", None, "wild", "a0", None]
     for seed, (name, own) in enumerate(zip(names, events, strict=True)):

@@ -35,7 +35,7 @@ def test_a_mix_of_adapters_writes_the_tokens_that_it_writes_on_a_cpu(make_base, 
 
     def complete(device):
         apart = load_apart(base, "float32", None, device)
-        plenty = Limits(batch=8, cache_bytes=2**24, adapter_bytes=2**24)
+        plenty = Limits(batch_size=8, cache_bytes=2**24, adapter_bytes=2**24)
         engine = Engine(LoadedBase.of(apart), apart.tokenizer, plenty)
         for name, folder in folders.items():
             engine.load_adapter(name, folder)

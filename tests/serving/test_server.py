@@ -432,7 +432,7 @@ def test_200_clients_at_once(server, expected):
 def test_limits_of_the_queue_and_of_time(adapters, expected):
     """Who finds the queue full is told so at once; who waits too long, then; the others are not touched."""
     one = f"--adapter=one={adapters['one']}"
-    with serving(one, "--batch", "1", "--queue", "2", "--max-tokens", "200", "--timeout", "20") as server:
+    with serving(one, "--batch-size", "1", "--queue", "2", "--max-tokens", "200", "--timeout", "20") as server:
 
         async def ask_all():
             async with server.openai(openai.AsyncOpenAI) as client:

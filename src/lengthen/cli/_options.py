@@ -26,13 +26,18 @@ __all__ = [
     "EvalOptions",
     "GridOptions",
     "Haystack",
+    "Host",
     "Lengths",
     "LoadOptions",
+    "MaxNewTokens",
     "Model",
     "Output",
+    "Overrides",
     "Quantize",
+    "RecipeName",
     "Seed",
     "StreamingOptions",
+    "Temperature",
     "Template",
     "Trials",
     "parse_depths",
@@ -42,11 +47,15 @@ __all__ = [
 ]
 
 Model = Annotated[str, typer.Argument(help="Hub id, model folder, .gguf file, run folder or alias.")]
+RecipeName = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Keys of the recipe to change, as section.key=value.", show_default=False)
+]
 BaseContext = Annotated[
     int | None, typer.Option(min=2, help="The base's context in tokens, where its files leave that open.")
 ]
-Quantize = Annotated[str | None, typer.Option(help="nf4 or none; default as trained.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Quantize = Annotated[str | None, typer.Option(help="How the base is quantized: nf4 or none; default as trained.")]
+Dtype = Annotated[str, typer.Option(help="Dtype of the weights: auto, float32, bfloat16 or float16.")]
 AdapterScale = Annotated[
     float, typer.Option(min=0, max=1, help="Share of the adapter that is applied: 1 all of it, 0 the base's weights.")
 ]
@@ -58,10 +67,13 @@ Lengths = Annotated[str, typer.Option(help="Tokens of prompt and answer, such as
 Depths = Annotated[str, typer.Option(help="Shares of the text before what is hidden, 0 to 1.")]
 Trials = Annotated[int, typer.Option(min=1, help="Prompts for each length (and task, where there are several).")]
 Haystack = Annotated[
-    Path | None, typer.Option(help="File or folder with prose; default: the documentation of this Python.")
+    Path | None, typer.Option(help="File or folder with prose; default the documentation of this Python.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts that are run together.")]
-Seed = Annotated[int, typer.Option(help="Of all that is random.")]
+Seed = Annotated[int, typer.Option(help="Seed of all that is random.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens to generate, at most.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token; more than 0 samples.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others reach it.")]
 
 
 @dataclass(frozen=True)

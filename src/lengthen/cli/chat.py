@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lengthen.cli._loaded_model import load_model, write_result
-from lengthen.cli._options import LoadOptions, Model, Output, StreamingOptions, Template
+from lengthen.cli._options import (
+    LoadOptions,
+    MaxNewTokens,
+    Model,
+    Output,
+    Seed,
+    StreamingOptions,
+    Temperature,
+    Template,
+)
 from lengthen.cli._reading_bar import ReadingBar, pick_streaming
 
 if TYPE_CHECKING:
@@ -45,9 +54,9 @@ def chat(
     question: Annotated[str | None, typer.Option(help="Ask this, print the answer and leave.")] = None,
     template: Template = None,
     fit: Annotated[Fit, typer.Option(help="What to do with documents longer than the context.")] = Fit.refuse,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="At most this many in an answer.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token; above: sample.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
     *,
     streaming: StreamingOptions,
     options: LoadOptions,

@@ -13,9 +13,7 @@ __all__ = ["doctor"]
 def doctor(
     model: Model,
     adapter: Annotated[Path | None, typer.Option(help="PEFT folder to look at too.")] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE", help="Data to look at too; may be given several times.")
-    ] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help="Data to look at too; repeatable.")] = None,
     base_context: BaseContext = None,
     *,
     output: Output,

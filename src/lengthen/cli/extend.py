@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthen.cli._options import Output
+from lengthen.cli._options import Output, Overrides
 
 if TYPE_CHECKING:
     from lengthen.extension import Event
@@ -20,7 +20,7 @@ __all__ = ["extend", "stoppable", "teller"]
 
 def extend(
     model: Annotated[str, typer.Argument(help="Hub id, model folder, .gguf file or alias.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
+    overrides: Overrides = None,
     *,
     to: Annotated[int, typer.Option(min=2, help="The context that is wanted, tokens.")],
     data: Annotated[list[str], typer.Option(help="Long documents, as a recipe's data.train; repeatable.")],

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lengthen.cli._options import LoadOptions, Model, Output, StreamingOptions
+from lengthen.cli._options import LoadOptions, MaxNewTokens, Model, Output, Seed, StreamingOptions, Temperature
 from lengthen.cli._reading_bar import ReadingBar, pick_streaming
 
 __all__ = ["generate"]
@@ -16,9 +16,9 @@ def generate(
     model: Model,
     prompt: Annotated[str | None, typer.Option(help="The text to continue.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file to continue.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="At most this many.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0: the likeliest token; above: sample.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
     *,
     streaming: StreamingOptions,
     options: LoadOptions,

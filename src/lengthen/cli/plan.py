@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lengthen.cli._options import Output
+from lengthen.cli._options import Output, Overrides, RecipeName
 
 if TYPE_CHECKING:
     from lengthen.planning import Plan
@@ -16,12 +16,12 @@ _GB = 1e9
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     device: Annotated[
         str | None, typer.Option(help="What it is to run on, such as v100-32gb or cpu; default this machine's.")
     ] = None,
-    devices: Annotated[int, typer.Option(help="How many of them.")] = 1,
+    devices: Annotated[int, typer.Option(help="How many such devices there are.")] = 1,
     max_context: Annotated[
         bool, typer.Option("--max-context", help="Print only the longest context that fits, in tokens.")
     ] = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lengthen.cli._options import Output
+from lengthen.cli._options import Output, Overrides
 from lengthen.cli.extend import stoppable, teller
 
 __all__ = ["numbers", "quickstart"]
@@ -33,7 +33,7 @@ _SIDES = {"base": "base", "scaled": "scaled", "extended": "run"}
 
 
 def quickstart(
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
+    overrides: Overrides = None,
     *,
     out: Annotated[Path, typer.Option(help="Run folder: new, empty, or one in which it was stopped.")] = Path(
         "runs/quickstart"

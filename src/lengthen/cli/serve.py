@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lengthen.cli._options import AdapterScale, BaseContext, Dtype, Model, Quantize, Template
+from lengthen.cli._options import AdapterScale, BaseContext, Dtype, Host, Model, Quantize, Template
 
 if TYPE_CHECKING:
     from lengthen.serving.api import ServerSettings
@@ -19,8 +19,8 @@ __all__ = ["serve"]
 class ServerOptions:
     """Where to listen, and what clients may do."""
 
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000
+    host: Host = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8000
     token: Annotated[
         str | None, typer.Option(envvar="LENGTHEN_TOKEN", help="Bearer token that clients have to send.")
     ] = None
@@ -28,7 +28,8 @@ class ServerOptions:
         Path | None, typer.Option(help="File of bearer tokens, one a line; clients have to send one of them.")
     ] = None
     max_concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Requests with one token that are answered at a time; others get 429.")
+        int | None,
+        typer.Option(min=1, help="Requests with one token that are answered at a time; others get error 429."),
     ] = None
     max_per_minute: Annotated[
         int | None, typer.Option(min=1, help="Requests with one token in a minute; others get error 429.")
@@ -37,7 +38,7 @@ class ServerOptions:
         int, typer.Option(min=1, help="Connections at a time; one more closes the one that has been idle for longest.")
     ] = 1000
     allow: Annotated[
-        list[Path] | None, typer.Option(help="Folder from which requests may load adapters; may be repeated.")
+        list[Path] | None, typer.Option(help="Folder from which requests may load adapters; repeatable.")
     ] = None
     allow_training: Annotated[
         Path | None, typer.Option(help="Folder in which requests may train adapters, one at a time, and load them.")
@@ -65,7 +66,7 @@ class ServerOptions:
 class EngineOptions:
     """How much the engine takes on."""
 
-    batch: Annotated[int, typer.Option(min=1, help="Requests computed together, at most.")] = 32
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests that are run together, at most.")] = 32
     queue: Annotated[int, typer.Option(min=1, help="Requests that wait, at most; others get error 429.")] = 256
     cache_memory: Annotated[
         float | None, typer.Option(min=0.001, help="GiB for keys and values; default half of what is free.")
@@ -81,14 +82,12 @@ class EngineOptions:
         cache, adapters = (
             None if size is None else int(size * 2**30) for size in (self.cache_memory, self.adapter_memory)
         )
-        return Limits(batch=self.batch, queue=self.queue, cache_bytes=cache, adapter_bytes=adapters)
+        return Limits(batch_size=self.batch_size, queue=self.queue, cache_bytes=cache, adapter_bytes=adapters)
 
 
 def serve(
     model: Model,
-    adapter: Annotated[
-        list[str] | None, typer.Option(help="NAME=PATH of a PEFT or run folder; may be repeated.")
-    ] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a PEFT or run folder; repeatable.")] = None,
     quantize: Quantize = None,
     dtype: Dtype = "auto",
     base_context: BaseContext = None,

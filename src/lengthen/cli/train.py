@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from lengthen.cli._options import Output
+from lengthen.cli._options import Output, Overrides, RecipeName
 
 __all__ = ["train"]
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     *,
     output: Output,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lengthen.cli._options import BaseContext, Dtype, Model, Output, Quantize, Template
+from lengthen.cli._options import BaseContext, Dtype, Host, Model, Output, Quantize, Template
 
 __all__ = ["ui"]
 
@@ -14,11 +14,13 @@ def ui(
     model: Model,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]PATH", help="A PEFT folder to choose on the page; repeatable."),
+        typer.Option(metavar="[NAME=]PATH", help="PEFT folder to choose on the page; repeatable."),
     ] = None,
     template: Template = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others reach it.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one from 7860 on.")] = None,
+    host: Host = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port to listen on; default a free one from 7860 on.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs that the page makes and goes on with.")] = Path("runs"),
     quantize: Quantize = None,
     dtype: Dtype = "auto",

@@ -18,9 +18,13 @@ def qa(
     ],
     model: Annotated[str, typer.Option(help="The model's name at the endpoint.")],
     out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="The pairs; those in it already are not made again.")],
-    kinds: Annotated[str, typer.Option(help="What is asked for.")] = "summary,detail,comparison,style,short",
+    kinds: Annotated[
+        str, typer.Option(help="Kinds of questions that are asked for.")
+    ] = "summary,detail,comparison,style,short",
     passage_chars: Annotated[int, typer.Option(min=200, help="Characters of a passage, at most.")] = 16_000,
-    max_passages: Annotated[int | None, typer.Option(min=1, help="Of each document, spread evenly.")] = None,
+    max_passages: Annotated[
+        int | None, typer.Option(min=1, help="Passages of each document, at most, spread evenly over it.")
+    ] = None,
     parallel: Annotated[int, typer.Option(min=1, help="Passages that are asked about at a time.")] = 4,
     key_variable: Annotated[
         str | None, typer.Option(metavar="NAME", help="Environment variable that holds the endpoint's key.")

@@ -44,7 +44,7 @@ def compare(
     depths: Depths = "0,0.25,0.5,0.75,1",
     trials: Trials = 5,
     tasks: Annotated[
-        str, typer.Option(help="Of needle, lookup, copy, cloze, babilong_qa1 to babilong_qa3, and RULER's tasks.")
+        str, typer.Option(help="Tasks: needle, lookup, copy, cloze, babilong_qa1 to babilong_qa3, and RULER's.")
     ] = "needle,copy,cloze",
     haystack: Haystack = None,
     data: Annotated[
@@ -54,7 +54,7 @@ def compare(
         ),
     ] = None,
     documents: Annotated[int, typer.Option(min=0, help="Documents read, the longest ones; 0 for none.")] = 8,
-    evaluator: Annotated[str, typer.Option(help="base or run: whose losses choose the tokens of LongPPL.")] = "base",
+    evaluator: Annotated[str, typer.Option(help="Whose losses choose the tokens of LongPPL: base or run.")] = "base",
     short_context: Annotated[
         int | None, typer.Option(min=2, help="Tokens that LongPPL compares with; default an eighth.")
     ] = None,

@@ -21,15 +21,17 @@ def perplexity(
     model: Model,
     data: Annotated[list[Path], typer.Option(help="Token file, document or folder of documents; repeatable.")],
     context: Annotated[str, typer.Option(help="Window lengths in tokens, such as 2048,4096.")],
-    stride: Annotated[int | None, typer.Option(help="Tokens between windows; default: half the context.")] = None,
-    protocol: Annotated[str, typer.Option(help="strided, longlora or longqlora.")] = "strided",
+    stride: Annotated[int | None, typer.Option(help="Tokens between windows; default half the context.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="How windows are laid and scored: strided, longlora or longqlora.")
+    ] = "strided",
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Use the first N tokens of each document.")] = None,
     min_tokens: Annotated[int, typer.Option(min=0, help="Skip documents of fewer tokens.")] = 0,
     score_from: Annotated[int, typer.Option(min=0, help="Score only from this position of a document on.")] = 0,
     bucket: Annotated[int | None, typer.Option(min=1, help="Width of the position buckets in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows that are run together.")] = 1,
     chunk: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a window read at once; default: all up to 8192.")
+        int | None, typer.Option(min=1, help="Tokens of a window read at once; default all up to 8192.")
     ] = None,
     short_context: Annotated[
         int | None, typer.Option(min=2, help="Also measure what is gained over a context of N tokens.")

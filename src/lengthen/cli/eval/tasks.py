@@ -22,7 +22,9 @@ def tasks(
     metric: Annotated[str, typer.Option(help="With --data: auto (each data set's own), f1, rouge-l, ...")] = "auto",
     include: Annotated[Path | None, typer.Option(help="With --tasks: folder with more task configurations.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Prompts of each task, the first; default all.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default each task's own.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of an answer, at most; default each task's own.")
+    ] = None,
     context: Annotated[
         int | None, typer.Option(min=2, help="Tokens of prompt and answer; default the model's.")
     ] = None,

@@ -40,7 +40,7 @@ class Limits:
     """How much the engine takes on.
 
     Attributes:
-        batch: requests that are computed together, at most.
+        batch_size: requests that are computed together, at most.
         queue: requests that wait beside them, at most.
         chunk: tokens of prompts that are read in one forward pass, at most; None for 2,048 on a GPU, which is busy from
             there on, and 512 on a CPU.
@@ -48,7 +48,7 @@ class Limits:
         adapter_bytes: memory for adapters; None for a quarter of what is free.
     """
 
-    batch: int = 32
+    batch_size: int = 32
     queue: int = 256
     chunk: int | None = None
     cache_bytes: int | None = None
@@ -285,7 +285,7 @@ class Engine:
 
     def _admit(self) -> None:
         while (state := self._first()) is not None:
-            if self.running >= self.limits.batch or not self.batch.has_memory_for(state):
+            if self.running >= self.limits.batch_size or not self.batch.has_memory_for(state):
                 return
             adapter = state.adapter
             try:
