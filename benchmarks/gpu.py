@@ -67,7 +67,7 @@ from lengthen._compat import without_cudnn_attention
 from lengthen.adapters.load import load_apart
 from lengthen.attention.backends import pick_backend
 from lengthen.attention.reference import groups_mask
-from lengthen.attention_pattern import Groups, s2_first_shifted_head
+from lengthen.attention_pattern import BackendName, Groups, s2_first_shifted_head
 from lengthen.context import extend
 from lengthen.errors import LengthenError
 from lengthen.evaluation import perplexity
@@ -75,7 +75,7 @@ from lengthen.files import write_json
 from lengthen.models.load import load_tokenizer
 from lengthen.planning.devices import this_device
 from lengthen.planning.plan import plan
-from lengthen.recipe import BackendName, parse_recipe
+from lengthen.recipe import parse_recipe
 from lengthen.serving.engine import Engine, GenerationRequest, Limits, LoadedBase
 from record import record
 

@@ -32,11 +32,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from lengthen.errors import LengthenError
 
 __all__ = [
+    "BackendName",
     "Groups",
     "HeadPart",
     "LayerPattern",
@@ -49,6 +50,8 @@ __all__ = [
     "s2_segments",
 ]
 
+BackendName = Literal["auto", "sdpa", "torch_varlen", "flash_attention_2", "flash_attention_3", "flex_attention"]
+"""What computes a pattern's groups; `lengthen.attention.backends` has each but "auto", which is the one that suits."""
 LayerPattern = Callable[[int, int], tuple[list[int], list[int]]]
 """From (length of a document, group size) to the cut points of the first and of the second half of the heads."""
 

@@ -13,9 +13,8 @@ from lengthen.attention.documents import Documents, is_regular
 from lengthen.attention.flash import Varlen, s2_flash
 from lengthen.attention.flex import s2_flex
 from lengthen.attention.sdpa import s2_sdpa
-from lengthen.attention_pattern import Groups
+from lengthen.attention_pattern import BackendName, Groups
 from lengthen.errors import ModelError
-from lengthen.recipe import BackendName
 
 __all__ = ["Backend", "pick_backend", "varlen_backend"]
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from lengthen.attention.backends import Backend
 from lengthen.attention.registration import set_group_size
+from lengthen.attention_pattern import BackendName
 from lengthen.errors import ModelError
-from lengthen.recipe import BackendName
 
 __all__ = ["check_s2", "keeps_documents_apart", "use_full_by_layout"]
 

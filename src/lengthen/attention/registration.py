@@ -12,11 +12,10 @@ from lengthen.attention.documents import documents_of_mask
 from lengthen.attention.layout import Layout, ShardLayout, SliceLayout, layout_mask
 from lengthen.attention.shards import sharded_attention
 from lengthen.attention.window import window_attention
-from lengthen.attention_pattern import Groups, layer_patterns
+from lengthen.attention_pattern import BackendName, Groups, layer_patterns
 from lengthen.context import has_chunks, has_open_windows
 from lengthen.errors import ModelError
 from lengthen.head import causal_lm, decoder_modules
-from lengthen.recipe import BackendName
 
 __all__ = ["register", "s2_attention", "set_backend", "set_group_size"]
 

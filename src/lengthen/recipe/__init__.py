@@ -9,7 +9,6 @@ from lengthen.recipe.rules import PROMPT_KINDS, check_documents
 from lengthen.recipe.schema import (
     AdapterRecipe,
     AttentionRecipe,
-    BackendName,
     ContextRecipe,
     MemoryRecipe,
     ParallelRecipe,
@@ -22,7 +21,6 @@ __all__ = [
     "PROMPT_KINDS",
     "AdapterRecipe",
     "AttentionRecipe",
-    "BackendName",
     "ContextRecipe",
     "DataRecipe",
     "MemoryRecipe",

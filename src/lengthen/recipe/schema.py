@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from lengthen.attention_pattern import BackendName
 from lengthen.recipe.data import DataRecipe
 from lengthen.recipe.rules import memory_problems, problems
 from lengthen.recipe.section import Names, Paths, Section, checked
@@ -12,7 +13,6 @@ from lengthen.recipe.section import Names, Paths, Section, checked
 __all__ = [
     "AdapterRecipe",
     "AttentionRecipe",
-    "BackendName",
     "ContextRecipe",
     "MemoryRecipe",
     "ParallelRecipe",
@@ -25,9 +25,6 @@ __all__ = [
 def _dtype_name(value: Any) -> Any:
     # torch's own objects are taken too, without importing torch for that.
     return str(value).removeprefix("torch.") if type(value).__module__ == "torch" else value
-
-
-BackendName = Literal["auto", "sdpa", "torch_varlen", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
 class ContextRecipe(Section):

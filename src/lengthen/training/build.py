@@ -9,6 +9,7 @@ from accelerate.utils import set_seed
 
 from lengthen import attention
 from lengthen.adapters.build import add_adapter
+from lengthen.attention_pattern import BackendName
 from lengthen.data.blocks import Block
 from lengthen.data.mixture import FiniteSource
 from lengthen.data.sequences import is_packed, training_sequences
@@ -20,7 +21,7 @@ from lengthen.models.load import load_base
 from lengthen.models.resolve import resolved_name
 from lengthen.models.rotary import BasePositions, only_rotation_differs
 from lengthen.quantization import count_quantized
-from lengthen.recipe import BackendName, Recipe
+from lengthen.recipe import Recipe
 from lengthen.training.chunked import check_layers, chunk_layers
 from lengthen.training.fused import fuse_elementwise
 from lengthen.training.memory import enable_checkpointing, tile_mlps, trim_malloc
