@@ -5,8 +5,12 @@ Bars are off at first, for a library shows nothing by itself; the command line t
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-__all__ = ["is_progress_shown", "progress_bar", "show_progress"]
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+__all__ = ["is_progress_shown", "progress_bar", "progress_columns", "show_progress"]
 
 _is_shown = False
 
@@ -22,6 +26,24 @@ def is_progress_shown() -> bool:
     return _is_shown
 
 
+def progress_columns(unit: str) -> "list[ProgressColumn]":
+    """What a bar of rich shows: the description, how much is done, the time taken and the time left.
+
+    Args:
+        unit: what is counted, such as "tokens"; with fields of the task, as rich writes them.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+
+
 @contextmanager
 def progress_bar(description: str, total: int | None, unit: str = "") -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error, where bars are shown, and yield the function that advances it.
@@ -32,23 +54,8 @@ def progress_bar(description: str, total: int | None, unit: str = "") -> Iterato
         unit: what is counted, such as "tokens".
     """
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import Progress
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not _is_shown) as progress:
+    with Progress(*progress_columns(unit), console=Console(stderr=True), disable=not _is_shown) as progress:
         task = progress.add_task(description, total=total)
         yield lambda amount: progress.advance(task, amount)

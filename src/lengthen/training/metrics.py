@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from transformers import PreTrainedConfig
 
 from lengthen.data.blocks import Block
@@ -19,7 +19,7 @@ from lengthen.errors import LengthenError
 from lengthen.planning.devices import this_device
 from lengthen.planning.flops import model_flops
 from lengthen.planning.measure import model_shape
-from lengthen.progress import is_progress_shown
+from lengthen.progress import is_progress_shown, progress_columns
 from lengthen.recipe import Recipe
 
 __all__ = [
@@ -217,16 +217,11 @@ class TrainingProgress:
         self._logs = is_main and not console.is_terminal
         self._steps = steps
         self._bar = Progress(
-            TextColumn("Training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps, loss {task.fields[loss]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *progress_columns("steps, loss {task.fields[loss]}"),
             console=console,
             disable=not (is_main and is_progress_shown() and console.is_terminal),
         )
-        self._task = self._bar.add_task("", total=steps, completed=done, loss="-")
+        self._task = self._bar.add_task("Training", total=steps, completed=done, loss="-")
 
     def __enter__(self) -> "TrainingProgress":
         self._bar.start()
