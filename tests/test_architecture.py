@@ -11,10 +11,9 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "lengthen"
 PAGE = ROOT / "docs" / "architecture.md"
 # Everything may use these, so no arrow is drawn to them.
-GROUND = {"errors", "_compat", "files", "locks", "progress", "provenance"}
-# Packages that import a name's module when it is first used; and what starts without torch where it can: a plan from
-# the cache, a report of a run that has no adapter yet.
-LATE = {"lengthen", "lengthen.evaluation", "lengthen.planning.base", "lengthen.report.page"}
+GROUND = {"errors", "_compat", "_lazy", "files", "locks", "progress", "provenance"}
+# What starts without torch where it can: a plan from the cache, a report of a run that has no adapter yet.
+LATE = {"lengthen.planning.base", "lengthen.report.page"}
 # They use the package as its users do.
 USERS = {"cli"}
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from lengthen._compat import silence_upstream
+from lengthen._lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -28,15 +29,11 @@ __all__ = ["Interrupted", "LengthenError", "Recipe", "__version__", "export", "e
 
 silence_upstream()  # before any module of ours brings in what they come from
 
+_imported, __dir__ = lazy_names(__name__, _HOME, __all__)
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'lengthen' has no attribute {name!r}")
     # "s2" must be known to transformers wherever models are loaded or trained.
     if name in ("extend", "load", "train"):
         import_module("lengthen.attention")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    return _imported(name)

@@ -1,7 +1,8 @@
 """Measuring a model: perplexity by context length, retrieval, and what of the context is usable."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lengthen._lazy import lazy_names
 
 if TYPE_CHECKING:
     from lengthen.evaluation.losses import token_losses
@@ -16,13 +17,4 @@ _HOME = {
     "token_losses": "lengthen.evaluation.losses",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562), so that the command line starts without torch."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)
