@@ -68,3 +68,12 @@ def test_a_module_defines_what_it_offers(path):
         node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
     ]
     assert not public, f"no __all__, and {', '.join(public)} without an underscore"
+
+
+def test_no_two_public_classes_have_one_name():
+    homes = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name[0] != "_":
+                homes.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}

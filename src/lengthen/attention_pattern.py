@@ -38,10 +38,10 @@ from lengthen.errors import LengthenError
 
 __all__ = [
     "BackendName",
+    "DocumentPart",
     "Groups",
     "HeadPart",
     "LayerPattern",
-    "Piece",
     "head_halves",
     "head_parts",
     "layer_patterns",
@@ -182,14 +182,14 @@ def layer_patterns(name: str) -> tuple[LayerPattern, ...]:
     return _PATTERNS[name]
 
 
-class Piece(NamedTuple):
+class DocumentPart(NamedTuple):
     """Part of a document, in a slice of its sequence (attention/halo.py)."""
 
     start: int
     """First token, in the slice."""
     length: int
     cuts: tuple[tuple[int, ...], tuple[int, ...]]
-    """The document's cut points inside the piece, from 0 to `length`, for either half of the heads."""
+    """The document's cut points inside the part, from 0 to `length`, for either half of the heads."""
     sinks_at: int
     """Where the document's sinks lie in the slice."""
 
@@ -237,7 +237,7 @@ class Groups:
             raise LengthenError(f"the attention pattern's first group ends at {cuts[1]}, inside {self.sinks} sinks")
         return cuts
 
-    def bounds(self, span: tuple[int, int] | Piece, half: int) -> list[tuple[int, int, int | None]]:
+    def bounds(self, span: tuple[int, int] | DocumentPart, half: int) -> list[tuple[int, int, int | None]]:
         """The groups of a whole document or of a piece, for the first (0) or the second (1) half of the heads.
 
         Args:
@@ -248,7 +248,7 @@ class Groups:
             (begin, end, where the sinks lie that the group sees beside its own tokens or None), in order.
         """
         start = span[0]
-        if isinstance(span, Piece):
+        if isinstance(span, DocumentPart):
             cuts: Sequence[int] = span.cuts[half]
             sinks_at = span.sinks_at
         else:
@@ -271,7 +271,7 @@ class HeadPart(NamedTuple):
 
 @lru_cache(maxsize=32)  # asked by every layer
 def head_parts(
-    num_heads: int, num_kv_heads: int, documents: tuple[tuple[tuple[int, int] | Piece, ...], ...], groups: Groups
+    num_heads: int, num_kv_heads: int, documents: tuple[tuple[tuple[int, int] | DocumentPart, ...], ...], groups: Groups
 ) -> list[HeadPart]:
     """The parts of the heads that can be computed at once: the two halves, or all where their groups are the same.
 

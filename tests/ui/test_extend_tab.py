@@ -20,7 +20,7 @@ from lengthen.data.stdlib import stdlib_documents
 from lengthen.errors import LengthenError
 from lengthen.extension import ExtendRequest, Extension, read_state
 from lengthen.run_folder import RunFolder
-from lengthen.ui.job import Job
+from lengthen.ui.job import ExtensionJob
 from lengthen.ui.page import serve_page
 
 SLOW = 240_000  # ms; for busy machines
@@ -170,7 +170,7 @@ def test_the_tab_is_not_there_for_others(browser, shared, tmp_path):
 
 
 def test_one_at_a_time(small, books, tmp_path):
-    job, wishes = Job(), ExtendRequest(str(small), 512, (str(books),), hours=1)
+    job, wishes = ExtensionJob(), ExtendRequest(str(small), 512, (str(books),), hours=1)
     job.begin(wishes, tmp_path / "one")
     with pytest.raises(LengthenError, match="one is being extended"):
         job.begin(wishes, tmp_path / "two")

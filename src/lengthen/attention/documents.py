@@ -5,12 +5,12 @@ Shapes: B sequences, T tokens.
 
 import torch
 
-from lengthen.attention_pattern import Piece
+from lengthen.attention_pattern import DocumentPart
 from lengthen.errors import LengthenError
 
 __all__ = ["Documents", "Spans", "documents_of_mask", "find_spans", "is_regular"]
 
-Spans = tuple[tuple[int, int] | Piece, ...]
+Spans = tuple[tuple[int, int] | DocumentPart, ...]
 """(start, length) of each document of a sequence, or a piece of one, in order; tokens in none are padding."""
 
 Documents = tuple[Spans, ...]

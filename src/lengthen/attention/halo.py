@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from lengthen.attention.documents import Documents, Spans
-from lengthen.attention_pattern import Groups, Piece
+from lengthen.attention_pattern import DocumentPart, Groups
 
 __all__ = ["SinkSums", "Slice", "add_sinks", "slice_of", "slices"]
 
@@ -116,7 +116,9 @@ def _halo(spans: Spans, groups: Groups, start: int) -> tuple[int, int | None]:
     return begin, first if groups.sinks and first < begin else None
 
 
-def _parts(spans: Spans, groups: Groups, begin: int, stop: int, origin: int) -> tuple[tuple[int, int] | Piece, ...]:
+def _parts(
+    spans: Spans, groups: Groups, begin: int, stop: int, origin: int
+) -> tuple[tuple[int, int] | DocumentPart, ...]:
     """The parts of a sequence's documents that are in a slice [begin, stop)."""
     return tuple(
         _part(span, groups, max(begin, span[0]), min(stop, span[0] + span[1]), origin)
@@ -131,7 +133,9 @@ def _first_needed(groups: Groups, length: int, token: int) -> int:
     return min(cuts[bisect_right(cuts, token) - 1] for cuts in halves)
 
 
-def _part(span: tuple[int, int] | Piece, groups: Groups, first: int, end: int, origin: int) -> tuple[int, int] | Piece:
+def _part(
+    span: tuple[int, int] | DocumentPart, groups: Groups, first: int, end: int, origin: int
+) -> tuple[int, int] | DocumentPart:
     """The part of a document in a slice, whose first token but for sinks of others is at `origin`: [first, end)."""
     start, length = span[:2]
     if end - first == length:
@@ -140,4 +144,4 @@ def _part(span: tuple[int, int] | Piece, groups: Groups, first: int, end: int, o
         (0, *(start + cut - first for cut in groups.cuts(length, half) if first < start + cut < end), end - first)
         for half in (0, 1)
     ]
-    return Piece(first - origin, end - first, (cuts[0], cuts[1]), 0 if start < first else first - origin)
+    return DocumentPart(first - origin, end - first, (cuts[0], cuts[1]), 0 if start < first else first - origin)

@@ -26,7 +26,7 @@ from lengthen.attention.documents import Documents
 from lengthen.attention.exchange import ALL, Exchange, Part
 from lengthen.attention.halo import Slice, slice_of
 from lengthen.attention.layout import Shard, ShardLayout
-from lengthen.attention_pattern import Groups, Piece, head_parts
+from lengthen.attention_pattern import DocumentPart, Groups, head_parts
 from lengthen.errors import ModelError
 
 __all__ = ["heads_of", "shard_bounds", "sharded_attention"]
@@ -173,7 +173,7 @@ def _needs(slice_: Slice) -> list[_Tokens]:
         if not spans:
             continue
         first = spans[0]  # no other one can have begun before
-        if slice_.sinks and isinstance(first, Piece) and first.sinks_at < slice_.sinks:
+        if slice_.sinks and isinstance(first, DocumentPart) and first.sinks_at < slice_.sinks:
             at = slice_.sinks_at[row]
             found.append(_Tokens(row, at, at + slice_.sinks, 0))
         if first[0] < start:

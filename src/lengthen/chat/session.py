@@ -10,7 +10,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, Literal
 
-from lengthen.chat.turns import ChatPrompt, Loaded, Reply, Turn
+from lengthen.chat.turns import ChatPrompt, ChatTurn, Loaded, Reply
 from lengthen.data.control_tokens import ControlTokenError, ControlTokens
 from lengthen.data.instruct.templates import TEMPLATES, use_template
 from lengthen.data.truncate import cut_middle
@@ -65,7 +65,7 @@ class ChatSession:
         self._ends = eos_token_ids(model, tokenizer) | ({end_token} if end_token is not None else set())
         # All texts below have its marks where they spell control tokens.
         self._control = ControlTokens(tokenizer)
-        self._turns: list[Turn] = []
+        self._turns: list[ChatTurn] = []
         self._texts: dict[str, str] = {}
         self._waiting: list[str] = []  # names of documents that no message holds yet
         self.documents: list[Loaded] = []
@@ -203,7 +203,7 @@ class ChatSession:
             seconds = round(time.perf_counter() - started, 3)
             answer = Reply(question, text.text.strip(), len(ids), read, len(new), seconds, end)
             if new:
-                self._turns.append(Turn(prompt, ids + new, answer))
+                self._turns.append(ChatTurn(prompt, ids + new, answer))
                 self._waiting = []
         return answer
 

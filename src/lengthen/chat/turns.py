@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-__all__ = ["ChatPrompt", "Loaded", "Reply", "Turn"]
+__all__ = ["ChatPrompt", "ChatTurn", "Loaded", "Reply"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ChatPrompt(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Turn:
+class ChatTurn:
     """A finished turn.
 
     Attributes:

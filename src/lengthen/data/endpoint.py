@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 from lengthen.errors import LengthenError
 from lengthen.files import parse_json
 
-__all__ = ["Endpoint", "Reply"]
+__all__ = ["Endpoint", "EndpointReply"]
 
 _TIMEOUT = 600  # seconds; a long passage may wait in the server's queue
 _WAITS = (1, 4, 16)  # seconds before each new try
@@ -20,7 +20,7 @@ _BUSY = {408, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True)
-class Reply:
+class EndpointReply:
     """The model's text, and whether it is whole (False where it ran into `max_tokens`)."""
 
     text: str
@@ -47,7 +47,7 @@ class Endpoint:
         self.model = model
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
-    def ask(self, prompt: str, max_tokens: int, temperature: float) -> Reply:
+    def ask(self, prompt: str, max_tokens: int, temperature: float) -> EndpointReply:
         """Send one user message; a server that is busy is asked again after 1, 4 and 16 seconds.
 
         Args:
@@ -69,7 +69,7 @@ class Endpoint:
             choice = parse_json(answered)["choices"][0]
             text = choice["message"]["content"]
             # A model that called a tool or was stopped by a filter has no text.
-            return Reply("" if text is None else str(text), choice.get("finish_reason") != "length")
+            return EndpointReply("" if text is None else str(text), choice.get("finish_reason") != "length")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise LengthenError(
                 f"{self.url} does not answer in OpenAI's chat protocol but with {_shown(answered)}; check the URL"

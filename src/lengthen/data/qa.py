@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.data.documents import Document
-from lengthen.data.endpoint import Endpoint, Reply
+from lengthen.data.endpoint import Endpoint, EndpointReply
 from lengthen.data.passages import LEAST_CHARS, Passage, passages_of, passages_of_document
 from lengthen.errors import DataError, LengthenError, writing
 from lengthen.files import parse_json
@@ -211,7 +211,7 @@ def _prompt(passage: Passage, kind: str, asked: Sequence[str]) -> str:
     return _PROMPT.format(name=name, text=passage.text.strip(), wish=KINDS[kind], other=other)
 
 
-def _parse(reply: Reply) -> tuple[str, str]:
+def _parse(reply: EndpointReply) -> tuple[str, str]:
     """Question and answer of a reply."""
     if not reply.whole:
         raise _UnusableError("was cut off at the limit of its length")

@@ -7,7 +7,7 @@ from typing import Any
 from lengthen.evaluation.compare.paired import position_buckets
 from lengthen.evaluation.compare.verdict import RETRIEVAL, SHARE
 from lengthen.evaluation.plot import found_figure, position_figure
-from lengthen.report.figures import Picture, Section, Table, picture
+from lengthen.report.figures import Picture, ReportSection, Table, picture
 from lengthen.report.numbers import as_count, as_perplexity
 from lengthen.report.results import RUN, Evaluation, Run
 from lengthen.results import as_interval, found_curves
@@ -118,7 +118,7 @@ def _scores(evaluation: Evaluation) -> Table:
     return Table("Base and run on the same questions", ["task", "tokens", "base", RUN, "difference, 95%"], rows)
 
 
-def perplexity_by_position(run: Run) -> Section | None:
+def perplexity_by_position(run: Run) -> ReportSection | None:
     """The run beside the base, which reads by a sliding window beyond its context; None where it is not compared."""
     evaluation = run.newest("compare")
     if evaluation is None or not evaluation.content["perplexity"]:
@@ -155,7 +155,7 @@ def perplexity_by_position(run: Run) -> Section | None:
     ]
     table = Table("Perplexity by position", ["positions", "base", RUN, "run / base (95%)"], cells)
     shown = picture(figure, "position", "Perplexity by position", label, evaluation.file)
-    return Section("Perplexity by position", note, [shown], [table])
+    return ReportSection("Perplexity by position", note, [shown], [table])
 
 
 def _whole(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

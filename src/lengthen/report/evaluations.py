@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lengthen.evaluation.plot import bars_figure, context_figure, heatmap_figure, position_figure, right_answers
-from lengthen.report.figures import Picture, Section, Table, picture
+from lengthen.report.figures import Picture, ReportSection, Table, picture
 from lengthen.report.numbers import as_perplexity, as_share
 from lengthen.report.results import RUN, Evaluation, Run
 
@@ -23,13 +23,13 @@ class _Group:
     files: list[str] = field(default_factory=list)
 
 
-def perplexity_by_protocol(run: Run) -> list[Section]:
+def perplexity_by_protocol(run: Run) -> list[ReportSection]:
     """A section for each protocol and set of documents, the base's results beside the run's."""
     sections = []
     for number, group in enumerate(_perplexity_groups(run)):
         pictures = [*_by_context(run, group, f"context-{number}"), *_by_position(run, group, f"position-{number}")]
         note = f"{group.data}. {_beside_the_base(run, group)}"
-        sections.append(Section(f"Perplexity, {group.protocol}", note, pictures, [_by_model(group)]))
+        sections.append(ReportSection(f"Perplexity, {group.protocol}", note, pictures, [_by_model(group)]))
     return sections
 
 
@@ -113,13 +113,13 @@ def _perplexity_cell(point: Mapping[str, Any] | None) -> str:
     return as_perplexity(point["perplexity"]) + ends
 
 
-def evaluations(run: Run) -> list[Section]:
+def evaluations(run: Run) -> list[ReportSection]:
     """Passkey, needle, RULER and benchmark tasks, as far as the run was measured by them."""
     sections = [_heatmaps(run, "passkey", "Passkey"), _heatmaps(run, "needle", "Needle in a haystack")]
     return [section for section in (*sections, _ruler(run), _tasks(run)) if section is not None]
 
 
-def _heatmaps(run: Run, kind: str, title: str) -> Section | None:
+def _heatmaps(run: Run, kind: str, title: str) -> ReportSection | None:
     """One for each file, with the newest file's sum in words."""
     newest = run.newest(kind)
     if newest is None:
@@ -128,7 +128,7 @@ def _heatmaps(run: Run, kind: str, title: str) -> Section | None:
     longest = max(cell["tokens"] for cell in newest.content["results"])
     note = f"The run answers {correct:,} of {trials:,} questions right in texts of up to {longest:,} tokens."
     files = [evaluation for evaluation in run.evaluations if evaluation.kind == kind]
-    return Section(title, note, [_heatmap(file, f"{kind}-{number}") for number, file in enumerate(files)])
+    return ReportSection(title, note, [_heatmap(file, f"{kind}-{number}") for number, file in enumerate(files)])
 
 
 def _sum(evaluation: Evaluation) -> tuple[int, int]:
@@ -151,14 +151,14 @@ def _heatmap(evaluation: Evaluation, name: str) -> Picture:
     return picture(heatmap_figure(cells), name, caption, label, evaluation.file)
 
 
-def _ruler(run: Run) -> Section | None:
+def _ruler(run: Run) -> ReportSection | None:
     """Bars of the averages by length, the base's beside the run's; the effective context of the newest file."""
     own = run.own("ruler")
     if not own:
         return None
     others = {each.label: each for each in run.evaluations if each.kind == "ruler" and each.label != RUN}
     pictures = [_bars([*others.values(), evaluation], f"ruler-{number}") for number, evaluation in enumerate(own)]
-    return Section("RULER", _effective(own[-1]), pictures, [_ruler_table(evaluation) for evaluation in own])
+    return ReportSection("RULER", _effective(own[-1]), pictures, [_ruler_table(evaluation) for evaluation in own])
 
 
 def _effective(evaluation: Evaluation) -> str:
@@ -194,7 +194,7 @@ def _ruler_table(evaluation: Evaluation) -> Table:
     return Table("RULER's score by task and length", ["task", *(f"{length:,}" for length in lengths)], rows)
 
 
-def _tasks(run: Run) -> Section | None:
+def _tasks(run: Run) -> ReportSection | None:
     """Scores of benchmark tasks, the base's beside the run's."""
     if not run.own("tasks"):
         return None
@@ -213,7 +213,7 @@ def _tasks(run: Run) -> Section | None:
         for names, by_label in scores.items()
     ]
     table = Table("Scores of benchmark tasks", ["task", "metric", *labels, "samples"], rows, text_columns=2)
-    return Section("Benchmark tasks", tables=[table])
+    return ReportSection("Benchmark tasks", tables=[table])
 
 
 def unmeasured(run: Run) -> list[tuple[str, str]]:

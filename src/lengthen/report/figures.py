@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lengthen.evaluation.plot_style import COLORS
 
-__all__ = ["Picture", "Section", "Table", "inline_svg", "picture"]
+__all__ = ["Picture", "ReportSection", "Table", "inline_svg", "picture"]
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
@@ -54,7 +54,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A heading with what was measured under it.
 
     Attributes:

@@ -14,7 +14,7 @@ from lengthen.extension import ExtendRequest, read_state
 from lengthen.extension.pipeline import default_folder
 from lengthen.run_folder import RunFolder
 from lengthen.ui.extend_view import render
-from lengthen.ui.job import Job, unfinished_first
+from lengthen.ui.job import ExtensionJob, unfinished_first
 
 __all__ = ["ExtendTab"]
 
@@ -31,7 +31,7 @@ class ExtendTab:
         base: offered first.
     """
 
-    def __init__(self, job: Job, runs: Path, base: str):
+    def __init__(self, job: ExtensionJob, runs: Path, base: str):
         self._job, self._runs = job, runs
         own = [] if RunFolder(Path(base)).is_run else [base]  # a run is no base
         bases = list(dict.fromkeys([*own, "tiny", "smollm2-135m-instruct"]))

@@ -13,7 +13,7 @@ from lengthen.report.results import read_run
 from lengthen.results import check_metrics
 from lengthen.run_folder import RunFolder
 from lengthen.templates import template
-from lengthen.ui.job import Progress
+from lengthen.ui.job import ExtensionProgress
 
 __all__ = ["render"]
 
@@ -33,7 +33,7 @@ class _Phase:
     took: str
 
 
-def render(progress: Progress, folder: Path | None, state: State | None) -> str:
+def render(progress: ExtensionProgress, folder: Path | None, state: State | None) -> str:
     """The extension in a folder, as far as it has come.
 
     Args:
@@ -42,13 +42,13 @@ def render(progress: Progress, folder: Path | None, state: State | None) -> str:
         state: from it.
     """
     if folder is None:
-        return _html("Nothing is extended yet.", "Say what to extend, and plan it.", None, Progress(), None)
+        return _html("Nothing is extended yet.", "Say what to extend, and plan it.", None, ExtensionProgress(), None)
     if progress.folder != folder:
-        progress = Progress(folder=folder)
+        progress = ExtensionProgress(folder=folder)
     return _html(*_headline(progress, state), state, progress, folder)
 
 
-def _headline(progress: Progress, state: State | None) -> tuple[str, str]:
+def _headline(progress: ExtensionProgress, state: State | None) -> tuple[str, str]:
     """How far it is in a few words, and what there is to say about that."""
     phase = "plan" if state is None else state.phase
     if phase is None:
@@ -76,7 +76,7 @@ def _how_far(event: Event) -> str:
     return ", ".join(parts)
 
 
-def _html(headline: str, detail: str, state: State | None, progress: Progress, folder: Path | None) -> str:
+def _html(headline: str, detail: str, state: State | None, progress: ExtensionProgress, folder: Path | None) -> str:
     verdict = None if state is None else state.verdict
     return template("lengthen.ui", "extension.html.j2").render(
         headline=headline,
@@ -96,7 +96,7 @@ def _next_phase(state: State | None) -> str | None:
     return "plan" if state is None else state.phase
 
 
-def _phases(state: State | None, progress: Progress) -> list[_Phase]:
+def _phases(state: State | None, progress: ExtensionProgress) -> list[_Phase]:
     assert list(_NAMES) == list(PHASES)
     done = {} if state is None else state.seconds
     now = _next_phase(state) if progress.is_busy else None
@@ -106,7 +106,7 @@ def _phases(state: State | None, progress: Progress) -> list[_Phase]:
     ]
 
 
-def _share_done(state: State | None, progress: Progress) -> float | None:
+def _share_done(state: State | None, progress: ExtensionProgress) -> float | None:
     """The share of the phase in progress that is done."""
     event = progress.event
     # That of a phase before says nothing about this one.
@@ -115,7 +115,7 @@ def _share_done(state: State | None, progress: Progress) -> float | None:
     return event.done / event.total
 
 
-def _plan(state: State | None, progress: Progress) -> list[str]:
+def _plan(state: State | None, progress: ExtensionProgress) -> list[str]:
     """The plan, or while it is made what was said about it."""
     if state is None or state.plan is None or state.recipe is None:
         return list(progress.lines)

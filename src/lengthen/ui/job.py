@@ -14,14 +14,14 @@ from typing import Any, Literal
 from lengthen.errors import Interrupted, LengthenError, one_line
 from lengthen.extension import Event, ExtendRequest, State, extend, plan_extension, read_state
 
-__all__ = ["Job", "Progress", "unfinished_first"]
+__all__ = ["ExtensionJob", "ExtensionProgress", "unfinished_first"]
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 30.0  # seconds that a training step may take to end when the page closes
 
 
 @dataclass(frozen=True)
-class Progress:
+class ExtensionProgress:
     """Progress of the job, the same for everyone.
 
     Attributes:
@@ -46,17 +46,17 @@ class Progress:
         return self.state in ("running", "stopping")
 
 
-class Job:
+class ExtensionJob:
     """The extension in progress, or the last one."""
 
     def __init__(self) -> None:
-        self._progress = Progress()
+        self._progress = ExtensionProgress()
         self._lock = threading.Lock()
         self._wanted_stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> ExtensionProgress:
         """How far it is."""
         return self._progress
 
@@ -76,7 +76,7 @@ class Job:
                 raise LengthenError(f"{self._progress.folder} is being extended; wait for it, or cancel it")
             self._wanted_stop.clear()
             version = self._progress.version + 1
-            self._progress = Progress(version, folder, "running")
+            self._progress = ExtensionProgress(version, folder, "running")
             work = plan_extension if only_plan else extend
             self._thread = threading.Thread(
                 target=self._work, args=(work, request, folder, only_plan), name="lengthen-extension", daemon=True

@@ -16,7 +16,7 @@ from lengthen.chat.shared_model import SharedModel
 from lengthen.errors import LengthenError
 from lengthen.ui.chat_tab import ChatTab
 from lengthen.ui.extend_tab import ExtendTab
-from lengthen.ui.job import Job
+from lengthen.ui.job import ExtensionJob
 from lengthen.ui.page_guard import MOST_FILE_BYTES, PageGuard
 
 __all__ = ["serve_page"]
@@ -53,7 +53,7 @@ def serve_page(
     css = (resources.files("lengthen.ui") / "page.css").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="lengthen-ui-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # read when the page is built
-        job = Job() if host in _LOOPBACK else None
+        job = ExtensionJob() if host in _LOOPBACK else None
         page = _build(shared, name, job, runs)
         page.launch(
             server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
@@ -80,7 +80,7 @@ def _check_address(host: str, port: int | None) -> None:
         raise LengthenError(f"can't listen on {where}: {error.strerror or error}; choose another") from error
 
 
-def _build(shared: SharedModel, name: str, job: Job | None, runs: Path) -> gr.Blocks:
+def _build(shared: SharedModel, name: str, job: ExtensionJob | None, runs: Path) -> gr.Blocks:
     blocks = gr.Blocks(title=f"{name} - lengthen", analytics_enabled=False, fill_height=True)
     with blocks:
         gr.Markdown(f"## {html.escape(name)}, {shared.context:,} tokens of context")

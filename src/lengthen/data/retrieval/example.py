@@ -14,7 +14,7 @@ from typing import Literal
 
 from lengthen.data.retrieval.episode import Episode, Fact, TrainedQuestion
 
-__all__ = ["INTRODUCTIONS", "Example", "Piece", "Placement", "assemble"]
+__all__ = ["INTRODUCTIONS", "Placement", "RetrievalExample", "TextPiece", "assemble"]
 
 Role = Literal["text", "template", "answer"]
 Place = Literal["paragraph", "line", "sentence"]
@@ -43,7 +43,7 @@ _HEADINGS = ("", "", "", "Questions\n", "Now answer.\n", "What do you remember?\
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """A part of an example.
 
     Attributes:
@@ -56,7 +56,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Example:
+class RetrievalExample:
     """A sequence as text.
 
     Attributes:
@@ -65,7 +65,7 @@ class Example:
         questions: in the order in which they are asked.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TextPiece, ...]
     tasks: tuple[str, ...]
     questions: tuple[TrainedQuestion, ...]
 
@@ -92,7 +92,7 @@ class Placement:
 
 def assemble(
     rng: random.Random, haystack: str, role: Role, episodes: Sequence[Episode], placement: Placement
-) -> Example:
+) -> RetrievalExample:
     """Put episodes into a haystack.
 
     Args:
@@ -119,19 +119,19 @@ def assemble(
 
     joint = rng.choice(("", "", "\n"))  # a blank line between questions, or none
 
-    pieces: list[Piece] = []
+    pieces: list[TextPiece] = []
     done = 0
     for place, _, fact in inserted:
-        pieces += [Piece(haystack[done:place], role), *_set_apart(haystack, place, fact)]
+        pieces += [TextPiece(haystack[done:place], role), *_set_apart(haystack, place, fact)]
         done = place
-    pieces.append(Piece(haystack[done:turn], role))
+    pieces.append(TextPiece(haystack[done:turn], role))
     if asked_early:
-        pieces += [Piece("\n\n", "template"), *_asked(questions[:asked_early], joint), Piece("\n", "template")]
-    pieces.append(Piece(haystack[turn:], role))
+        pieces += [TextPiece("\n\n", "template"), *_asked(questions[:asked_early], joint), TextPiece("\n", "template")]
+    pieces.append(TextPiece(haystack[turn:], role))
     if questions[asked_early:]:
-        pieces += [Piece("\n\n" + rng.choice(_HEADINGS), "template"), *_asked(questions[asked_early:], joint)]
+        pieces += [TextPiece("\n\n" + rng.choice(_HEADINGS), "template"), *_asked(questions[asked_early:], joint)]
     tasks = tuple(episode.task for episode in episodes)
-    return Example(tuple(piece for piece in pieces if piece.text), tasks, tuple(questions))
+    return RetrievalExample(tuple(piece for piece in pieces if piece.text), tasks, tuple(questions))
 
 
 def _breaks(rng: random.Random, haystack: str, lead: int) -> list[int]:
@@ -163,19 +163,19 @@ def _places(rng: random.Random, breaks: Sequence[int], stop: float, count: int, 
     return sorted(_place_at(breaks, rng.uniform(first, last)) for _ in range(count))
 
 
-def _set_apart(haystack: str, place: int, fact: Fact) -> list[Piece]:
+def _set_apart(haystack: str, place: int, fact: Fact) -> list[TextPiece]:
     """A fact with the white space that sets it apart: on lines of its own, or as a sentence between others."""
     before = haystack[:place]
     space = before[len(before.rstrip()) :] or "\n"
     if fact.prose and "\n" not in space:
-        return [Piece(f"{fact.text}{space}", "template")]
+        return [TextPiece(f"{fact.text}{space}", "template")]
     ahead = "" if "\n" in space or not before else "\n"
-    return [Piece(f"{ahead}{fact.text}\n{space.replace(' ', '')[1:] if ahead == '' else ''}", "template")]
+    return [TextPiece(f"{ahead}{fact.text}\n{space.replace(' ', '')[1:] if ahead == '' else ''}", "template")]
 
 
-def _asked(questions: Sequence[TrainedQuestion], joint: str) -> list[Piece]:
+def _asked(questions: Sequence[TrainedQuestion], joint: str) -> list[TextPiece]:
     pieces = []
     for number, question in enumerate(questions):
-        pieces.append(Piece((joint if number else "") + question.prompt, "template"))
-        pieces.append(Piece(question.trained, "answer"))
+        pieces.append(TextPiece((joint if number else "") + question.prompt, "template"))
+        pieces.append(TextPiece(question.trained, "answer"))
     return pieces

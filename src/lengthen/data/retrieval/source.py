@@ -10,7 +10,7 @@ import numpy as np
 from lengthen.data.blocks import Block
 from lengthen.data.retrieval.documents import SurroundingText
 from lengthen.data.retrieval.episode import Episode
-from lengthen.data.retrieval.example import INTRODUCTIONS, Example, Placement, Role, assemble
+from lengthen.data.retrieval.example import INTRODUCTIONS, Placement, RetrievalExample, Role, assemble
 from lengthen.data.retrieval.lookups import single
 from lengthen.data.retrieval.tasks import ONCE, SHARES, TASKS
 from lengthen.data.retrieval.vocabulary import Draw
@@ -20,7 +20,7 @@ from lengthen.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LEAST_TOKENS", "Encoded", "Retrieval", "Settings"]
+__all__ = ["LEAST_TOKENS", "EncodedSequence", "Retrieval", "Settings"]
 
 LEAST_TOKENS = 256
 """A sequence of fewer tokens has hardly room for facts and text around them."""
@@ -64,7 +64,7 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class EncodedSequence:
     """One sequence in tokens.
 
     Attributes:
@@ -75,7 +75,7 @@ class Encoded:
 
     input_ids: np.ndarray
     weights: np.ndarray
-    example: Example
+    example: RetrievalExample
 
 
 class Retrieval:
@@ -141,7 +141,7 @@ class Retrieval:
             loss_weights=weights,
         )
 
-    def sequences(self, index: int) -> list[Encoded]:
+    def sequences(self, index: int) -> list[EncodedSequence]:
         """The sequences of that block.
 
         Args:
@@ -166,7 +166,7 @@ class Retrieval:
             room -= length
         return lengths
 
-    def _sequence(self, rng: random.Random, length: int) -> Encoded:
+    def _sequence(self, rng: random.Random, length: int) -> EncodedSequence:
         room = length // _TOKENS_PER_FACT
         bare = self._documents is None or rng.random() < self._settings.bare
         for attempt in range(_TRIES):
@@ -200,7 +200,7 @@ class Retrieval:
 
         return [TASKS[name](draw, facts(), passage) for name in names]
 
-    def _fit(self, draw: Draw, episodes: list[Episode], length: int, bare: bool) -> Encoded | None:
+    def _fit(self, draw: Draw, episodes: list[Episode], length: int, bare: bool) -> EncodedSequence | None:
         """A sequence of exactly `length` tokens; None where the episodes are too long or the text has their cues."""
         first = [*self._prefix, *(self._introduction(draw.rng) if draw.rng.random() < _INTRODUCED else [])]
         wanted = length - len(first)
@@ -223,7 +223,7 @@ class Retrieval:
             over = len(ids) - wanted
             if over >= 0 and (over == 0 or starts[over] <= lead):
                 kept = np.concatenate([np.zeros(len(first), dtype=np.float32), weights[over:]])
-                return Encoded(np.array([*first, *ids[over:]], dtype=np.int64), kept, example)
+                return EncodedSequence(np.array([*first, *ids[over:]], dtype=np.int64), kept, example)
             room += _LEAD // 3 - over
             if room < _LEAD:
                 return None
@@ -259,7 +259,7 @@ class Retrieval:
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def _encode(self, example: Example) -> tuple[list[int], np.ndarray, list[int]]:
+    def _encode(self, example: RetrievalExample) -> tuple[list[int], np.ndarray, list[int]]:
         """Ids, loss weights (float32), and the character at which each token begins."""
         by_role = {"text": self._settings.text_weight, "template": 0.0, "answer": self._settings.answer_weight}
         if not self._tokenizer.is_fast:  # no offsets: each piece by itself
@@ -285,7 +285,7 @@ class Retrieval:
         return encoded["input_ids"], weights_T.astype(np.float32), first.tolist()
 
 
-def _characters_before(example: Example, role: Role) -> np.ndarray:
+def _characters_before(example: RetrievalExample, role: Role) -> np.ndarray:
     """How many characters of a role stand before each character, and in all, int64."""
     marks = np.concatenate([np.full(len(piece.text), piece.role == role) for piece in example.pieces])
     return np.concatenate([[0], np.cumsum(marks)])

@@ -16,7 +16,7 @@ from lengthen.serving.api.logprobs import ChatLogprobs, CompletionLogprobs
 from lengthen.serving.api.middleware import error_body
 from lengthen.serving.api.schemas import ChatRequest, CompletionRequest
 from lengthen.serving.api.service import ApiError, RequestHandle, Service, usage_of
-from lengthen.serving.engine import Event
+from lengthen.serving.engine import GenerationEvent
 
 __all__ = ["ChatAnswer", "CompletionAnswer"]
 
@@ -189,9 +189,9 @@ class _Stream(StreamingResponse):
                 handle.cancel()
 
 
-async def _merged(handles: Sequence[RequestHandle], until: float) -> AsyncIterator[tuple[int, Event]]:
+async def _merged(handles: Sequence[RequestHandle], until: float) -> AsyncIterator[tuple[int, GenerationEvent]]:
     """The events of all handles as they come."""
-    queue: asyncio.Queue[tuple[int, Event | ApiError]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, GenerationEvent | ApiError]] = asyncio.Queue()
 
     async def forward(index: int, handle: RequestHandle) -> None:
         try:

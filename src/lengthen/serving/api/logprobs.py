@@ -3,7 +3,7 @@
 from typing import Any
 
 from lengthen.decoding.detokenize import IncrementalDetokenizer
-from lengthen.serving.engine import Event, Logprob
+from lengthen.serving.engine import GenerationEvent, Logprob
 
 __all__ = ["ChatLogprobs", "CompletionLogprobs"]
 
@@ -22,7 +22,7 @@ class CompletionLogprobs:
         self._stream = IncrementalDetokenizer(tokenizer, prompt)
         self._start = len(echoed or "")
 
-    def entries(self, event: Event) -> list[Any]:
+    def entries(self, event: GenerationEvent) -> list[Any]:
         """One for each token that an event tells about, those of an echoed prompt too."""
         found = []
         if event.prompt_logprobs is not None and self._echoed is not None:
@@ -60,7 +60,7 @@ class ChatLogprobs:
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
 
-    def entries(self, event: Event) -> list[Any]:
+    def entries(self, event: GenerationEvent) -> list[Any]:
         """One for the token that an event tells about."""
         if event.logprob is None:
             return []

@@ -12,7 +12,7 @@ from typing import Any
 from lengthen.data.control_tokens import ControlTokens
 from lengthen.errors import LengthenError
 from lengthen.serving.api.schemas import ChatRequest, CompletionRequest
-from lengthen.serving.engine import Engine, Event, GenerationRequest
+from lengthen.serving.engine import Engine, GenerationEvent, GenerationRequest
 from lengthen.serving.engine.adapter_weights import adapter_folder
 
 __all__ = ["ApiError", "RequestHandle", "Service", "usage_of"]
@@ -45,10 +45,10 @@ class RequestHandle:
 
     def __init__(self, engine: Engine, request: GenerationRequest):
         self.prompt = list(request.prompt)
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def tell(event: Event) -> None:
+        def tell(event: GenerationEvent) -> None:
             loop.call_soon_threadsafe(self._events.put_nowait, event)
 
         self._generation = engine.submit(request, tell)
@@ -62,7 +62,7 @@ class RequestHandle:
         """Stop it, if it is not finished."""
         self._generation.cancel()
 
-    async def events(self, until: float) -> AsyncIterator[Event]:
+    async def events(self, until: float) -> AsyncIterator[GenerationEvent]:
         """The events of the generation, the last one with `finish`.
 
         Args:

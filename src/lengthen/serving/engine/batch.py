@@ -15,7 +15,7 @@ from lengthen.head import logits_from
 from lengthen.serving.engine.adapter_pool import AdapterPool
 from lengthen.serving.engine.base_model import LoadedBase
 from lengthen.serving.engine.kv_cache import BatchedKVCache, padded_tokens
-from lengthen.serving.engine.request import Event, RequestState
+from lengthen.serving.engine.request import GenerationEvent, RequestState
 
 __all__ = ["Batch", "Stats"]
 
@@ -78,7 +78,7 @@ class Batch:
         chunk: int,
         max_tokens: int,
         stats: Stats,
-        on_end: Callable[[RequestState, Event], None],
+        on_end: Callable[[RequestState, GenerationEvent], None],
     ):
         self._base, self._pool, self._chunk, self._max_tokens = base, pool, chunk, max_tokens
         self._stats, self._on_end = stats, on_end
@@ -109,10 +109,10 @@ class Batch:
             cancelled += self._prefilling.states
             self._prefilling = None
         for state in cancelled:
-            self._on_end(state, Event(finish="cancelled"))
+            self._on_end(state, GenerationEvent(finish="cancelled"))
         for row in reversed(range(len(self._decoding))):
             if self._decoding[row].is_cancelled:
-                self._leave(row, Event(finish="cancelled"))
+                self._leave(row, GenerationEvent(finish="cancelled"))
 
     def fail(self, reason: str) -> None:
         """End all requests.
@@ -124,7 +124,7 @@ class Batch:
         self._admitted, self._prefilling, self._decoding = [], None, []
         self.cache.clear()
         for state in failed:
-            self._on_end(state, Event(finish="failed", error=reason))
+            self._on_end(state, GenerationEvent(finish="failed", error=reason))
 
     def prefill(self) -> None:
         """Prefill a chunk, and up to three more while most requests still wait.
@@ -157,7 +157,7 @@ class Batch:
                 length = len(state.request.prompt) - 1
                 self._stats.prompt_tokens += length + 1
                 if state.request.max_new_tokens == 0:
-                    self._on_end(state, Event(prompt_logprobs=state.prompt_event(), finish="length"))
+                    self._on_end(state, GenerationEvent(prompt_logprobs=state.prompt_event(), finish="length"))
                     continue
                 self.cache.append(prefill.cache if length else None, row, length, state.max_total_tokens)
                 self._decoding.append(state)
@@ -201,7 +201,9 @@ class Batch:
         for row in reversed(range(len(tokens))):
             token, state = tokens[row], self._decoding[row]
             if token is None:
-                self._leave(row, Event(finish="failed", error="the model computed no numbers for this prompt"))
+                self._leave(
+                    row, GenerationEvent(finish="failed", error="the model computed no numbers for this prompt")
+                )
                 continue
             count = state.request.logprobs
             logprob = None if count is None else logprobs_of(logits_BV[row : row + 1], [token], count)[0]
@@ -215,7 +217,7 @@ class Batch:
             else:
                 self._leave(row, event)
 
-    def _leave(self, row: int, event: Event) -> None:
+    def _leave(self, row: int, event: GenerationEvent) -> None:
         """End a request that is being continued; the last row takes its place."""
         state = self._decoding[row]
         self.cache.remove(row)

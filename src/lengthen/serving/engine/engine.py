@@ -28,7 +28,7 @@ from lengthen.serving.engine.batch import Batch, Stats
 from lengthen.serving.engine.fair_queue import FairQueue
 from lengthen.serving.engine.kv_cache import padded_tokens
 from lengthen.serving.engine.registry import AdapterRegistry
-from lengthen.serving.engine.request import Completion, Event, GenerationRequest, RequestState
+from lengthen.serving.engine.request import Completion, GenerationEvent, GenerationRequest, RequestState
 
 __all__ = ["Engine", "Limits"]
 
@@ -115,7 +115,7 @@ class Engine:
         """Tokens whose keys and values are held."""
         return sum(self.batch.cache.lengths)
 
-    def submit(self, request: GenerationRequest, on_event: Callable[[Event], None]) -> RequestState:
+    def submit(self, request: GenerationRequest, on_event: Callable[[GenerationEvent], None]) -> RequestState:
         """Queue a request.
 
         Args:
@@ -193,7 +193,7 @@ class Engine:
         Raises:
             LengthenError: as `submit`; or a request failed.
         """
-        events: list[list[Event]] = [[] for _ in requests]
+        events: list[list[GenerationEvent]] = [[] for _ in requests]
         for request, own in zip(requests, events, strict=True):
             self.submit(request, own.append)
         while self.step():
@@ -280,7 +280,7 @@ class Engine:
             for state in queued:
                 self._queue.remove(state.request.adapter, state)
         for state in queued:
-            self._end(state, Event(finish="cancelled"))
+            self._end(state, GenerationEvent(finish="cancelled"))
         self.batch.drop_cancelled()
 
     def _admit(self) -> None:
@@ -293,7 +293,7 @@ class Engine:
                     return
             except LengthenError as error:
                 self._pop()
-                self._end(state, Event(finish="failed", error=str(error)))
+                self._end(state, GenerationEvent(finish="failed", error=str(error)))
                 continue
             self._pop()
             state.is_running = True
@@ -309,7 +309,7 @@ class Engine:
         with self._wake:
             self._queue.pop()
 
-    def _end(self, state: RequestState, event: Event) -> None:
+    def _end(self, state: RequestState, event: GenerationEvent) -> None:
         adapter = state.adapter
         if adapter is not None:
             with self._wake:

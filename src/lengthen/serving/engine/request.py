@@ -12,7 +12,7 @@ from lengthen.decoding.stop import StopText
 from lengthen.errors import DataError, ModelError
 from lengthen.serving.engine.registry import Adapter
 
-__all__ = ["Completion", "Event", "GenerationRequest", "RequestState"]
+__all__ = ["Completion", "GenerationEvent", "GenerationRequest", "RequestState"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class GenerationRequest(SamplingParams):
 
 
 @dataclass(frozen=True)
-class Event:
+class GenerationEvent:
     """One step of a generation.
 
     Attributes:
@@ -95,14 +95,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole generation: its tokens, its text and why it ended (see `Event`)."""
+    """A whole generation: its tokens, its text and why it ended (see `GenerationEvent`)."""
 
     tokens: tuple[int, ...]
     text: str
     finish: str
 
     @classmethod
-    def of(cls, events: Sequence[Event]) -> "Completion":
+    def of(cls, events: Sequence[GenerationEvent]) -> "Completion":
         """All events of a generation as one.
 
         Raises:
@@ -136,7 +136,7 @@ class RequestState:
         request: GenerationRequest,
         adapter: Adapter | None,
         tokenizer: Any,
-        on_event: Callable[[Event], None],
+        on_event: Callable[[GenerationEvent], None],
         ends: set[int],
     ):
         self.request, self.adapter, self._on_event = request, adapter, on_event
@@ -158,7 +158,7 @@ class RequestState:
         """Stop at the next token; nothing happens where it is finished."""
         self.is_cancelled = True
 
-    def take(self, token: int, logprob: Logprob | None = None) -> Event:
+    def take(self, token: int, logprob: Logprob | None = None) -> GenerationEvent:
         """Continue by a token.
 
         Args:
@@ -181,13 +181,13 @@ class RequestState:
         if finish is not None:
             text += self._stop.push(self._stream.end()) + self._stop.end()
         finish = "stop" if self._stop.is_over else finish
-        return Event(token, text, logprob, self.prompt_event() if self.new_tokens == 1 else None, finish)
+        return GenerationEvent(token, text, logprob, self.prompt_event() if self.new_tokens == 1 else None, finish)
 
     def prompt_event(self) -> tuple[Logprob, ...] | None:
         """Log probabilities of the prompt for the first event; None where they were not asked for."""
         return tuple(self.prompt_logprobs) if self.request.prompt_logprobs is not None else None
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: GenerationEvent) -> None:
         """Hand an event to the caller, whose errors must not stop the other requests."""
         try:
             self._on_event(event)
