@@ -127,7 +127,7 @@ def load_for_export(
         raise ModelError(
             f"{adapter or model} was not trained over a 4-bit base, as merge_into=dequantized needs; choose original"
         )
-    return load_dequantized(model, "float32", adapter, cpu, base_context, adapter_scale)
+    return load_dequantized(model, adapter, cpu, base_context, adapter_scale)
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:

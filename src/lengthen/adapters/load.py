@@ -126,19 +126,17 @@ def load_apart(
 
 def load_dequantized(
     model: str | Path,
-    dtype: Dtype | None,
     adapter: str | Path | None,
     device: torch.device,
     base_context: int | None = None,
     adapter_scale: float = 1.0,
 ) -> Any:
-    """As `load` with quantize="nf4", then with ordinary weights that are exactly those the 4-bit layers compute with.
+    """As `load` with quantize="nf4" in float32, with ordinary weights that are exactly those of the 4-bit layers.
 
     For merging: an adapter can't be folded into packed 4-bit weights without changing them once more.
 
     Args:
         model: a base, or a run folder.
-        dtype: of the base.
         adapter: a PEFT folder over a base.
         device: where to.
         base_context: of the base, tokens, where its files leave that open.
@@ -148,7 +146,7 @@ def load_dequantized(
         LengthenError: as `load`.
     """
     check_scale(adapter_scale)
-    apart = _load_apart(str(model), dtype, adapter, "nf4", _Scaling(base_context), device)
+    apart = _load_apart(str(model), "float32", adapter, "nf4", _Scaling(base_context), device)
     return _joined(replace(apart, model=dequantize(apart.model)), str(model), adapter_scale)
 
 

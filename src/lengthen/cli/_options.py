@@ -219,21 +219,20 @@ def with_flags(message: str, flags: dict[str, str]) -> str:
     return re.sub(r"`(\w+)(?:=([^`]*))?`", flag, message)
 
 
-def parse_lengths(text: str, flag: str, least: int = 2) -> list[int]:
+def parse_lengths(text: str, flag: str) -> list[int]:
     """Parse lengths such as "2048,4096", in their order and without repetitions.
 
     Args:
         text: as the user wrote it.
         flag: that it was written behind.
-        least: tokens.
 
     Raises:
         typer.BadParameter: it is no such list.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) >= least for part in parts):
+    if not all(part.isascii() and part.isdigit() and int(part) >= 2 for part in parts):
         raise typer.BadParameter(
-            f"{text!r} is not a list of lengths of at least {least} tokens; write it as 2048,4096", param_hint=flag
+            f"{text!r} is not a list of lengths of at least 2 tokens; write it as 2048,4096", param_hint=flag
         )
     return list(dict.fromkeys(int(part) for part in parts))
 

@@ -1,14 +1,14 @@
 """The library's log records and progress bars on the terminal, while a command runs."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import typer
 
 from lengthen.progress import is_progress_shown, show_progress
 
-__all__ = ["collected_warnings", "reporting"]
+__all__ = ["collected_warnings", "print_warnings", "reporting"]
 
 _LOGGER = logging.getLogger("lengthen")
 
@@ -54,3 +54,9 @@ def collected_warnings() -> Iterator[list[str]]:
         yield collector.messages
     finally:
         _LOGGER.removeHandler(collector)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print each warning as a line on standard error."""
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)

@@ -41,17 +41,14 @@ _SCORES = LinearSegmentedColormap.from_list("scores", ["#c4560f", "#f0b884", "#f
 
 
 @figure_style
-def context_figure(
-    curves: Mapping[str, Mapping[int, float]], title: str | None = None, base_context: int | None = None
-) -> Figure:
+def context_figure(curves: Mapping[str, Mapping[int, float]], base_context: int | None = None) -> Figure:
     """Perplexity against context, one line per model.
 
     Args:
         curves: for each label, perplexity by context (tokens).
-        title: above the picture.
         base_context: where the base's own context ends; what is beyond it is shaded.
     """
-    figure, axes = new_figure(title)
+    figure, axes = new_figure()
     contexts = sorted({context for curve in curves.values() for context in curve})
     for (label, curve), (color, marker) in with_style(curves):
         xs = sorted(curve)
@@ -70,18 +67,15 @@ def context_figure(
 
 
 @figure_style
-def position_figure(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = None, base_context: int | None = None
-) -> Figure:
+def position_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], base_context: int | None = None) -> Figure:
     """Perplexity against the position in the document, one line per model.
 
     Args:
         curves: for each label {"from", "to", "perplexity"} by bucket of positions, in tokens; a perplexity of None
             (too large for a float) is left out.
-        title: above the picture.
         base_context: where the base's own context ends; what is beyond it is shaded.
     """
-    figure, axes = new_figure(title)
+    figure, axes = new_figure()
     for (label, buckets), (color, marker) in with_style(curves):
         drawn = [bucket for bucket in buckets if bucket["perplexity"] is not None]
         middles = [(bucket["from"] + bucket["to"]) / 2 for bucket in drawn]
@@ -170,7 +164,6 @@ def bars_figure(
     series: Mapping[str, Mapping[int, float]],
     title: str | None = None,
     threshold: float | None = None,
-    score: str = "score (higher is better)",
 ) -> Figure:
     """Scores by length, one bar per length and model.
 
@@ -178,7 +171,6 @@ def bars_figure(
         series: for each label, the score by length (tokens).
         title: above the picture.
         threshold: drawn as a line.
-        score: what the scores are, with their unit.
     """
     figure, axes = new_figure(title)
     lengths = sorted({length for scores in series.values() for length in scores})
@@ -199,20 +191,19 @@ def bars_figure(
     axes.set_ylim(0, max(1, axes.get_ylim()[1]))  # also where all scores are 0
     axes.tick_params(axis="x", length=0)
     axes.set_xlabel("length (tokens)")
-    axes.set_ylabel(score)
+    axes.set_ylabel("mean score of the tasks (%)")
     add_legend(axes, series)
     return figure
 
 
 @figure_style
-def training_figure(metrics: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
+def training_figure(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss and learning rate against the optimizer step.
 
     Args:
         metrics: lines of metrics.jsonl: {"step", "loss", "learning_rate"}.
-        title: above the picture.
     """
-    figure, (above, below) = new_figure(title, rows=(3, 1))
+    figure, (above, below) = new_figure(rows=(3, 1))
     steps = [record["step"] for record in metrics]
     losses = [record["loss"] for record in metrics]
     smooth = _smoothed(losses)
@@ -240,9 +231,9 @@ def right_answers(cell: Mapping[str, Any]) -> int:
     return cell["exact"] if cell["correct"] is None else cell["correct"]
 
 
-def _smoothed(values: Sequence[float], reach: int = 4) -> list[float]:
-    """The mean of each value and of up to `reach` on either side."""
-    windows = [values[max(0, index - reach) : index + reach + 1] for index in range(len(values))]
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """The mean of each value and of up to 4 on either side."""
+    windows = [values[max(0, index - 4) : index + 5] for index in range(len(values))]
     return [sum(window) / len(window) for window in windows]
 
 

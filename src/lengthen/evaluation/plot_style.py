@@ -67,7 +67,7 @@ figure_style = matplotlib.rc_context(
 )
 
 
-def new_figure(title: str | None, height: float = _HEIGHT, rows: Sequence[float] = (1,)) -> tuple[Figure, Any]:
+def new_figure(title: str | None = None, height: float = _HEIGHT, rows: Sequence[float] = (1,)) -> tuple[Figure, Any]:
     """A figure and its axes, or a sequence of them that share their horizontal axis.
 
     Args:

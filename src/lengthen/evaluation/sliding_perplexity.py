@@ -170,7 +170,7 @@ def perplexity(
     else:
         at_once = -(-context // peers.count)
 
-    def read(label: int, read_windows: list[Window]) -> LossAccumulator:
+    def read(read_windows: list[Window], label: int) -> LossAccumulator:
         tally = LossAccumulator(documents, windows, context, protocol, bucket)
         with progress_bar(f"perplexity at {label}", _tokens_read(read_windows), "tokens") as advance:
             for window, losses_S in window_losses(
@@ -185,7 +185,7 @@ def perplexity(
         if peers is not None:
             check_shards(model, first, peers)
         began = time.perf_counter()
-        full = read(context, windows)
+        full = read(windows, context)
         seconds = time.perf_counter() - began
         loss = full.documents.mean()
         if not math.isfinite(loss):
@@ -196,7 +196,7 @@ def perplexity(
         gain = None
         if short_context is not None:
             short_windows = pick_windows(documents, short_context, short_context // 2, protocol, score_from)
-            gain = {"short_context": short_context, **gain_over(read(short_context, short_windows), full)}
+            gain = {"short_context": short_context, **gain_over(read(short_windows, short_context), full)}
 
     return PerplexityResult(
         context=context,

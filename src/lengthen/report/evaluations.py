@@ -181,7 +181,7 @@ def _bars(evaluations: list[Evaluation], name: str) -> Picture:
     threshold = own.content.get("threshold")
     scores = "; ".join(f"{score:.1f} at {length:,} tokens" for length, score in series[own.label].items())
     label = f"Bars of RULER's mean score: {scores}." + (f" Threshold {threshold:.1f}." if threshold is not None else "")
-    figure = bars_figure(series, threshold=threshold, score="mean score of the tasks (%)")
+    figure = bars_figure(series, threshold=threshold)
     return picture(figure, name, "Mean score of the tasks by length", label, own.file)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-__all__ = ["Dtype", "Inputs", "print_histogram", "print_packing", "print_warnings", "refuse_without_rows"]
+__all__ = ["Dtype", "Inputs", "print_histogram", "print_packing", "refuse_without_rows"]
 
 Inputs = Annotated[
     list[Path],
@@ -49,12 +49,6 @@ def refuse_without_rows(model: str, tokenizer: Any, ids: "Iterable[np.ndarray]")
         return
     if vocabulary_size(tokenizer) > rows:
         check_ids(max((int(each.max()) for each in ids if each.size), default=0), rows, tokenizer)
-
-
-def print_warnings(warnings: list[str]) -> None:
-    """Print each warning as a line on standard error."""
-    for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
 
 
 def print_histogram(console: "Console", histogram: list[dict[str, Any]]) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lengthen.cli._options import Output
-from lengthen.cli.data._documents import Dtype, print_histogram, print_packing, print_warnings, refuse_without_rows
+from lengthen.cli._terminal import print_warnings
+from lengthen.cli.data._documents import Dtype, print_histogram, print_packing, refuse_without_rows
 
 if TYPE_CHECKING:
     from rich.console import Console

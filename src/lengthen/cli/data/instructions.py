@@ -46,7 +46,8 @@ def inspect_instructions(
     import typer
     from rich.console import Console
 
-    from lengthen.cli.data._documents import print_histogram, print_packing, print_warnings, refuse_without_rows
+    from lengthen.cli._terminal import print_warnings
+    from lengthen.cli.data._documents import print_histogram, print_packing, refuse_without_rows
     from lengthen.data.counts import describe_blocks
     from lengthen.data.instruct.dataset import load_instructions, pack_instructions
     from lengthen.data.instruct.templates import use_template

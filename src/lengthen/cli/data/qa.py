@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from lengthen.cli._options import Output
-from lengthen.cli.data._documents import Inputs, print_warnings
+from lengthen.cli._terminal import print_warnings
+from lengthen.cli.data._documents import Inputs
 
 __all__ = ["qa"]
 

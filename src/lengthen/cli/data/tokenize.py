@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from lengthen.cli._options import Output
-from lengthen.cli.data._documents import Dtype, Inputs, print_warnings, refuse_without_rows
+from lengthen.cli._terminal import print_warnings
+from lengthen.cli.data._documents import Dtype, Inputs, refuse_without_rows
 
 __all__ = ["tokenize"]
 

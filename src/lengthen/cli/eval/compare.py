@@ -22,6 +22,7 @@ from lengthen.cli._options import (
     parse_lengths,
 )
 from lengthen.cli._tables import print_table
+from lengthen.cli._terminal import print_warnings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,8 +172,7 @@ def _documents(
         return [f"haystack, piece {number}" for number in range(1, len(pieces) + 1)], pieces
     vocabulary = pair.config.get_text_config().vocab_size
     store, warnings = load_tokens(data, pair.tokenizer, vocabulary, default_cache())
-    for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
+    print_warnings(warnings)
     if held_out:
         store = store.take([index for index, name in enumerate(store.names) if name in held_out])
     longest = np.argsort(-store.lengths, kind="stable")[:most]

@@ -9,6 +9,7 @@ from lengthen.cli._launcher import join_peers
 from lengthen.cli._loaded_model import LoadedModel, load_model, write_result
 from lengthen.cli._options import EvalOptions, Model, Output, parse_lengths
 from lengthen.cli._tables import print_table
+from lengthen.cli._terminal import print_warnings
 
 if TYPE_CHECKING:
     from lengthen.data.token_store import TokenStore
@@ -99,8 +100,7 @@ def _choose(loaded: LoadedModel, data: list[Path], min_tokens: int) -> "tuple[To
 
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
     store, warnings = load_tokens(data, loaded.tokenizer, vocabulary, default_cache())
-    for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
+    print_warnings(warnings)
     chosen = [i for i in range(len(store)) if len(store[i]) >= min_tokens]
     if not chosen:
         raise DataError(f"none of the {len(store)} documents has {min_tokens} tokens; lower `min_tokens`")

@@ -88,7 +88,7 @@ def ruler(
         "effective_context": effective,
     }
     label = loaded.header["model"].split(" (")[0]  # an alias's origin has no room in a picture
-    bars = partial(bars_figure, {label: result.averages}, f"RULER: {label}", threshold, "mean score of the tasks (%)")
+    bars = partial(bars_figure, {label: result.averages}, f"RULER: {label}", threshold)
     write_result(loaded.name, loaded.header, "ruler", content, output.json_file, bars)
 
 

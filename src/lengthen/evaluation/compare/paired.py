@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -94,7 +94,6 @@ def perplexity_rows(
     base: Sequence[np.ndarray],
     run: Sequence[np.ndarray],
     base_context: int,
-    bucket: int | None = None,
     scaled: Sequence[np.ndarray] | None = None,
 ) -> list[PerplexityRow]:
     """Perplexity by position in the document: all positions, those within the base's context, and in buckets.
@@ -106,13 +105,12 @@ def perplexity_rows(
         base: each token's loss in each document.
         run: the same tokens' losses.
         base_context: of the base, tokens.
-        bucket: width of the buckets, tokens; default `bucket_width`.
         scaled: the same tokens' losses with the run's positions and nothing trained.
     """
     if not base:
         return []
     longest = max(map(len, base))
-    bucket = bucket or bucket_width(longest)
+    bucket = bucket_width(longest)
     spans = [(0, longest)]
     if base_context < longest:
         spans.append((0, base_context))
@@ -148,19 +146,12 @@ def _perplexity_row(
         return None
     sums = np.array([[b.sum(), r.sum()] for b, r in pieces])
     counts = np.array([len(b) for b, _ in pieces])
-    base_loss, run_loss = sums.sum(0) / counts.sum()
-    ends = bootstrap_interval(sums[:, 1] - sums[:, 0], counts)
-    low, high = (None, None) if ends is None else map(_exp, ends)
     row: PerplexityRow = {
         "from": start,
         "to": stop,
         "tokens": int(counts.sum()),
         "documents": len(pieces),
-        "base": _exp(base_loss),
-        "run": _exp(run_loss),
-        "ratio": _exp(run_loss - base_loss),
-        "low": low,
-        "high": high,
+        **_perplexities(sums, counts),
         "beyond_base": stop > base_context,
     }
     if scaled is not None:
@@ -197,14 +188,29 @@ def long_perplexity(
         return None
     rows = [(b[mask].sum(), r[mask].sum()) for b, r, mask in zip(base, run, chosen, strict=True) if mask.any()]
     sums, counts = np.array(rows), counts[counts > 0]
-    base_loss, run_loss = sums.sum(0) / counts.sum()
-    ends = bootstrap_interval(sums[:, 1] - sums[:, 0], counts)
-    low, high = (None, None) if ends is None else map(_exp, ends)
     return {
         "evaluator": evaluator,
         "short_context": short_context,
         "share": float(counts.sum() / sum(len(each) - 1 for each in base)),
         "tokens": int(counts.sum()),
+        **_perplexities(sums, counts),
+    }
+
+
+class _Perplexities(TypedDict):
+    base: float | None
+    run: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+
+
+def _perplexities(sums: np.ndarray, counts: np.ndarray) -> _Perplexities:
+    """Of base and run, from the summed losses of both, (units, 2), and their counts, (units,)."""
+    base_loss, run_loss = sums.sum(0) / counts.sum()
+    ends = bootstrap_interval(sums[:, 1] - sums[:, 0], counts)
+    low, high = (None, None) if ends is None else map(_exp, ends)
+    return {
         "base": _exp(base_loss),
         "run": _exp(run_loss),
         "ratio": _exp(run_loss - base_loss),

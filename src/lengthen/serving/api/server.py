@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.scale import check_scale
@@ -14,6 +15,12 @@ from lengthen.locks import locked
 from lengthen.models.devices import Dtype, default_device
 from lengthen.models.resolve import resolve_base
 from lengthen.serving.engine import Engine, Limits, LoadedBase
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from lengthen.serving.api.fine_tuning_jobs import Training
+    from lengthen.serving.api.service import Service
 
 __all__ = ["ServerSettings", "serve"]
 
@@ -92,10 +99,7 @@ def serve(
     require("serving", "serve", "fastapi", "uvicorn")
     import uvicorn
 
-    from lengthen.serving.api.app import make_app
-    from lengthen.serving.api.connections import bounded_protocol
     from lengthen.serving.api.fine_tuning_jobs import Training
-    from lengthen.serving.api.middleware import TokenLimits
     from lengthen.serving.api.service import Service
 
     check_scale(adapter_scale)
@@ -108,30 +112,13 @@ def serve(
         engine, base_name = _load(
             model, adapters, settings.limits, dtype, quantize, template, base_context, adapter_scale
         )
-        allowed = [*settings.allow, *([settings.allow_training] if settings.allow_training else [])]
-        service = Service(engine, base_name, allowed, settings.max_tokens, settings.timeout)
-        nf4 = "nf4" if quantize == "nf4" else None
-        training = Training(service, settings.allow_training, model, nf4, dtype) if settings.allow_training else None
-        config = uvicorn.Config(
-            make_app(
-                service,
-                training,
-                settings.tokens,
-                settings.max_body,
-                TokenLimits(settings.max_concurrent, settings.max_per_minute),
-            ),
-            http=bounded_protocol(
-                most=settings.max_connections,
-                idle_seconds=_IDLE_SECONDS,
-                answer_seconds=settings.timeout + _TAKING_SECONDS,
-                kept_seconds=_KEPT_SECONDS + _IDLE_SECONDS,
-            ),
-            timeout_keep_alive=_KEPT_SECONDS,
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=max(1, round(settings.grace)),
-        )
+        folders = [folder for folder in (*settings.allow, settings.allow_training) if folder is not None]
+        service = Service(engine, base_name, folders, settings.max_tokens, settings.timeout)
+        training = None
+        if settings.allow_training is not None:
+            nf4 = "nf4" if quantize == "nf4" else None
+            training = Training(service, settings.allow_training, model, nf4, dtype)
+        server = uvicorn.Server(_config(settings, service, training))
         if training is not None:
             training.go_on()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -139,12 +126,37 @@ def serve(
         # uvicorn raises the signal that stopped it again, when all is closed: that is the end, and no error.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
         except KeyboardInterrupt:
             return
         finally:
             if training is not None:
                 training.close()
+
+
+def _config(settings: ServerSettings, service: "Service", training: "Training | None") -> "uvicorn.Config":
+    """How uvicorn runs the application."""
+    import uvicorn
+
+    from lengthen.serving.api.app import make_app
+    from lengthen.serving.api.connections import bounded_protocol
+    from lengthen.serving.api.middleware import TokenLimits
+
+    limits = TokenLimits(settings.max_concurrent, settings.max_per_minute)
+    return uvicorn.Config(
+        make_app(service, training, settings.tokens, settings.max_body, limits),
+        http=bounded_protocol(
+            most=settings.max_connections,
+            idle_seconds=_IDLE_SECONDS,
+            answer_seconds=settings.timeout + _TAKING_SECONDS,
+            kept_seconds=_KEPT_SECONDS + _IDLE_SECONDS,
+        ),
+        timeout_keep_alive=_KEPT_SECONDS,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(settings.grace)),
+    )
 
 
 def _check_training(folder: Path, model: str) -> None:
