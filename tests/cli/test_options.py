@@ -65,10 +65,29 @@ def test_errors_name_flags_in_place_of_parameters(call):
         call("m", "--long-name", "-1")
 
 
-def flags_of(command):
-    """All flags of a command and of those below it."""
-    own = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
-    return own.union(*(flags_of(below) for below in getattr(command, "commands", {}).values()))
+def parameters_of(command):
+    """The arguments and options of a command and of those below it."""
+    return [
+        *command.params,
+        *(each for below in getattr(command, "commands", {}).values() for each in parameters_of(below)),
+    ]
+
+
+PARAMETERS = parameters_of(typer.main.get_command(lengthen_app))
+
+
+def test_help_is_in_one_voice():
+    texts = {}
+    for parameter in PARAMETERS:
+        text = getattr(parameter, "help", None)
+        if parameter.name != "help" and not getattr(parameter, "hidden", False):
+            assert text, parameter.opts
+            texts.setdefault(parameter.opts[0], set()).add(text)
+    for text in set().union(*texts.values()):
+        assert text.endswith("."), text
+        assert not re.search(r"default:|be repeated|several times", text, re.IGNORECASE), text
+    for flag in ("--host", "--seed", "--temperature", "--quantize", "--base-context", "--json", "--quiet"):
+        assert len(texts[flag]) == 1, texts[flag]
 
 
 @pytest.mark.parametrize("module", [name for name in LIBRARY if not name.startswith("cli/")])
@@ -76,7 +95,7 @@ def test_the_library_s_messages_name_parameters(module):
     """The command line names its flags in place of them; other programs' flags are what they are."""
     tree = ast.parse((SOURCE / module).read_text(encoding="utf-8"))
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    ours = {flag for flag in flags_of(typer.main.get_command(lengthen_app)) if flag.startswith("--")}
+    ours = {flag for each in PARAMETERS for flag in (*each.opts, *each.secondary_opts) if flag.startswith("--")}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", node.value))

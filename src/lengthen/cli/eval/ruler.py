@@ -21,7 +21,7 @@ _FILES = {"qa_1": "--squad", "qa_2": "--hotpotqa"}
 def ruler(
     model: Model,
     lengths: Lengths,
-    tasks: Annotated[str | None, typer.Option(help="Such as niah_single_1,vt; default: all 13 of RULER.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks, such as niah_single_1,vt; default all 13 of RULER.")] = None,
     trials: Trials = 20,
     haystack: Haystack = None,
     squad: Annotated[Path | None, typer.Option(help="SQuAD's JSON file, for qa_1.")] = None,
