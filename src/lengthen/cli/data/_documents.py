@@ -1,5 +1,6 @@
 """Documents on the command line: options that name them, the check of their ids, and what is printed of them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-__all__ = ["Dtype", "Inputs", "print_histogram", "print_packing", "refuse_without_rows"]
+__all__ = ["Dtype", "Inputs", "PackOptions", "print_histogram", "print_packing", "refuse_without_rows"]
 
 Inputs = Annotated[
     list[Path],
@@ -26,6 +27,40 @@ Dtype = Annotated[
 ]
 
 _BAR_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """Which documents are packed, and how."""
+
+    sequence_length: Annotated[
+        int | None, typer.Option(min=2, help="Pack into blocks of this many tokens and describe them.")
+    ] = None
+    min_tokens: Annotated[int, typer.Option(min=1, help="Leave out documents with fewer tokens.")] = 1
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Leave out documents with more tokens.")] = None
+    packing: Annotated[
+        str, typer.Option(metavar="documents|concatenate|none", help="How blocks are made; none: for --kind instruct.")
+    ] = "documents"
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="The base's context in tokens: say what share of the tokens lies beyond it."),
+    ] = None
+
+    @property
+    def limits(self) -> tuple[int, int | None]:
+        """Fewest and most tokens of a document."""
+        return self.min_tokens, self.max_tokens
+
+    def describe(self, blocks: Any) -> dict[str, Any]:
+        """What came of packing.
+
+        Args:
+            blocks: of `sequence_length` tokens.
+        """
+        from lengthen.data.counts import describe_blocks
+
+        assert self.sequence_length is not None
+        return {"kind": self.packing, **describe_blocks(blocks, self.sequence_length, self.context)}
 
 
 def refuse_without_rows(model: str, tokenizer: Any, ids: "Iterable[np.ndarray]") -> None:
@@ -67,11 +102,11 @@ def print_histogram(console: "Console", histogram: list[dict[str, Any]]) -> None
 
 
 def print_packing(console: "Console", packed: dict[str, Any]) -> None:
-    """Print the blocks of `describe_blocks`, with the packing as "kind".
+    """Print what came of packing.
 
     Args:
         console: to print on.
-        packed: of `describe_blocks`, with "kind".
+        packed: of `PackOptions.describe`.
     """
     console.print()
     console.print(f"packing    {packed['kind']}, sequence length {packed['sequence_length']:,}")

@@ -7,7 +7,7 @@ import typer
 
 from lengthen.cli._options import Output
 from lengthen.cli._terminal import print_warnings
-from lengthen.cli.data._documents import Dtype, print_histogram, print_packing, refuse_without_rows
+from lengthen.cli.data._documents import Dtype, PackOptions, print_histogram, print_packing, refuse_without_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,14 +27,6 @@ def inspect(
         str | None,
         typer.Option("--model", help="Whose tokenizer: a hub id, folder, GGUF file, run or alias; default a recipe's."),
     ] = None,
-    sequence_length: Annotated[
-        int | None, typer.Option(min=2, help="Pack into blocks of this many tokens and describe them.")
-    ] = None,
-    min_tokens: Annotated[int, typer.Option(min=1, help="Leave out documents with fewer tokens.")] = 1,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Leave out documents with more tokens.")] = None,
-    packing: Annotated[
-        str, typer.Option(metavar="documents|concatenate|none", help="How blocks are made; none: for --kind instruct.")
-    ] = "documents",
     kind: Annotated[
         str,
         typer.Option(metavar="text|instruct", help="Plain documents, or questions with answers (.json(l) .parquet)."),
@@ -43,10 +35,6 @@ def inspect(
         str,
         typer.Option(metavar="NAME", help="For --kind instruct: tokenizer (its own), llama2, vicuna, alpaca, chatml."),
     ] = "tokenizer",
-    context: Annotated[
-        int | None,
-        typer.Option(min=1, help="The base's context in tokens: say what share of the tokens lies beyond it."),
-    ] = None,
     dtype: Dtype = None,
     show: Annotated[
         int, typer.Option(min=0, help="For a recipe: print so many sequences of each source, answers in [[brackets]].")
@@ -55,6 +43,7 @@ def inspect(
         int | None, typer.Option(min=1, help="For a recipe: count so many sequences; default those of the run.")
     ] = None,
     *,
+    blocks: PackOptions,
     output: Output,
 ) -> None:
     """Show how many documents and tokens there are, how long they are, and what packing makes of them.
@@ -71,49 +60,41 @@ def inspect(
         raise typer.BadParameter("name the model whose tokenizer is to be used", param_hint="--model")
     if show or sequences is not None:
         raise typer.BadParameter(f"--show and --sequences are for a recipe (.yaml); {inputs[0]} is none")
+    if blocks.context is not None and blocks.sequence_length is None:
+        raise typer.BadParameter("--context needs --sequence-length, as it counts positions in blocks")
+    if kind not in ("text", "instruct"):
+        raise typer.BadParameter(f"--kind {kind} is not text or instruct")
+    if kind == "instruct":
+        from lengthen.cli.data.instructions import inspect_instructions
+
+        inspect_instructions(list(map(Path, inputs)), model, template, blocks, output)
+    else:
+        _inspect_documents(inputs, model, dtype, blocks, output)
+
+
+def _inspect_documents(inputs: list[str], model: str, dtype: str | None, blocks: PackOptions, output: Output) -> None:
     from rich.console import Console
 
-    from lengthen.data.counts import describe_blocks, describe_lengths
+    from lengthen.data.counts import describe_lengths
     from lengthen.data.packing import choose_documents, pack
     from lengthen.data.tokens import default_cache, load_tokens
     from lengthen.models.load import load_tokenizer
     from lengthen.vocabulary import vocabulary_size
 
-    if context is not None and sequence_length is None:
-        raise typer.BadParameter("--context needs --sequence-length, as it counts positions in blocks")
-    if kind not in ("text", "instruct"):
-        raise typer.BadParameter(f"--kind {kind} is not text or instruct")
     tokenizer = load_tokenizer(model)
-    if kind == "instruct":
-        from lengthen.cli.data.instructions import inspect_instructions
-
-        limits = (min_tokens, max_tokens)
-        inspect_instructions(
-            list(map(Path, inputs)),
-            model,
-            tokenizer,
-            template,
-            sequence_length,
-            limits,
-            packing,
-            context,
-            output,
-        )
-        return
     store, warnings = load_tokens(inputs, tokenizer, vocabulary_size(tokenizer), default_cache(), dtype)
     refuse_without_rows(model, tokenizer, [store.tokens])
-    chosen = choose_documents(store, min_tokens, max_tokens)
+    chosen = choose_documents(store, *blocks.limits)
     result: dict[str, Any] = {
         "model": model,
         **describe_lengths(store.lengths),
-        "limits": {"min_tokens": min_tokens, "max_tokens": max_tokens},
+        "limits": {"min_tokens": blocks.min_tokens, "max_tokens": blocks.max_tokens},
         "chosen": {"documents": len(chosen), "tokens": int(store.lengths[chosen].sum())},
         "packing": None,
         "warnings": warnings,
     }
-    if sequence_length is not None:
-        blocks = pack(store, sequence_length, packing, min_tokens, max_tokens)
-        result["packing"] = {"kind": packing, **describe_blocks(blocks, sequence_length, context)}
+    if blocks.sequence_length is not None:
+        result["packing"] = blocks.describe(pack(store, blocks.sequence_length, blocks.packing, *blocks.limits))
     print_warnings(warnings)
     if not output.quiet:
         _print_inspection(Console(highlight=False, soft_wrap=True), result)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lengthen.cli._options import Output
+    from lengthen.cli.data._documents import PackOptions
     from lengthen.data.instruct.dataset import Instructions
     from lengthen.data.instruct.encoding import Encoded
 
@@ -19,25 +20,17 @@ _SHOWN = 60  # tokens at either end of what is not trained
 def inspect_instructions(
     inputs: list[Path],
     model: str,
-    tokenizer: Any,
     template: str,
-    sequence_length: int | None,
-    limits: tuple[int, int | None],
-    packing: str,
-    context: int | None,
+    blocks: "PackOptions",
     output: "Output",
 ) -> None:
     """Print, and write as JSON, what a run with `data.kind: instruct` would train on.
 
     Args:
         inputs: files of records.
-        model: whose tokenizer it is.
-        tokenizer: of the model.
+        model: whose tokenizer is used.
         template: chat template's name.
-        sequence_length: tokens of a block; None packs nothing.
-        limits: fewest and most tokens of an example.
-        packing: how blocks are made.
-        context: of the base, tokens; None where it does not matter.
+        blocks: how they are made.
         output: where the counts go.
 
     Raises:
@@ -48,21 +41,21 @@ def inspect_instructions(
 
     from lengthen.cli._terminal import print_warnings
     from lengthen.cli.data._documents import print_histogram, print_packing, refuse_without_rows
-    from lengthen.data.counts import describe_blocks
     from lengthen.data.instruct.dataset import load_instructions, pack_instructions
     from lengthen.data.instruct.templates import use_template
+    from lengthen.models.load import load_tokenizer
 
-    if packing not in ("documents", "none"):
-        raise typer.BadParameter(f"--packing {packing} is not for --kind instruct; take documents or none")
+    tokenizer = load_tokenizer(model)
+    if blocks.packing not in ("documents", "none"):
+        raise typer.BadParameter(f"--packing {blocks.packing} is not for --kind instruct; take documents or none")
     use_template(tokenizer, template)
-    loaded = load_instructions(inputs, tokenizer, sequence_length, template, *limits)
+    loaded = load_instructions(inputs, tokenizer, blocks.sequence_length, template, *blocks.limits)
     examples = [example for source in loaded for example in source.examples]
     refuse_without_rows(model, tokenizer, (example.input_ids for example in examples))
     result = {"model": model, "template": template, **_counts(loaded), "packing": None}
     result["warnings"] = [warning for source in loaded for warning in source.warnings]
-    if sequence_length is not None:
-        blocks = pack_instructions(examples, sequence_length, packing)
-        result["packing"] = {"kind": packing, **describe_blocks(blocks, sequence_length, context)}
+    if blocks.sequence_length is not None:
+        result["packing"] = blocks.describe(pack_instructions(examples, blocks.sequence_length, blocks.packing))
     print_warnings(result["warnings"])
     if not output.quiet:
         console = Console(highlight=False, soft_wrap=True)
