@@ -187,8 +187,7 @@ def perplexity(
         began = time.perf_counter()
         full = read(windows, context)
         seconds = time.perf_counter() - began
-        loss = full.documents.mean()
-        if not math.isfinite(loss):
+        if not math.isfinite(full.documents.mean()):
             raise ModelError(
                 f"the model's losses at context {context} are not finite (dtype {getattr(model, 'dtype', 'unknown')}); "
                 "load it in bfloat16 or float32"
@@ -202,20 +201,12 @@ def perplexity(
         context=context,
         stride=stride,
         protocol=protocol,
-        perplexity=_exp(loss),
-        loss=loss,
-        tokens=int(full.documents.counts.sum()),
+        **_pooled(full),
         windows=len(windows),
         seconds=seconds,
         tokens_per_second=_tokens_read(windows) / seconds,
         chunk=at_once,
         bos_token_id=begin,
-        by_position=[{**place, "perplexity": _exp(mean), "tokens": n} for place, n, mean in full.by_position()],
-        per_document=[
-            {"document": i, "perplexity": _exp(mean), "loss": mean, "tokens": n}
-            for i, n, mean in full.documents.means()
-        ],
-        interval=_perplexity_interval(full),
         gain=gain,
     )
 
@@ -263,11 +254,23 @@ def _tokens_read(windows: list[Window]) -> int:
     return sum(window.end - window.begin - 1 for window in windows)  # the last of each is only predicted
 
 
-def _perplexity_interval(tally: LossAccumulator) -> dict[str, Any] | None:
-    ends = tally.interval()
-    if ends is None:
-        return None
-    return {"low": _exp(ends[0]), "high": _exp(ends[1]), "over": tally.over, "units": len(tally.units.means())}
+def _pooled(losses: LossAccumulator) -> dict[str, Any]:
+    """What a result says of the losses: of all, by position and by document."""
+    by_document, loss, ends = losses.documents, losses.documents.mean(), losses.interval()
+    interval = None
+    if ends is not None:
+        low, high = map(_exp, ends)
+        interval = {"low": low, "high": high, "over": losses.over, "units": len(losses.units.means())}
+    return {
+        "perplexity": _exp(loss),
+        "loss": loss,
+        "tokens": int(by_document.counts.sum()),
+        "by_position": [{**place, "perplexity": _exp(mean), "tokens": n} for place, n, mean in losses.by_position()],
+        "per_document": [
+            {"document": i, "perplexity": _exp(mean), "loss": mean, "tokens": n} for i, n, mean in by_document.means()
+        ],
+        "interval": interval,
+    }
 
 
 def _exp(loss: float) -> float:
