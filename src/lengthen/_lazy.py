@@ -16,6 +16,9 @@ def lazy_names(
         package: its name.
         homes: the module that each name is imported from.
         offered: the package's `__all__`.
+
+    Raises:
+        AttributeError: (the `__getattr__`) no such name is offered.
     """
 
     def get(name: str) -> Any:

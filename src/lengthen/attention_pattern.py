@@ -246,6 +246,9 @@ class Groups:
 
         Returns:
             (begin, end, where the sinks lie that the group sees beside its own tokens or None), in order.
+
+        Raises:
+            LengthenError: as `cuts`.
         """
         start = span[0]
         if isinstance(span, DocumentPart):

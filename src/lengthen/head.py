@@ -102,6 +102,9 @@ def hidden_states(model: Any, input_ids_BT: torch.Tensor) -> torch.Tensor:
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
         input_ids_BT: token ids.
+
+    Raises:
+        ModelError: as `decoder_of`.
     """
     return decoder_of(model)(input_ids=input_ids_BT.to(causal_lm(model).device), use_cache=False)[0]
 

@@ -94,6 +94,9 @@ def sharded_attention(
 
     Returns:
         (B, T, H, D'), this shard's part of what the backend gives for whole sequences.
+
+    Raises:
+        ModelError: full attention, and the heads can't be shared out evenly.
     """
     if groups.is_full:
         return _by_heads(backend, q_BHTD, k_BKTD, v_BKTD, layout, groups, scaling, dropout)

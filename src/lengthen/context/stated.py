@@ -92,6 +92,9 @@ def settle_context(
         config: changed in place.
         given: as in `stated_context`.
         statements: as in `stated_context`.
+
+    Raises:
+        ContextError: the config has no maximum beside which the given context could stand.
     """
     text = text_config(config)
     try:

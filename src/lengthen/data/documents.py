@@ -98,7 +98,11 @@ def _read_folder(folder: Path, limit: int | None, column: str | None) -> tuple[l
 
 
 def others_in(folder: Path) -> list[str]:
-    """One warning where a folder has files that are no documents, nor anything else that is read here."""
+    """One warning where a folder has files that are no documents, nor anything else that is read here.
+
+    Raises:
+        DataError: a folder in it can't be listed.
+    """
     others = Counter(kind_of(path) or "no extension" for path in files_in(folder) if kind_of(path) not in SUPPORTED)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
     return [f"{folder}: files of other kinds left out: {others.total():,} ({counts})"] if others else []

@@ -63,7 +63,11 @@ def stdlib_documents(split: str) -> list[Path]:
 
 
 def expand_aliases(sources: Sequence[str | Path]) -> list[str | Path]:
-    """Replace `python-stdlib:train` and `python-stdlib:validation` in a list of data sources by their files."""
+    """Replace `python-stdlib:train` and `python-stdlib:validation` in a list of data sources by their files.
+
+    Raises:
+        DataError: another split was asked for.
+    """
     expanded: list[str | Path] = []
     for source in sources:
         name, _, split = str(source).partition(":")

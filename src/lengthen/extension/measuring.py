@@ -77,6 +77,10 @@ class Measuring:
         """The comparison of all sides, and the content of the results file.
 
         A side whose answers are gone, or were to questions of another version, is measured again.
+
+        Raises:
+            LengthenError: as `measure_base` and `measure_run`.
+            Interrupted: the extension was stopped.
         """
         questions = self._pipeline.planned.questions
         asked, haystack = self._questions
