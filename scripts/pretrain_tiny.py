@@ -364,6 +364,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="the most that a round takes")
     parser.add_argument("--rounds", default=",".join(what for what, *_ in ROUNDS), help="which ones")
     parser.add_argument("--start", type=Path, help="weights to go on from, with their own tokenizer")
+    parser.add_argument("--seed", type=int, default=0, help="another one for other windows than those before")
     parser.add_argument("--measure-only", action="store_true")
     arguments = parser.parse_args()
     if not arguments.measure_only:
@@ -373,7 +374,7 @@ def main() -> None:
 
 def pretrain(arguments: argparse.Namespace) -> None:
     out, device = arguments.out, arguments.device
-    torch.manual_seed(0)
+    torch.manual_seed(arguments.seed)
     started = time.time()
     texts = read("train")
     tokenizer = train_tokenizer(texts)
