@@ -16,7 +16,7 @@ from lengthen._compat import float32_product
 from lengthen.data.collate import IGNORED
 from lengthen.models.logits import tokens_per_chunk
 
-__all__ = ["IGNORED", "linear_cross_entropy", "linear_kl"]
+__all__ = ["linear_cross_entropy", "linear_kl"]
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]

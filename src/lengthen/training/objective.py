@@ -10,9 +10,10 @@ from torch import nn
 
 from lengthen.attention.documents import Documents
 from lengthen.attention.layout import Shard, known_documents
+from lengthen.data.collate import IGNORED
 from lengthen.head import LogitTransform, causal_lm, decoder_of
 from lengthen.models.rotary import BasePositions
-from lengthen.training.loss import IGNORED, linear_cross_entropy, linear_kl
+from lengthen.training.loss import linear_cross_entropy, linear_kl
 from lengthen.training.offload import offload_saved
 
 __all__ = ["CausalLMObjective"]
