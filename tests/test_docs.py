@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from pydantic import BaseModel
 
 from lengthen._compat import silence_upstream
 from lengthen.cli import app, main
+from lengthen.recipe import load_recipe
+from lengthen.recipe.data import SourceRecipe
 from server_process import serving
 
 ROOT = Path(__file__).parent.parent
@@ -137,9 +140,19 @@ def test_the_reference_has_every_command_option_and_key():
         assert f"# `{name}`" in cli
         for each in command.params:
             assert all(f"`{option}`" in cli for option in each.opts if option.startswith("--") and option != "--help")
-    recipe = PAGES["reference/recipe.md"]()
-    for key in ("`target`", "`group_size`", "`answer_weight`", "`sequence_chunk`", "## `training.restoration`"):
-        assert key in recipe
+    page = PAGES["reference/recipe.md"]()
+    # A key's row ends in what it means, but for a section's, which may have a table of its own alone.
+    tables = {
+        title.strip("`"): set(re.findall(r"^\| `(\w+)` \|.*\| \S.* \|$", table, re.MULTILINE))
+        for title, table in re.findall(r"^## (.+)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    }
+    recipe = load_recipe("tiny-2k")
+    wanted = {"The recipe": recipe, "data.train": SourceRecipe(), "training.restoration": recipe.training.restoration}
+    wanted |= {name: section for name, section in recipe if isinstance(section, BaseModel)}
+    assert set(tables) == set(wanted)
+    for title, section in wanted.items():
+        keys = {key for key, value in section if not isinstance(value, BaseModel)}
+        assert keys <= tables[title] <= set(type(section).model_fields), title
 
 
 def test_every_page_is_in_the_navigation():

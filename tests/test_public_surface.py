@@ -4,15 +4,21 @@ import ast
 import inspect
 from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import typer.main
 
+import lengthen
 from lengthen.cli import app
+from lengthen.extension.request import ExtendRequest
+from lengthen.extension.state import State, write_state
+from lengthen.extension.verdict import ExtensionVerdict
 
 SOURCE = Path(__file__).parent.parent / "src" / "lengthen"
 # Function, and the parameters that callers name or count on, in order.
 FUNCTIONS = {
+    "lengthen.extend": ["model", "to", "data"],
     "lengthen.load": ["model", "dtype", "adapter", "quantize"],
     "lengthen.train": ["recipe"],
     "lengthen.load_recipe": ["name", "overrides"],
@@ -27,7 +33,31 @@ COMMANDS = {
     "quickstart", "extend", "doctor", "train", "eval", "plan", "export", "import", "generate", "chat", "ui", "serve",
     "data", "recipes", "report",
 }  # fmt: skip
-EVALUATIONS = {"compare", "perplexity", "passkey", "needle", "ruler", "tasks"}
+# Flags of each evaluation. All have those of EVERY_EVALUATION; how many prompts is --trials everywhere.
+EVALUATIONS = {
+    "compare": {"--data", "--stride", "--lengths", "--depths", "--trials", "--tasks"},
+    "perplexity": {"--data", "--context", "--stride", "--protocol"},
+    "passkey": {"--lengths", "--depths", "--trials"},
+    "needle": {"--lengths", "--depths", "--trials"},
+    "ruler": {"--lengths", "--trials", "--tasks"},
+    "tasks": {"--data", "--context", "--trials", "--tasks"},
+}
+EVERY_EVALUATION = {"--beyond", "--adapter", "--quantize", "--dtype", "--json"}
+# Keys of a recipe, by section.
+RECIPE = {
+    "": {
+        "model", "out", "seed", "context", "attention", "adapter", "quantize", "data", "training", "memory", "parallel",
+    },
+    "context": {"target", "method", "factor"},
+    "attention": {"kind", "pattern", "group_size", "backend"},
+    "adapter": {"kind", "rank", "alpha", "dropout", "targets", "embeddings", "norms"},
+    "data": {"kind", "train", "validation", "sequence_length", "min_tokens", "max_tokens", "packing"},
+    "training": {
+        "steps", "epochs", "batch_size", "accumulation", "learning_rate", "schedule", "warmup_steps", "max_grad_norm",
+        "weight_decay", "dtype", "save_every", "log_every",
+    },
+    "memory": {"preset"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -42,7 +72,29 @@ def test_functions_of_the_contract_take_what_they_took(name):
 def test_commands_of_the_contract_are_there():
     command = typer.main.get_command(app)
     assert set(command.commands) >= COMMANDS
-    assert set(command.commands["eval"].commands) >= EVALUATIONS
+    evaluations = command.commands["eval"].commands
+    assert set(evaluations) >= set(EVALUATIONS)
+    for name, flags in EVALUATIONS.items():
+        offered = {flag for each in evaluations[name].params for flag in each.opts}
+        assert flags | EVERY_EVALUATION <= offered, name
+
+
+def test_recipes_have_the_keys_of_the_contract():
+    recipe = lengthen.load_recipe("tiny-2k").model_dump()
+    for section, keys in RECIPE.items():
+        assert keys <= set(recipe[section] if section else recipe), section
+    # An override is written as section.key=value, and sharding as a name too.
+    changed = lengthen.load_recipe("tiny-2k", ["attention.kind=full", "parallel=fsdp2"])
+    assert (changed.attention.kind, changed.parallel.data) == ("full", "fsdp2")
+
+
+def test_an_extension_has_its_verdict_report_and_export(tmp_path):
+    finished = ExtensionVerdict(1024, 512, 1024, True, ("usable up to 1,024 tokens",), (), ())
+    write_state(tmp_path, State(ExtendRequest("tiny", 1024, ("books/",)), verdict=finished))
+    run = get_type_hints(lengthen.extend)["return"](tmp_path)
+    assert run.verdict == finished
+    assert list(inspect.signature(run.report).parameters) == ["out"]
+    assert next(iter(inspect.signature(run.export).parameters)) == "out"
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
