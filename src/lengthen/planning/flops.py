@@ -159,7 +159,7 @@ def _multiplied(layer: LayerShape, full: bool) -> float:
 
 def _per_pair(layer: LayerShape) -> float:
     """Operations of attention's forward pass for a (query, key) pair, all heads."""
-    return 2 * (layer.query + layer.value * layer.heads / max(1, layer.kv_heads))
+    return 2 * (layer.query + layer.out)
 
 
 def _pairs(layer: LayerShape, groups: list[Groups] | None, length: int, sequence: int | None) -> float:

@@ -126,7 +126,7 @@ def _attention_bytes(
     inputs = layer.attention_inputs
     if not has_casts and not recipe.adapter.dropout:  # what several products take is one tensor
         inputs = min(inputs, hidden + layer.query)
-    out = layer.value * layer.heads / max(1, layer.kv_heads)
+    out = layer.out
     keys, values, mask_row = float(layer.key), float(layer.value), 0
     window = None if layer.chunks or layer.score_copies else layer.window
     if window and window < recipe.sequence_length:

@@ -58,6 +58,11 @@ class LayerShape:
     active_trained: float
     largest: int
 
+    @property
+    def out(self) -> float:
+        """Width of what attention gives, all heads."""
+        return self.value * self.heads / max(1, self.kv_heads)
+
 
 @dataclass(frozen=True)
 class ModelShape:

@@ -26,9 +26,10 @@ def report_grid(
         content: what else the results say.
         json_file: as the user named it.
     """
-    from lengthen.evaluation.plot import heatmap_figure
+    from lengthen.evaluation.plot import heatmap_figure, right_answers
 
-    found = {(cell.tokens, cell.depth): _found(cell) for cell in cells}
+    results = [cell.to_json() for cell in cells]
+    found = {(cell["tokens"], cell["depth"]): f"{right_answers(cell)}/{cell['trials']}" for cell in results}
     lengths, depths = (list(dict.fromkeys(values)) for values in zip(*found, strict=True))
     print_table(
         f"Right answers ({kind}), by depth and by tokens of prompt and answer",
@@ -40,14 +41,8 @@ def report_grid(
         ["tokens", "all likeliest", "likeliest", "nats per token"],
         [_summary(tokens, [cell for cell in cells if cell.tokens == tokens]) for tokens in lengths],
     )
-    results = [cell.to_json() for cell in cells]
     heatmap = partial(heatmap_figure, results, f"{kind}: {Path(loaded.name).name}")
     write_result(loaded.name, loaded.header, kind, {**content, "results": results}, json_file, heatmap)
-
-
-def _found(cell: "Cell") -> str:
-    """Right answers of all: generated ones, where any were generated."""
-    return f"{cell.exact if cell.correct is None else cell.correct}/{cell.trials}"
 
 
 def _summary(tokens: int, cells: Sequence["Cell"]) -> list[Any]:
