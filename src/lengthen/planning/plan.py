@@ -139,10 +139,7 @@ def plan(
             can't be built, or settings that don't belong together, as a run would refuse them.
     """
     device = find_device(device) if isinstance(device, str) else device
-    if devices < 1:
-        raise LengthenError(f"`devices={devices}` is too low; give at least 1")
-    if efficiency is not None and not 0 < efficiency <= 1:
-        raise LengthenError(f"`efficiency={efficiency:g}` is no share; give one of the peak, above 0 and at most 1")
+    _check(recipe, device, devices, efficiency)
     if device.kind == "cpu":  # its processes share the memory and the cores
         device = replace(
             device,
@@ -150,13 +147,6 @@ def plan(
             peak_16=device.peak_16 and device.peak_16 / devices,
             peak_32=device.peak_32 and device.peak_32 / devices,
         )
-    if recipe.training.optimizer.startswith("paged") and device.kind != "cuda":
-        raise RecipeError(
-            f"training.optimizer={recipe.training.optimizer} needs CUDA, which {device.name} has not; choose adamw"
-        )
-    share = recipe.parallel.sequence
-    if devices % share:
-        raise RecipeError(f"parallel.sequence={share} wants a multiple of {share} devices, not `devices={devices}`")
     base = base_facts(recipe)
     _check_s2(recipe, base.shape)
     for text in base.warnings:
@@ -169,6 +159,21 @@ def plan(
     if not found.fits:
         found = replace(found, advice=tuple(planner.advice(recipe, found, base.context)))
     return found
+
+
+def _check(recipe: Recipe, device: Device, devices: int, efficiency: float | None) -> None:
+    """Refuse what is out of range, or what the devices can't do."""
+    if devices < 1:
+        raise LengthenError(f"`devices={devices}` is too low; give at least 1")
+    if efficiency is not None and not 0 < efficiency <= 1:
+        raise LengthenError(f"`efficiency={efficiency:g}` is no share; give one of the peak, above 0 and at most 1")
+    if recipe.training.optimizer.startswith("paged") and device.kind != "cuda":
+        raise RecipeError(
+            f"training.optimizer={recipe.training.optimizer} needs CUDA, which {device.name} has not; choose adamw"
+        )
+    share = recipe.parallel.sequence
+    if devices % share:
+        raise RecipeError(f"parallel.sequence={share} wants a multiple of {share} devices, not `devices={devices}`")
 
 
 def _check_s2(recipe: Recipe, shape: ModelShape) -> None:
@@ -229,11 +234,11 @@ class _Planner:
         """
         if recipe.is_skip_wise:
             return None if self._fits(recipe) else 0
-        fits = lambda blocks: self._fits(_with_context(recipe, blocks * STEP))  # noqa: E731
         below, above = 0, _LONGEST // STEP + 1
         while above - below > 1:
             middle = (below + above) // 2
-            below, above = (middle, above) if fits(middle) else (below, middle)
+            fits = self._fits(_with_context(recipe, middle * STEP))
+            below, above = (middle, above) if fits else (below, middle)
         return below * STEP
 
     def advice(self, recipe: Recipe, found: Plan, context: int) -> Iterator[Advice]:
