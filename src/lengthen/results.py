@@ -14,6 +14,7 @@ __all__ = [
     "GridCell",
     "LongPerplexity",
     "Perplexity",
+    "PerplexityPair",
     "PerplexityRow",
     "RulerFile",
     "ScoreRow",
@@ -161,28 +162,32 @@ class ScoreRow(TypedDict):
     beyond_base: bool
 
 
-PerplexityRow = TypedDict(
-    "PerplexityRow",
-    {
-        "from": int,
-        "to": int,
-        "tokens": int,
-        "documents": int,
-        "base": float | None,
-        "run": float | None,
-        "scaled": NotRequired[float | None],
-        "ratio": float | None,
-        "low": float | None,
-        "high": float | None,
-        "beyond_base": bool,
-    },
-)
-"""Perplexity of both models on the same tokens, by position in the document; "ratio" is run / base, with its 95%
-interval by a bootstrap over documents. None is a number too large for a float. Beyond its context the base reads by a
-sliding window."""
+class PerplexityPair(TypedDict):
+    """Perplexity of both models on the same tokens; "ratio" is run / base, with its 95% interval by a bootstrap over
+    documents. None is a number too large for a float.
+    """
+
+    base: float | None
+    run: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
 
 
-class LongPerplexity(TypedDict):
+_From = TypedDict("_From", {"from": int})
+
+
+class PerplexityRow(PerplexityPair, _From):
+    """Perplexity by position in the document. Beyond its context the base reads by a sliding window."""
+
+    to: int
+    tokens: int
+    documents: int
+    scaled: NotRequired[float | None]
+    beyond_base: bool
+
+
+class LongPerplexity(PerplexityPair):
     """Perplexity of both models on the tokens that a long context helps (LongPPL, arXiv 2410.23771).
 
     "evaluator" chose them: by its loss with "short_context" tokens being over 2 nats above its loss with its whole
@@ -194,11 +199,6 @@ class LongPerplexity(TypedDict):
     short_context: int
     share: float
     tokens: int
-    base: float | None
-    run: float | None
-    ratio: float | None
-    low: float | None
-    high: float | None
 
 
 class Verdict(TypedDict):

@@ -115,7 +115,7 @@ class GridOptions:
 
     def measuring(self) -> dict[str, Any]:
         """The arguments that measurements take by keyword."""
-        return {"generate": self.generate, "batch_size": self.batch_size, "seed": self.seed}
+        return {name: getattr(self, name) for name in ("trials", "generate", "batch_size", "seed")}
 
 
 @dataclass(frozen=True)

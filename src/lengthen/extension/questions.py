@@ -11,12 +11,10 @@ from lengthen.data.token_store import TokenStore
 from lengthen.errors import DataError
 from lengthen.evaluation.answers import ask
 from lengthen.evaluation.compare import (
-    Probe,
     Questionnaire,
     cloze_probe,
     copy_probe,
     default_lengths,
-    lookup_probe,
     needle_probe,
 )
 from lengthen.evaluation.compare.verdict import RETRIEVAL
@@ -47,8 +45,6 @@ _TRY_TOKENS, _TRY_TRIALS = 1024, 4
 _HAYSTACK_TOKENS = 1 << 17
 _STRIDES = 4  # by which the base's window moves over its width
 SEED = 0
-
-_MAKERS: dict[str, Callable[..., Probe]] = {"needle": needle_probe, "lookup": lookup_probe}
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ def choose_task(model: Any, tokenizer: Any, haystack: Haystack, context: int) ->
     scores = {}
     for task in RETRIEVAL:
         try:
-            probe = _MAKERS[task](tokenizer, haystack, min(context, _TRY_TOKENS), DEPTHS, _TRY_TRIALS, SEED)
+            probe = needle_probe(tokenizer, haystack, min(context, _TRY_TOKENS), DEPTHS, _TRY_TRIALS, SEED, task)
         except DataError as error:
             refused = error
             continue
@@ -208,10 +204,10 @@ def make_asked(
         DataError: a prompt can't be made with this tokenizer.
     """
     assert questions.task is not None
-    make, probes = _MAKERS[questions.task], []
+    probes = []
     for length, trials in zip(questions.lengths, questions.trials, strict=True):
         try:
-            probes.append(make(tokenizer, haystack, length, DEPTHS, trials, SEED))
+            probes.append(needle_probe(tokenizer, haystack, length, DEPTHS, trials, SEED, questions.task))
         except DataError:
             if length == questions.lengths[-1]:
                 raise

@@ -143,8 +143,7 @@ def _probes(
         elif name == "cloze":
             found.append(of.cloze_probe(tokenizer, prose, _SHORT_TRIALS * trials, seed))
         elif name in ("needle", "lookup"):
-            make = of.needle_probe if name == "needle" else of.lookup_probe
-            found += [make(tokenizer, prose, tokens, depths, trials, seed) for tokens in lengths]
+            found += [of.needle_probe(tokenizer, prose, tokens, depths, trials, seed, name) for tokens in lengths]
         elif name.startswith("babilong_"):
             found += [of.babilong_probe(tokenizer, prose, name, tokens, trials, seed) for tokens in lengths]
         else:

@@ -29,20 +29,7 @@ def needle(
     typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)
     if prose.tokens < max(lengths):
         typer.echo(f"warning: the haystack is shorter than {max(lengths)} tokens; it repeats", err=True)
-    cells = measure(
-        loaded.model,
-        loaded.tokenizer,
-        prose,
-        lengths,
-        depths,
-        prompts.trials,
-        **prompts.measuring(),
-        peers=peers,
-    )
-    content = {
-        "seed": prompts.seed,
-        "answer_tokens": ANSWER_TOKENS,
-        "needles": len(depths),
-        "haystack": prose.to_json(),
-    }
+    cells = measure(loaded.model, loaded.tokenizer, prose, lengths, depths, **prompts.measuring(), peers=peers)
+    hidden = {"needles": len(depths), "haystack": prose.to_json()}
+    content = {"seed": prompts.seed, "answer_tokens": ANSWER_TOKENS, **hidden}
     report_grid(loaded, "needle", cells, content, output.json_file)

@@ -18,14 +18,6 @@ def passkey(model: Model, *, prompts: GridOptions, options: EvalOptions, output:
     peers = join_peers()
     loaded = load_model(model, options)
     loaded.check_lengths(lengths, options.beyond)
-    cells = measure(
-        loaded.model,
-        loaded.tokenizer,
-        lengths,
-        depths,
-        prompts.trials,
-        **prompts.measuring(),
-        peers=peers,
-    )
+    cells = measure(loaded.model, loaded.tokenizer, lengths, depths, **prompts.measuring(), peers=peers)
     content = {"seed": prompts.seed, "answer_tokens": ANSWER_TOKENS}
     report_grid(loaded, "passkey", cells, content, output.json_file)

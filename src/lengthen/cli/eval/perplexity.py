@@ -1,5 +1,6 @@
 """``lengthen eval perplexity``."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,32 +19,39 @@ if TYPE_CHECKING:
 __all__ = ["perplexity"]
 
 
+@dataclass(frozen=True)
+class WindowOptions:
+    """How windows are read and scored."""
+
+    stride: Annotated[int | None, typer.Option(help="Tokens between windows; default half the context.")] = None
+    protocol: Annotated[str, typer.Option(help="How windows are laid and scored: strided, longlora or longqlora.")] = (
+        "strided"
+    )
+    score_from: Annotated[int, typer.Option(min=0, help="Score only from this position of a document on.")] = 0
+    bucket: Annotated[int | None, typer.Option(min=1, help="Width of the position buckets in tokens.")] = None
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows that are run together.")] = 1
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a window read at once; default all up to 8192.")
+    ] = None
+    short_context: Annotated[
+        int | None, typer.Option(min=2, help="Also measure what is gained over a context of N tokens.")
+    ] = None
+
+
 def perplexity(
     model: Model,
     data: Annotated[list[Path], typer.Option(help="Token file, document or folder of documents; repeatable.")],
     context: Annotated[str, typer.Option(help="Window lengths in tokens, such as 2048,4096.")],
-    stride: Annotated[int | None, typer.Option(help="Tokens between windows; default half the context.")] = None,
-    protocol: Annotated[
-        str, typer.Option(help="How windows are laid and scored: strided, longlora or longqlora.")
-    ] = "strided",
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Use the first N tokens of each document.")] = None,
     min_tokens: Annotated[int, typer.Option(min=0, help="Skip documents of fewer tokens.")] = 0,
-    score_from: Annotated[int, typer.Option(min=0, help="Score only from this position of a document on.")] = 0,
-    bucket: Annotated[int | None, typer.Option(min=1, help="Width of the position buckets in tokens.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows that are run together.")] = 1,
-    chunk: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a window read at once; default all up to 8192.")
-    ] = None,
-    short_context: Annotated[
-        int | None, typer.Option(min=2, help="Also measure what is gained over a context of N tokens.")
-    ] = None,
     *,
+    windows: WindowOptions,
     options: EvalOptions,
     output: Output,
 ) -> None:
     """Measure perplexity on long documents, once for each context; under torchrun in shards of each window."""
     contexts = parse_lengths(context, "--context")
-    _check_shortest(min(contexts), stride, short_context)
+    _check_shortest(min(contexts), windows.stride, windows.short_context)
 
     from lengthen.evaluation import perplexity as measure
 
@@ -54,33 +62,21 @@ def perplexity(
     documents = [store[i][:max_tokens] for i in chosen]
     # The longest context first: what is too long for the data or the memory fails before any time is spent.
     measured = {
-        size: measure(
-            loaded.model,
-            documents,
-            size,
-            stride,
-            protocol,
-            score_from=score_from,
-            batch_size=batch_size,
-            bucket=bucket,
-            chunk=chunk,
-            short_context=short_context,
-            peers=peers,
-        )
+        size: measure(loaded.model, documents, size, **asdict(windows), peers=peers)
         for size in sorted(contexts, reverse=True)
     }
     results = [measured[size] for size in contexts]
-    _print(results, protocol)
+    _print(results, windows.protocol)
     if not output.quiet:
-        _print_details(results, loaded, "document" if protocol == "strided" else "window")
+        _print_details(results, loaded, "document" if windows.protocol == "strided" else "window")
     content: dict[str, Any] = {
         "data": [str(path) for path in data],
-        "protocol": protocol,
+        "protocol": windows.protocol,
         "processes": 1 if peers is None else peers.count,
         "documents": [store.names[i] for i in chosen],
         "results": [{k: v for k, v in r.to_json().items() if k != "protocol"} for r in results],
     }
-    write_result(loaded.name, loaded.header, f"perplexity-{protocol}", content, output.json_file)
+    write_result(loaded.name, loaded.header, f"perplexity-{windows.protocol}", content, output.json_file)
 
 
 def _check_shortest(context: int, stride: int | None, short_context: int | None) -> None:

@@ -8,7 +8,6 @@ from lengthen.evaluation.compare.probes import (
     cloze_probe,
     copy_probe,
     default_lengths,
-    lookup_probe,
     needle_probe,
     ruler_probe,
 )
@@ -39,7 +38,6 @@ __all__ = [
     "default_lengths",
     "find_pair",
     "judge",
-    "lookup_probe",
     "measure",
     "needle_probe",
     "ruler_probe",

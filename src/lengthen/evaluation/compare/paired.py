@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from lengthen.evaluation.answers import ScoredAnswer
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.evaluation.compare.probes import Probe
 from lengthen.evaluation.loss_accumulator import bucket_width
-from lengthen.results import LongPerplexity, PerplexityRow, ScoreRow, SideScore
+from lengthen.results import LongPerplexity, PerplexityPair, PerplexityRow, ScoreRow, SideScore
 
 __all__ = ["long_perplexity", "perplexity_rows", "position_buckets", "score_rows"]
 
@@ -197,15 +197,7 @@ def long_perplexity(
     }
 
 
-class _Perplexities(TypedDict):
-    base: float | None
-    run: float | None
-    ratio: float | None
-    low: float | None
-    high: float | None
-
-
-def _perplexities(sums: np.ndarray, counts: np.ndarray) -> _Perplexities:
+def _perplexities(sums: np.ndarray, counts: np.ndarray) -> PerplexityPair:
     """Of base and run, from the summed losses of both, (units, 2), and their counts, (units,)."""
     base_loss, run_loss = sums.sum(0) / counts.sum()
     ends = bootstrap_interval(sums[:, 1] - sums[:, 0], counts)

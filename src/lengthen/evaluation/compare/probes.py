@@ -13,7 +13,7 @@ from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.prompts import Prompt, make_prompt
 from lengthen.evaluation.retrieval.babilong import TASKS as BABILONG
 from lengthen.evaluation.retrieval.babilong import babilong_prompt
-from lengthen.evaluation.retrieval.needle import LOOKUPS, NEEDLES, Wording, needle_prompt
+from lengthen.evaluation.retrieval.needle import LOOKUPS, NEEDLES, needle_prompt
 from lengthen.evaluation.ruler.run import make_prompts
 from lengthen.evaluation.ruler.tasks import RulerTexts
 
@@ -23,10 +23,11 @@ __all__ = [
     "cloze_probe",
     "copy_probe",
     "default_lengths",
-    "lookup_probe",
     "needle_probe",
     "ruler_probe",
 ]
+
+_WORDINGS = {"needle": NEEDLES, "lookup": LOOKUPS}
 
 # Copying: examples that show what is asked, and digits of the numbers that are copied.
 _EXAMPLES, _DIGITS = 3, (5, 8, 12)
@@ -78,7 +79,13 @@ def default_lengths(base_context: int, context: int) -> list[int]:
 
 
 def needle_probe(
-    tokenizer: Any, haystack: Haystack, tokens: int, depths: Sequence[float], trials: int, seed: int
+    tokenizer: Any,
+    haystack: Haystack,
+    tokens: int,
+    depths: Sequence[float],
+    trials: int,
+    seed: int,
+    task: str = "needle",
 ) -> Probe:
     """The prompts of `lengthen eval needle`: the same seed, length, depths and number give the same prompt.
 
@@ -89,43 +96,12 @@ def needle_probe(
         depths: of the needles, 0 to 1; one question each.
         trials: prompts.
         seed: of what is hidden where.
+        task: "needle"; or "lookup", numbers that statements of Python give to keys: the needles of a model of code.
 
     Raises:
         DataError: no prompt of this length can be made.
     """
-    return _hidden("needle", NEEDLES, tokenizer, haystack, tokens, depths, trials, seed)
-
-
-def lookup_probe(
-    tokenizer: Any, haystack: Haystack, tokens: int, depths: Sequence[float], trials: int, seed: int
-) -> Probe:
-    """Numbers that statements of Python give to keys, asked for at the end: the needles of a model of code.
-
-    Args:
-        tokenizer: of the run.
-        haystack: the text around the statements.
-        tokens: of a prompt with its answer.
-        depths: of the statements, 0 to 1; one question each.
-        trials: prompts.
-        seed: of what is hidden where.
-
-    Raises:
-        DataError: no prompt of this length can be made.
-    """
-    return _hidden("lookup", LOOKUPS, tokenizer, haystack, tokens, depths, trials, seed)
-
-
-def _hidden(
-    task: str,
-    wording: Wording,
-    tokenizer: Any,
-    haystack: Haystack,
-    tokens: int,
-    depths: Sequence[float],
-    trials: int,
-    seed: int,
-) -> Probe:
-    label = " ".join(map(str, depths))
+    label, wording = " ".join(map(str, depths)), _WORDINGS[task]
     generators = [random.Random(f"{seed} {tokens} {label} {i}") for i in range(trials)]
     prompts = [needle_prompt(tokenizer, haystack, tokens, depths, generator, wording) for generator in generators]
     return Probe(task, tokens, prompts, depths)
