@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -288,13 +287,14 @@ def test_more_hours_buy_more_questions():
 def test_a_base_is_asked_what_it_answers(monkeypatch, needle, lookup, chosen):
     shares = {"needle": needle, "lookup": lookup}
 
-    def probe(task, *_arguments):
+    def probe(*arguments):
+        task = arguments[-1]
         if shares[task] is None:
             raise DataError("no room")
         answers = [ScoredAnswer((0.1,), (index < 20 * shares[task],), (1,)) for index in range(20)]
         return Probe(task, 256, answers)
 
-    monkeypatch.setattr(questions, "_MAKERS", {task: partial(probe, task) for task in shares})
+    monkeypatch.setattr(questions, "needle_probe", probe)
     monkeypatch.setattr(questions, "ask", lambda _model, _tokenizer, prompts: [prompts])
     assert choose_task(None, None, None, 256) == chosen
 
