@@ -47,7 +47,7 @@ from lengthen.data.stdlib import STDLIB, stdlib_documents
 from lengthen.data.tokens import default_cache, load_tokens
 from lengthen.evaluation import perplexity
 from lengthen.evaluation.answers import ask
-from lengthen.evaluation.compare import Probe, copy_probe, lookup_probe
+from lengthen.evaluation.compare import Probe, copy_probe, needle_probe
 from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.retrieval.needle import DEPTHS
 from lengthen.extension.questions import spread_documents
@@ -453,7 +453,7 @@ def write_card(folder: Path) -> None:
     documents = [store[i][: contexts[-1]] for i in spread_documents(store, 16, contexts[-1])]
     perplexities = {context: perplexity(model, documents, context).perplexity for context in contexts}
     haystack = Haystack(tokenizer, "\n\n".join(read("validation")[::8]))
-    probes = [lookup_probe(tokenizer, haystack, context, DEPTHS, 20, seed=0) for context in contexts[1:]]
+    probes = [needle_probe(tokenizer, haystack, context, DEPTHS, 20, 0, "lookup") for context in contexts[1:]]
     found = {probe.tokens: _score(model, tokenizer, probe) for probe in probes}
     measured = {
         "perplexity": {str(context): round(value, 2) for context, value in perplexities.items()},
