@@ -85,15 +85,22 @@ class EngineOptions:
         return Limits(batch_size=self.batch_size, queue=self.queue, cache_bytes=cache, adapter_bytes=adapters)
 
 
+@dataclass(frozen=True)
+class BaseOptions:
+    """How the base is loaded that all adapters share, and their scale and template."""
+
+    quantize: Quantize = None
+    dtype: Dtype = "auto"
+    base_context: BaseContext = None
+    adapter_scale: AdapterScale = 1.0
+    template: Template = None
+
+
 def serve(
     model: Model,
     adapter: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a PEFT or run folder; repeatable.")] = None,
-    quantize: Quantize = None,
-    dtype: Dtype = "auto",
-    base_context: BaseContext = None,
-    adapter_scale: AdapterScale = 1.0,
-    template: Template = None,
     *,
+    base: BaseOptions,
     server: ServerOptions,
     engine: EngineOptions,
 ) -> None:
@@ -106,17 +113,7 @@ def serve(
     settings = server.settings(engine.limits())
     if not settings.tokens and settings.host not in ("127.0.0.1", "localhost", "::1"):
         typer.echo(f"warning: anyone who reaches {settings.host} can use this server; give --token", err=True)
-    run_server(
-        model,
-        _named(adapter or []),
-        settings,
-        dtype=dtype,
-        quantize=quantize,
-        template=template,
-        base_context=base_context,
-        adapter_scale=adapter_scale,
-        on_ready=show,
-    )
+    run_server(model, _named(adapter or []), settings, **asdict(base), on_ready=show)
 
 
 def _tokens(token: str | None, file: Path | None) -> list[str]:

@@ -1,7 +1,7 @@
 """``lengthen eval compare``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +36,23 @@ __all__ = ["compare"]
 _SHORT_TRIALS = 4
 
 
+@dataclass(frozen=True)
+class SideOptions:
+    """How base and run are measured."""
+
+    evaluator: Annotated[str, typer.Option(help="Whose losses choose the tokens of LongPPL: base or run.")] = "base"
+    short_context: Annotated[
+        int | None, typer.Option(min=2, help="Tokens that LongPPL compares with; default an eighth.")
+    ] = None
+    scaled: Annotated[bool, typer.Option("--scaled", help="Also ask the base with the run's positions, untrained.")] = (
+        False
+    )
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that the base's sliding window moves by; default half of it.")
+    ] = None
+    batch_size: BatchSize = 1
+
+
 def compare(
     model: Model,
     base: Annotated[str | None, typer.Option(help="What it was made over; default as the run folder says.")] = None,
@@ -55,19 +72,9 @@ def compare(
         ),
     ] = None,
     documents: Annotated[int, typer.Option(min=0, help="Documents read, the longest ones; 0 for none.")] = 8,
-    evaluator: Annotated[str, typer.Option(help="Whose losses choose the tokens of LongPPL: base or run.")] = "base",
-    short_context: Annotated[
-        int | None, typer.Option(min=2, help="Tokens that LongPPL compares with; default an eighth.")
-    ] = None,
-    scaled: Annotated[
-        bool, typer.Option("--scaled", help="Also ask the base with the run's positions, untrained.")
-    ] = False,
-    stride: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that the base's sliding window moves by; default half of it.")
-    ] = None,
-    batch_size: BatchSize = 1,
     seed: Seed = 0,
     *,
+    sides: SideOptions,
     options: EvalOptions,
     output: Output,
 ) -> None:
@@ -90,16 +97,7 @@ def compare(
     typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)
     probes = _probes(_names(tasks), pair, prose, text, chosen, places, trials, seed)
     names, read = _documents(pair, data, documents, max(chosen), text)
-    found = measure(
-        pair,
-        probes,
-        read,
-        scaled=scaled,
-        evaluator=evaluator,
-        short_context=short_context,
-        stride=stride,
-        batch_size=batch_size,
-    )
+    found = measure(pair, probes, read, **asdict(sides))
     _print(found, pair, output.quiet)
     header = comparison_header(pair, probes, prose, names, lengths=chosen, depths=places, trials=trials, seed=seed)
     figure = partial(comparison_figure, found, Path(pair.name).name, pair.base_context)
