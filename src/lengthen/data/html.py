@@ -36,7 +36,7 @@ def html_text(content: bytes, name: object) -> str:
         name: of it, for messages.
 
     Raises:
-        DataError: it is in no encoding that it names, nor in UTF-8.
+        DataError: it is in no encoding that it names, nor in UTF-8; elements lie too deep in each other to be parsed.
     """
     from lxml import etree
 
@@ -52,6 +52,9 @@ def html_text(content: bytes, name: object) -> str:
         root = etree.fromstring(markup.encode("utf-8", "replace"), parser)
     except etree.ParserError:
         root = None
+    # The parser stops where they begin, and gives what it has.
+    if any(error.level_name == "FATAL" for error in parser.error_log):
+        raise DataError(f"{name} can't be read to its end: {parser.error_log.last_error.message}; repair the page")
     if root is None:
         return ""
     etree.strip_elements(root, *_LEFT_OUT, with_tail=False)
