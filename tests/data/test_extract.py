@@ -257,7 +257,7 @@ def test_html_whose_elements_lie_too_deep_is_not_read_in_part(tmp_path):
     path.write_text(f"<p>before</p>{1000 * '<div>'}inside{1000 * '</div>'}<p>after</p>", encoding="utf-8")
     assert extract_text(path)[0] == "before\n\ninside\n\nafter"
     path.write_text(f"<p>before</p>{5000 * '<div>'}inside{5000 * '</div>'}<p>after</p>", encoding="utf-8")
-    with pytest.raises(DataError, match="deep.html can't be read to its end: Excessive depth"):
+    with pytest.raises(DataError, match=r"deep.html can't be read to its end: Excessive depth"):
         extract_text(path)
 
 
