@@ -236,7 +236,7 @@ def test_without_permission(run, tmp_path):
             client.get("/v1/fine_tuning/jobs"),
         ):
             assert answer.status_code == 403
-            assert "start the server with --allow-training FOLDER" in answer.json()["error"]["message"]
+            assert "start the server with `allow_training`" in answer.json()["error"]["message"]
     cases = (
         ("tiny", tmp_path / "missing", "is no folder"),
         (str(run), tmp_path, "run folder with an adapter; .* export it"),

@@ -124,7 +124,7 @@ def _add_adapters(app: FastAPI, service: Service) -> None:
 def _add_training(app: FastAPI, training: Training | None) -> None:
     def allowed() -> Training:
         if training is None:
-            raise ApiError(403, "adapters can't be trained by request; the server was started without `allow_training`")
+            raise ApiError(403, "adapters can't be trained by request; start the server with `allow_training`")
         return training
 
     @app.post("/v1/fine_tuning/jobs")
