@@ -221,7 +221,7 @@ class Service:
 
     def _allowed(self, path: str) -> Path:
         if not self.allowed:
-            raise ApiError(403, "adapters can't be loaded by request; start the server with `allow`, folders to load from")
+            raise ApiError(403, "adapters can't be loaded by request; start the server with `allow`")
         roots = [folder.resolve() for folder in self.allowed]
         try:
             places = [(root / path).resolve() for root in roots]  # an absolute path stays as it is
