@@ -45,10 +45,11 @@ def chunk_layers(model: Any, tokens: int, every: int = 1) -> None:
         ModelError: layers that can't be cut (`check_layers`).
     """
     check_layers(model, "memory.sequence_chunk=0")
-    _wrap(_decoder_layers(model, ""), tokens, every)
+    layers = _decoder_layers(model, "")
+    _wrap(layers, tokens, every)
     for mlp in mlps_of(model):
         mlp.forward = _behind_halo(mlp.forward)
-    for norm in _norms_between(model):
+    for norm in _norms_between(model, layers):
         # Not a closure: an adapter that trains the norm copies it, and its forward has to be the copy's.
         norm.forward = partial(_norm_by_chunks, norm.forward, norm, tokens)
 
@@ -102,11 +103,10 @@ def _decoder_layers(model: Any, otherwise: str) -> list[tuple[Any, Any]]:
     return layers
 
 
-def _norms_between(model: Any) -> list[Any]:
+def _norms_between(model: Any, layers: list[tuple[Any, Any]]) -> list[Any]:
     """The norms before and behind the layers: one keeps its input in float32, of all tokens, where it isn't cut."""
-    modules = [module for _, module in decoder_modules(model)]
-    inside = {id(part) for layer, _ in _decoder_layers(model, "") for part in layer.modules()}
-    return [module for module in modules if is_norm(module) and id(module) not in inside]
+    inside = {id(part) for layer, _ in layers for part in layer.modules()}
+    return [module for _, module in decoder_modules(model) if is_norm(module) and id(module) not in inside]
 
 
 @contextmanager

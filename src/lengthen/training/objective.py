@@ -112,7 +112,8 @@ class CausalLMObjective(nn.Module):
             self.model(input_ids=input_ids, use_cache=False, logits_to_keep=1, **inputs)
         hidden_BTE, self._hidden = self._hidden, None
         assert hidden_BTE is not None
-        if hidden_BTE.shape[1] > input_ids.shape[1]:  # prompt-learning adapters put virtual tokens before the text
+        # Prompt-learning adapters put virtual tokens before the text. A slice of all tokens would copy its gradient.
+        if hidden_BTE.shape[1] > input_ids.shape[1]:
             hidden_BTE = hidden_BTE[:, -input_ids.shape[1] :]
         return hidden_BTE.flatten(0, 1)
 
