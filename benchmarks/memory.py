@@ -40,17 +40,15 @@ from lengthen.training.memory import trim_malloc
 from record import PeakMemory, record
 
 GROUP = 4096
-FROZEN = {
-    "adapter": {"rank": 8, "alpha": 16},
-    "memory": {"activation_checkpointing": True, "trim_malloc": True},
-}
+RELEASED: dict[str, Any] = {"memory": {"activation_checkpointing": True, "trim_malloc": True}}
+FROZEN = RELEASED | {"adapter": {"rank": 8, "alpha": 16}}
 OURS: dict[str, dict[str, Any]] = {
     "full": {"attention": {"kind": "full"}},
     "s2": {},
     "s2, fast": {"memory": {"preset": "fast"}},
     "s2, keep attention": {"memory": {"activation_checkpointing": "keep_attention"}},
     "s2, tiles": {"memory": {"activation_checkpointing": True, "mlp_tile": 2048}},
-    "s2, released": {"memory": {"activation_checkpointing": True, "trim_malloc": True}},
+    "s2, released": RELEASED,
     "s2, keep attention, released": {"memory": {"preset": "balanced", "trim_malloc": True}},
     "s2, smallest": {"memory": {"preset": "low_memory"}},
     "s2, chunks": {"memory": {"sequence_chunk": 2 * GROUP}},
@@ -64,8 +62,10 @@ OURS: dict[str, dict[str, Any]] = {
     "s2, frozen embeddings, released": FROZEN,
     "s2, frozen embeddings, 2 shards": FROZEN | {"parallel": {"sequence": 2}},
     "s2, frozen embeddings, 4 shards": FROZEN | {"parallel": {"sequence": 4}},
-    "s2, 2 shards": {"parallel": {"sequence": 2}, "memory": {"activation_checkpointing": True, "trim_malloc": True}},
-    "s2, 4 shards": {"parallel": {"sequence": 4}, "memory": {"activation_checkpointing": True, "trim_malloc": True}},
+    "s2, 2 shards": RELEASED | {"parallel": {"sequence": 2}},
+    "s2, 4 shards": RELEASED | {"parallel": {"sequence": 4}},
+    "s2, 2 shards, fsdp2": RELEASED | {"parallel": {"data": "fsdp2", "sequence": 2}},
+    "s2, 4 shards, fsdp2": RELEASED | {"parallel": {"data": "fsdp2", "sequence": 4}},
     "s2, nf4": {"quantize": "nf4"},
     "s2, nf4, smallest": {"quantize": "nf4", "memory": {"preset": "low_memory"}},
 }
