@@ -55,7 +55,8 @@ def _show_warning(message: Warning | str, *_details: Any, **_more: Any) -> None:
 _CUDA_ALLOCATOR = "expandable_segments:True,pinned_use_cuda_host_register:True,pinned_num_register_threads:8"
 
 
-# Tensors of 2 MiB and more lie in huge pages, where Linux has them: a quarter of a training step was page faults.
+# Tensors of 2 MiB and more lie in huge pages, where Linux has them: where memory is given back at once, a quarter of a
+# training step was page faults.
 _HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
