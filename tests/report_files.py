@@ -57,15 +57,16 @@ def tasks(model, score=12.3):
     return header(model, "tasks") | {"results": results}
 
 
-def compare(model, base_id, run=0.9, base=0.8, high=0.3):
-    """Needles at 128 and 2,048 tokens, the base lost at the latter."""
+def compare(model, base_id, run=0.9, base=0.8, low=-0.2, high=0.3):
+    """Needles at 128 and 2,048 tokens, the base lost at the latter; both ends are None for a single prompt."""
 
     def side(score):
         return {"score": score, "nats": 1.0, "right_tokens": score, "first_wrong": [1, 0]}
 
     scores = [
-        {"task": "needle", "tokens": tokens, "depth": None, "prompts": 5, "questions": 25, "base": side(own),
-         "run": side(run), "difference": run - own, "low": -0.2, "high": high, "beyond_base": tokens > 256}
+        {"task": "needle", "tokens": tokens, "depth": None, "prompts": 1 if low is None else 5, "questions": 25,
+         "base": side(own), "run": side(run), "difference": run - own, "low": low, "high": high,
+         "beyond_base": tokens > 256}
         for tokens, own in ((128, base), (2048, 0.0))
     ]  # fmt: skip
     perplexity = [

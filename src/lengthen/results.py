@@ -202,7 +202,10 @@ class LongPerplexity(PerplexityPair):
 
 
 class Verdict(TypedDict):
-    """The verdict of a comparison; see `lengthen.evaluation.compare.verdict.verdict`."""
+    """The verdict of a comparison; see `lengthen.evaluation.compare.verdict.verdict`.
+
+    Files written before short abilities could be undecided have none that are.
+    """
 
     task: str | None
     usable: int | None
@@ -211,6 +214,7 @@ class Verdict(TypedDict):
     best_tokens: int | None
     below: list[int]
     lost: list[str]
+    undecided: NotRequired[list[str]]
     kept: list[str]
     fell: bool
     sentence: str

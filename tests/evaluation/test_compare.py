@@ -169,7 +169,7 @@ def test_the_verdict_is_by_the_base_s_own_best():
 
 def test_the_verdict_says_what_is_lost():
     rows = [row(1024, 0.9, 0.2, low=-0.9, high=-0.5), row(4096, 0.0, 0.2)]
-    worse = {"from": 0, "to": 1024, "beyond_base": False, "ratio": 1.2, "low": 1.1, "high": 1.3}
+    worse = {"from": 0, "to": 1024, "documents": 8, "beyond_base": False, "ratio": 1.2, "low": 1.1, "high": 1.3}
     found = verdict(rows, [worse], 2048)
     assert found["usable"] is None
     assert found["lost"] == ["needle at 1,024", "perplexity"]
@@ -177,9 +177,30 @@ def test_the_verdict_says_what_is_lost():
     assert "no tested length is usable (base: 1,024)" in found["sentence"]
     slight = worse | {"ratio": 1.005, "low": 1.001, "high": 1.009}
     assert verdict(rows[1:], [slight], 2048)["kept"] == ["perplexity"]
+    endless = worse | {"ratio": None, "low": None, "high": None}
+    assert verdict(rows[1:], [endless], 2048)["lost"] == ["perplexity"], "too large for a float, on eight documents"
     weak = verdict([row(1024, 0.05, 0.9)], [], 2048)
     assert weak["usable"] is None
     assert "too little" in weak["sentence"]
+
+
+def test_what_a_single_prompt_or_document_lost_is_undecided():
+    alone = {"low": None, "high": None}
+    rows = [row(1024, 1.0, 0.0, **alone), row(2048, 1.0, 1.0, **alone)]
+    book = {"from": 0, "to": 1024, "documents": 1, "beyond_base": False, "ratio": 1.2, **alone}
+    found = verdict(rows, [book], 2048)
+    assert (found["lost"], found["kept"]) == ([], ["needle at 2,048"])
+    assert found["undecided"] == ["needle at 1,024", "perplexity"]
+    assert found["sentence"] == (
+        "usable up to 2,048 tokens (base: 2,048), but not at 1,024; short ability undecided (needle at 1,024, "
+        "perplexity: too few prompts or documents to tell)"
+    )
+    copied = row(64, 0.9, 0.1, task="copy", low=-0.9, high=-0.7)
+    both = verdict([*rows, copied], [book | {"ratio": 0.9}], 2048)
+    assert both["sentence"].endswith(
+        "short ability lost (copy at 64), undecided (needle at 1,024: too few prompts or documents to tell)"
+    )
+    assert both["kept"] == ["needle at 2,048", "perplexity"]
 
 
 invoke = partial(command_line.invoke, "eval", "compare", columns=80)

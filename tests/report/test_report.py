@@ -212,6 +212,14 @@ def test_a_run_whose_retrieval_fell_says_so_in_its_first_line(folder, base_id):
     assert first.startswith("Retrieval fell below the base's. No tested length is usable (base: 128)")
 
 
+def test_a_single_prompt_that_fell_is_undecided_in_the_first_line(folder, base_id):
+    files.write(folder / "evals", "compare-1.json", files.compare("run", base_id, run=0.0, low=None, high=None))
+    page = Page(write_report(folder))
+    first = next(line for line in page.text.splitlines() if line.startswith("No tested length is usable"))
+    assert first.endswith("; short ability undecided (needle at 128: too few prompts or documents to tell).")
+    assert "undecided" in page.by_tag["b"]
+
+
 def test_what_a_base_that_finds_too_little_can_not_tell(folder, base_id):
     files.write(folder / "evals", "compare-1.json", files.compare("run", base_id, run=0.3, base=0.0))
     page = Page(write_report(folder))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lengthen.evaluation.compare import Comparison
-from lengthen.evaluation.compare.verdict import RETRIEVAL, WORSE_PERPLEXITY
+from lengthen.evaluation.compare.verdict import RETRIEVAL, TOO_FEW, WORSE_PERPLEXITY
 from lengthen.extension.events import Phase
 from lengthen.extension.plan import as_time
 from lengthen.extension.request import ExtendRequest
@@ -23,7 +23,7 @@ class ExtensionVerdict:
     Attributes:
         usable, base_usable: the longest usable lengths of run and base, tokens; None where none is.
         target: what was asked for.
-        is_good: whether the whole target is usable and nothing short was lost.
+        is_good: whether the whole target is usable and everything short is kept.
         lines: five, for people.
         next: commands that use the run.
         advice: what to try, cheapest first; empty where it is good.
@@ -60,7 +60,7 @@ def make_verdict(
         peak_bytes: of memory while it was trained; None where that is not known.
     """
     judged, target = found["verdict"], recipe.context.target
-    is_good = judged["usable"] == target and not judged["below"] and not judged["lost"]
+    is_good = judged["usable"] == target and not (judged["below"] or judged["lost"] or judged["undecided"])
     first, _, _ = judged["sentence"].partition("; short ability")
     lines = (
         first,
@@ -90,10 +90,13 @@ def _found_line(found: Comparison) -> str:
 
 
 def _short_line(found: Comparison) -> str:
-    lost, kept = found["verdict"]["lost"], found["verdict"]["kept"]
-    if lost:
-        return f"short ability: lost {', '.join(lost)}"
-    return f"short ability: kept ({', '.join(kept)})" if kept else "short ability: not measured"
+    judged = found["verdict"]
+    fates = [f"lost {', '.join(judged['lost'])}"] if judged["lost"] else []
+    if judged["undecided"]:
+        fates.append(f"undecided {', '.join(judged['undecided'])} ({TOO_FEW})")
+    if not fates:
+        fates = [f"kept ({', '.join(judged['kept'])})" if judged["kept"] else "not measured"]
+    return f"short ability: {'; '.join(fates)}"
 
 
 def _perplexity_line(found: Comparison) -> str:
@@ -144,6 +147,11 @@ def _advice(found: Comparison, recipe: Recipe, request: ExtendRequest, folder: P
         )
     elif judged["usable"] is not None and judged["usable"] < target:
         advice.append(f"use it up to {judged['usable']:,} tokens, where it finds what is hidden")
+    if judged["undecided"]:
+        advice.append(
+            f"measure more, to decide what is undecided: lengthen eval compare {folder} --trials 20, with --data of "
+            "more documents"
+        )
     if judged["lost"]:
         advice.append(f"half of the adapter may keep what was lost: lengthen eval compare {folder} --adapter-scale 0.5")
         advice.append(f"a lower rate loses less: {again} training.learning_rate={training.learning_rate / 2:g}")

@@ -55,9 +55,9 @@ def usable(run: Run) -> Usable | None:
         facts.append(("usable context", tokens, f"base: {verdict['base_usable']:,} tokens"))
     elif verdict["best"] is not None:
         facts.append(("usable context", "not known", "the base itself finds too little"))
-    if verdict["lost"] or verdict["kept"]:
-        is_kept = "lost" if verdict["lost"] else "kept"
-        facts.append(("short ability", is_kept, ", ".join(verdict[is_kept])))
+    fate = next((fate for fate in ("lost", "undecided", "kept") if verdict.get(fate)), None)
+    if fate is not None:
+        facts.append(("short ability", fate, ", ".join(verdict[fate])))
     rows = evaluation.content["perplexity"]
     if rows:
         whole = _whole(rows)
