@@ -167,6 +167,16 @@ def test_all_weights_learn_slower_than_an_adapter_unless_the_recipe_says_otherwi
     assert parse_recipe(told, "told").training.learning_rate == 3e-4
 
 
+def test_what_a_recipe_does_not_say_is_what_measured_best():
+    recipe = parse_recipe(LEAST, "least")
+    assert recipe.context.method == "yarn"
+    assert (recipe.attention.kind, recipe.attention.sinks) == ("s2", 1)
+    adapter = recipe.adapter
+    assert (adapter.kind, adapter.rank, adapter.alpha, adapter.targets) == ("lora", 16, 32, "attention")
+    assert (adapter.embeddings, adapter.norms) == (False, True)
+    assert (recipe.data.packing, recipe.data.beside) == ("documents", [])
+
+
 PAPERS = [name for name in shipped_recipes() if name.startswith(("llama2", "vicuna", "longalpaca"))]
 
 
@@ -179,6 +189,23 @@ def test_the_papers_recipes_write_the_papers_settings_out(name):
     settings = {"rank", "alpha", "targets", "embeddings", "norms"}
     assert content["adapter"].get("kind") == "full" or settings <= content["adapter"].keys()
     assert "settings; for a usable context take " in shipped_recipes()[name].read_text(encoding="utf-8")
+
+
+OWN = [name for name in shipped_recipes() if name not in PAPERS and name != "tiny-2k"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_our_own_recipes_keep_embeddings_and_ask_for_facts(name):
+    recipe = load_recipe(name)
+    assert recipe.context.method == ("llama3" if name.startswith("llama3.1") else "yarn")
+    assert recipe.attention.sinks == 1
+    adapter = recipe.adapter
+    assert (adapter.rank, adapter.alpha, adapter.targets, adapter.embeddings) == (16, 32, "attention", False)
+    assert [source.kind for source in recipe.data.beside] == ["retrieval"]
+
+
+def test_the_teaching_recipe_points_to_a_usable_context():
+    assert "for a usable context take `lengthen extend`" in shipped_recipes()["tiny-2k"].read_text(encoding="utf-8")
 
 
 def test_a_recipe_is_frozen():
