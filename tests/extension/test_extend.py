@@ -1,7 +1,7 @@
 """The whole line on a tiny random model: its phases, stopped in each of them and gone on with, and its bad input."""
 
 import json
-import random
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +25,6 @@ from lengthen.extension.questions import choose_questions, choose_task, document
 from lengthen.extension.request import ExtendRequest
 from lengthen.files import write_text
 from lengthen.models.load import load_tokenizer
-from lengthen.planning import DEVICES, Device
 from lengthen.recipe import load_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.run import train
@@ -36,23 +35,6 @@ STEPS = ("training.steps=3", "training.save_every=1", "training.dtype=float32")
 
 class Killed(BaseException):
     """Stands for whatever stops a process: nothing catches it."""
-
-
-@pytest.fixture(scope="module")
-def small(make_base):
-    return str(make_base("small", max_position_embeddings=512))
-
-
-@pytest.fixture(scope="module")
-def books(tmp_path_factory):
-    """Eight texts of 3,000 to 6,500 bytes, of sentences."""
-    folder = tmp_path_factory.mktemp("books")
-    generator = random.Random(0)
-    words = ["".join(generator.choices("abcdefgh", k=generator.randint(2, 6))) for _ in range(30)]
-    for index in range(8):
-        sentences = [" ".join(generator.choices(words, k=9)) + "." for _ in range(400)]
-        write_text(folder / f"{index}.txt", " ".join(sentences)[: 3000 + 500 * index])
-    return str(folder)
 
 
 def results(folder):
@@ -192,21 +174,6 @@ def test_a_plan_for_another_device_writes_nothing(small, books, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_small_device_gets_what_needs_less_memory(small, books, tmp_path, monkeypatch):
-    fits = {}
-    for memory in (10e9, 1e7):
-        device = Device("some", int(memory), 1e12, 1e12)
-        monkeypatch.setitem(DEVICES, "some", device)
-        try:
-            planned = plan_extension(small, TARGET, books, out=tmp_path / "run", device="some")
-            fits[memory] = planned.peak_bytes
-        except ContextError as error:
-            fits[memory] = str(error)
-    assert fits[10e9] < 10e9
-    assert "can't be extended to 1,024 tokens on some" in fits[1e7]
-    assert "longest context that fits" in fits[1e7] or "none fits" in fits[1e7]
-
-
 def refusal(*arguments, kind=LengthenError, **options):
     with pytest.raises(kind) as raised:
         extend(*arguments, **options)
@@ -235,8 +202,10 @@ def test_data_without_a_long_document_are_refused(small, tmp_path):
 
 def test_too_few_hours_say_how_many_are_needed(small, books, tmp_path):
     said = refusal(small, TARGET, books, out=tmp_path / "run", hours=1e-6)
-    assert "too few for one step" in said
-    assert "give at least 0.0" in said
+    needed = re.search(
+        r"too few for one step: .*; give at least (0\.\d\d) hours for 20 steps, (0\.\d\d) for the 90 that suffice", said
+    )
+    assert 0.01 <= float(needed[1]) <= float(needed[2]), said
 
 
 def test_folders_of_others_are_refused(line, small, books, documents, tmp_path):

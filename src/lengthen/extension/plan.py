@@ -1,7 +1,7 @@
 """The plan: a recipe that fits this device and the given hours, by the planner and two measured steps."""
 
-import importlib.util
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +13,14 @@ import torch
 
 from lengthen.errors import ContextError, LengthenError
 from lengthen.extension.draft import draft
+from lengthen.extension.fitting import memory_choices, memory_ended, not_readable, nothing_fits
 from lengthen.extension.look import Look
-from lengthen.extension.questions import QuestionPlan, choose_questions
+from lengthen.extension.questions import MEASURING_SHARE, QuestionPlan, choose_questions
 from lengthen.extension.request import ExtendRequest
 from lengthen.planning import Device, Plan, plan
-from lengthen.planning.devices import WIDTHS
 from lengthen.planning.flops import model_flops
 from lengthen.planning.measure import model_shape
+from lengthen.planning.reading_memory import ReadingMemory, reading_memory
 from lengthen.progress import is_progress_shown, show_progress
 from lengthen.recipe import Recipe
 from lengthen.report.numbers import as_count
@@ -33,7 +34,6 @@ PROBE = ".probe"
 
 _LEAST_STEPS = 20  # fewer hardly teach
 _SAVE_EVERY = 300  # seconds between checkpoints, about
-_SHORTER = (2048, 1024)  # sequence lengths to try where the draft's does not fit, tokens
 _TOKENIZER_BYTES = 4 << 20
 _GB = 1e9
 
@@ -49,7 +49,8 @@ class Planned:
         seconds_per_step: measured, or by the planner for a device that is not this one.
         is_measured: which of these.
         training, measuring: seconds that these take, about; measuring of all sides.
-        peak_bytes: of memory, by the planner.
+        peak_bytes: of memory, by the planner: of a step, or of reading as many tokens as the target, which of them is
+            more.
         disk_bytes: of the run folder, about.
         questions: what base and run are asked.
     """
@@ -102,61 +103,31 @@ def make_plan(
         "context.method": looked.method,
         "data.held_out": list(looked.held_out),
     }
-    refused: Plan | None = None
-    _check_readable(request, looked, device)
-    for changes in _memory_choices(request, device):
+    refusal: ContextError | None = None
+    for changes in memory_choices(request, device):
         recipe = draft(request, looked.config, given | changes)
         found = plan(recipe, device)
+        reading = reading_memory(model_shape(looked.config, recipe.adapter), recipe.quantize, found.dtype, device)
+        if reading.peak(request.to) > device.memory:  # it could be trained, and never read
+            refusal = not_readable(looked, recipe, device, reading)
+            continue
         if not found.fits:
-            refused = found
+            refusal = nothing_fits(looked, device, found)
             continue
         try:
             seconds = _probe(recipe, folder, say) if measures else found.seconds_per_step
         except torch.OutOfMemoryError:
             say("the planner was wrong: these two steps did not fit the memory; taking settings that need less")
+            refusal = memory_ended(looked, recipe, device)
             continue
         questions, steps = _share_hours(request, looked, documents, recipe, found, seconds)
         given |= {**changes, "training.steps": steps}
         if seconds:
             given["training.save_every"] = min(100, max(1, round(_SAVE_EVERY / seconds)))
         final = draft(request, looked.config, given)
-        return final, _planned(recipe, final, found, seconds, measures, questions)
-    raise _nothing_fits(looked, device, refused)
-
-
-def _check_readable(request: ExtendRequest, looked: Look, device: Device) -> None:
-    """Refuse a target whose keys and values have no room beside the weights: it could be trained, and never read.
-
-    Raises:
-        ContextError: the message has the longest that can be read.
-    """
-    shape = model_shape(looked.config, draft(request, looked.config).adapter)
-    width = WIDTHS[device.auto_dtype]
-    per_token = sum(layer.count * (layer.key + layer.value) * width for layer in shape.layers if not layer.window)
-    room = device.memory - shape.parameters * width
-    if per_token * request.to > room:
-        longest = max(0, room // per_token // 1024 * 1024)
-        raise ContextError(
-            f"{request.to:,} tokens can't be read by {looked.source.id} on {device.name}: their keys and values take "
-            f"{per_token * request.to / _GB:.1f} GB beside weights of {shape.parameters * width / _GB:.1f}, and it has "
-            f"{device.memory / _GB:.1f}; the longest that can is {longest:,}; a device with more memory reads more"
-        )
-
-
-def _memory_choices(request: ExtendRequest, device: Device) -> Iterator[dict[str, Any]]:
-    """Overrides that need less and less memory, fastest first; keys that the request sets itself stay."""
-    own = {override.partition("=")[0] for override in request.overrides}
-    has_memory = any(key.startswith("memory.") for key in own)
-    presets: list[dict[str, Any]] = (
-        [{}] if has_memory else [{"memory.preset": preset} for preset in ("fast", "balanced", "low_memory")]
-    )
-    quantized: list[dict[str, Any]] = [{}]
-    if "quantize" not in own and device.kind in ("cuda", "cpu") and importlib.util.find_spec("bitsandbytes"):
-        quantized.append({"quantize": "nf4"})
-    yield from (preset | bits for bits in quantized for preset in presets)
-    if "data.sequence_length" not in own:
-        yield from ({"data.sequence_length": length, "data.skip_wise": True} | presets[-1] | quantized[-1]
-                    for length in _SHORTER if length < request.to)  # fmt: skip
+        return final, _planned(recipe, final, found, reading, seconds, measures, questions)
+    assert refusal is not None
+    raise refusal
 
 
 def _probe(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> float:
@@ -212,7 +183,7 @@ def _share_hours(
         return questions, wanted
     room = int((request.hours * 3600 - measuring) / seconds)
     if room < 1:
-        least, enough = ((measuring + steps * seconds) / 3600 for steps in (_LEAST_STEPS, wanted))
+        least, enough = (_hours_for(steps * seconds, measuring) for steps in (_LEAST_STEPS, wanted))
         raise LengthenError(
             f"{request.hours:g} hours are too few for one step: measuring takes about {as_time(measuring)} and a step "
             f"{as_time(seconds)}; give at least {least:.2f} hours for {_LEAST_STEPS} steps, {enough:.2f} for the "
@@ -221,8 +192,19 @@ def _share_hours(
     return questions, min(wanted, room)
 
 
+def _hours_for(training: float, measuring: float) -> float:
+    """Hours that suffice for so many seconds of both, rounded up; more of them would buy more questions first."""
+    return math.ceil(max(measuring + training, training / (1 - MEASURING_SHARE)) / 36) / 100
+
+
 def _planned(
-    draft: Recipe, final: Recipe, found: Plan, seconds: float | None, is_measured: bool, questions: QuestionPlan
+    draft: Recipe,
+    final: Recipe,
+    found: Plan,
+    reading: ReadingMemory,
+    seconds: float | None,
+    is_measured: bool,
+    questions: QuestionPlan,
 ) -> Planned:
     steps, wanted = final.training.steps, draft.training.steps
     assert steps is not None
@@ -235,21 +217,10 @@ def _planned(
         is_measured=is_measured,
         training=None if seconds is None else steps * seconds,
         measuring=None if seconds is None else questions.sides * questions.seconds,
-        peak_bytes=found.peak_bytes,
+        peak_bytes=max(found.peak_bytes, reading.peak(final.context.target)),
         # The adapter, and two checkpoints of it with the optimizer's two moments, all float32; and the tokenizer.
         disk_bytes=found.trained * 4 * (1 + 2 * 3) + _TOKENIZER_BYTES,
         questions=questions,
-    )
-
-
-def _nothing_fits(looked: Look, device: Device, refused: Plan | None) -> ContextError:
-    assert refused is not None
-    how = "; or ".join(f"{' '.join(each.overrides)} ({each.why})" for each in refused.advice[:3])
-    fits = f"the longest context that fits is {refused.max_context:,} tokens" if refused.max_context else "none fits"
-    return ContextError(
-        f"{looked.source.id} can't be extended to {refused.context:,} tokens on {device.name}: with the settings that "
-        f"need least, a step takes {refused.peak_bytes / _GB:.1f} GB, and it has {device.memory / _GB:.1f}; {fits}"
-        f"{f'; it would fit with {how}' if how else ''}"
     )
 
 

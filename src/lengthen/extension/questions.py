@@ -25,6 +25,7 @@ from lengthen.extension.request import ExtendRequest
 from lengthen.recipe import Recipe
 
 __all__ = [
+    "MEASURING_SHARE",
     "SEED",
     "QuestionPlan",
     "choose_questions",
@@ -38,13 +39,15 @@ __all__ = [
 # Prompts at the longest length, and documents; shorter prompts get more, as they cost less.
 _LEVELS = ((16, 16), (8, 8), (4, 4), (2, 2), (1, 1))
 _MOST_TRIALS, _SHORT_TRIALS = 20, 20
-_SHARE = 0.3  # of the hours that all measuring may take
 _SCALED_SHARE = 0.2  # of the hours that it may take with the base with scaled positions, which decides nothing
 _KNOWS = 0.5  # score from which on a base can do a task
 _TRY_TOKENS, _TRY_TRIALS = 1024, 4
 _HAYSTACK_TOKENS = 1 << 17
 _STRIDES = 4  # by which the base's window moves over its width
 SEED = 0
+
+MEASURING_SHARE = 0.3
+"""Of the hours, what all measuring may take, unless one prompt of each length takes more."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def choose_questions(
         windows = 1 + _STRIDES * (target - context) // context  # in which the base reads a document
         seconds = max(seconds_of([*prompts, *texts]) for texts in ([target] * count, [context] * windows * count))
         scaled = 3 * seconds <= _SCALED_SHARE * hours * 3600
-        if (3 if scaled else 2) * seconds <= _SHARE * hours * 3600:
+        if (3 if scaled else 2) * seconds <= MEASURING_SHARE * hours * 3600:
             break
     return QuestionPlan(lengths, trials, count, scaled, seconds)
 

@@ -21,7 +21,7 @@ from lengthen.planning.shape import LayerShape, ModelShape
 from lengthen.planning.state_memory import StateBytes, state_bytes
 from lengthen.recipe import Recipe
 
-__all__ = ["KINDS", "Memory", "memory_of"]
+__all__ = ["GPU_RUNTIME", "KINDS", "Memory", "memory_of"]
 
 KINDS = (
     "weights",
@@ -43,8 +43,8 @@ buckets of several devices; the accelerator's context and libraries; what alloca
 # Per logit of a chunk: float32 logits, log-softmax, and the gradients of both; the last chunk's 16-bit gradient.
 _LOSS_COPIES = 4 * FLOAT32
 
-# CUDA context, cuBLAS workspaces and kernels.
-_GPU_RUNTIME = 600 << 20
+GPU_RUNTIME = 600 << 20
+"""Bytes of the CUDA context, cuBLAS's workspaces and kernels."""
 # Thread pools, oneDNN's packed copies and code that is loaded with the first step (measured, docs/results/plan.md).
 _CPU_RUNTIME = 60 << 20
 
@@ -104,7 +104,7 @@ def memory_of(
         "adapter": state.adapter,
         "optimizer": state.moments,
         "communication": state.communication,
-        "runtime": _GPU_RUNTIME if on_gpu else _CPU_RUNTIME,
+        "runtime": GPU_RUNTIME if on_gpu else _CPU_RUNTIME,
     }
     moments = {
         "loss": step.loss(),

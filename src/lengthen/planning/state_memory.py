@@ -6,7 +6,7 @@ from lengthen.planning.layer_memory import FLOAT32
 from lengthen.planning.shape import ModelShape
 from lengthen.recipe import Recipe
 
-__all__ = ["StateBytes", "state_bytes"]
+__all__ = ["StateBytes", "state_bytes", "weight_bytes"]
 
 # NF4 (arXiv 2305.14314, section 3): 4 bits a weight; blocks of 64 with an 8-bit constant each; of those, blocks of 256
 # with a float32 constant each.
@@ -61,9 +61,8 @@ def state_bytes(shape: ModelShape, recipe: Recipe, devices: int, width: int, on_
     is_zero, offload = kind.startswith("zero"), kind.endswith("_offload")
     ways = 1 if kind == "ddp" else devices
     ways_weights = devices if kind in ("zero3", "zero3_offload", "fsdp2") else 1
-    linear = shape.linear if recipe.quantize == "nf4" else 0
-    weights = linear * _NF4_WEIGHT + (shape.parameters - shape.replaced - linear) * width
-    constants = linear * _NF4_CONSTANT
+    weights, constants = weight_bytes(shape, recipe.quantize, width)
+    weights -= shape.replaced * width
     masters = shape.trained * FLOAT32
     moments = shape.trained * _MOMENTS[recipe.training.optimizer] / ways
     # Under ZeRO the model computes with 16-bit copies, whose gradients have 16 bits too, and the optimizer has the
@@ -87,6 +86,18 @@ def state_bytes(shape: ModelShape, recipe: Recipe, devices: int, width: int, on_
         host += weights + constants + adapter
         weights = constants = adapter = 0.0
     return StateBytes(weights, constants, adapter, gradients, moments, communication, host)
+
+
+def weight_bytes(shape: ModelShape, quantize: str | None, width: int) -> tuple[float, float]:
+    """Bytes of a base's weights, and of the constants of their quantization.
+
+    Args:
+        shape: of the base.
+        quantize: "nf4" for linear layers in 4 bits, else None.
+        width: bytes of a number of all other weights.
+    """
+    linear = shape.linear if quantize == "nf4" else 0
+    return linear * _NF4_WEIGHT + (shape.parameters - linear) * width, linear * _NF4_CONSTANT
 
 
 def _buckets(kind: str, shape: ModelShape, devices: int, width: int) -> float:
