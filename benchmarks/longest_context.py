@@ -4,15 +4,19 @@
 
 LoRA r=8 on attention, embeddings and norms trained, one sequence as long as the context, memory preset `low_memory`. S2
 in groups of 8,192 tokens, layers by chunks of 16,384 on one card, by shards of the sequence on several, weights sharded
-(fsdp2); 4-bit weights on a card of 24 GB. Planned, not measured. A cell has the tokens, the hours of a thousand steps,
-and the gigabytes of CPU memory for each card. A minute.
+(fsdp2); 4-bit weights on a card of 24 GB. At full attention as many cards share a sequence as its heads can be shared
+out to, and the others have sequences of their own. Planned, not measured. A cell has the tokens, the hours of a
+thousand steps, the gigabytes of CPU memory for each card, and the sequences of a step where there are several. A
+minute.
 """
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lengthen.errors import LengthenError
+from lengthen.attention_pattern import heads_of
+from lengthen.errors import LengthenError, ModelError
 from lengthen.files import write_json
 from lengthen.planning import plan
 from lengthen.recipe import parse_recipe
@@ -38,6 +42,18 @@ CARDS = [("rtx4090-24gb", 1), ("h100-80gb", 1), ("h100-80gb", 8), ("h100-80gb", 
 GROUP = 8192
 
 
+def shards_of(model: str, kind: str, count: int) -> int:
+    """Of `count` cards, the largest number that can share a sequence: at full attention heads must divide."""
+    sizes = MODELS[model]
+    for shards in range(count, 0, -1):
+        with suppress(ModelError):
+            if count % shards == 0:
+                if kind == "full":
+                    heads_of(0, shards, sizes["num_attention_heads"], sizes["num_key_value_heads"])
+                return shards
+    raise AssertionError
+
+
 def recipe_of(model: str, kind: str, card: str, count: int, target: int) -> dict[str, Any]:
     chunk = {"sequence_chunk": 2 * GROUP} if kind == "s2" and count == 1 else {}
     return {
@@ -49,7 +65,7 @@ def recipe_of(model: str, kind: str, card: str, count: int, target: int) -> dict
         "quantize": "nf4" if "24gb" in card else None,
         "training": {"steps": 1000, "dtype": "bfloat16"},
         "memory": {"preset": "low_memory", **chunk},
-        "parallel": {"data": "fsdp2", "sequence": count} if count > 1 else "ddp",
+        "parallel": {"data": "fsdp2", "sequence": shards_of(model, kind, count)} if count > 1 else "ddp",
     }
 
 
@@ -65,9 +81,13 @@ def longest(model: str, kind: str, card: str, count: int) -> dict[str, Any]:
     except LengthenError as error:
         return {"context": 0, "error": str(error)}
     return {
-        "context": whole, "hours": (planned.seconds or 0) / 3600, "peak_bytes": planned.peak_bytes,
-        "host_bytes": planned.memory.host, "traffic_bytes": planned.traffic,
-    }  # fmt: skip
+        "context": whole,
+        "sequences": count // shards_of(model, kind, count),
+        "hours": (planned.seconds or 0) / 3600,
+        "peak_bytes": planned.peak_bytes,
+        "host_bytes": planned.memory.host,
+        "traffic_bytes": planned.traffic,
+    }
 
 
 def cell(row: dict[str, Any]) -> str:
@@ -75,7 +95,8 @@ def cell(row: dict[str, Any]) -> str:
     if not row["context"]:
         return "-"
     host = f", {row['host_bytes'] / 1e9:,.0f} GB" if row["host_bytes"] else ""
-    return f"{row['context']:,}, {row['hours']:,.0f} h{host}"
+    sequences = f", {row['sequences']} sequences" if row["sequences"] > 1 else ""
+    return f"{row['context']:,}, {row['hours']:,.0f} h{host}{sequences}"
 
 
 def main() -> None:

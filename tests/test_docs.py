@@ -10,13 +10,16 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 import typer.main
 from pydantic import BaseModel
 
 from lengthen._compat import silence_upstream
 from lengthen.cli import app, main
-from lengthen.recipe import load_recipe
+from lengthen.planning import plan
+from lengthen.recipe import check_documents, load_recipe
 from lengthen.recipe.data import SourceRecipe
+from lengthen.training.parallel import check_parallel
 from server_process import serving
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +108,39 @@ def test_every_block_runs(page, run_shell, tmp_path):
             run_shell("python snippet.py")
 
 
+def launched(text):
+    """What the launchers of a page start: the processes in all, and the arguments of `lengthen`."""
+    numbers = dict(re.findall(r"#SBATCH --(nodes|gpus-per-node)=(\d+)", text))
+    for variable, option in (("$SLURM_NNODES", "nodes"), ("$SLURM_GPUS_ON_NODE", "gpus-per-node")):
+        text = text.replace(variable, numbers.get(option, variable))
+    for options, arguments in re.findall(r"torchrun (--[^`]*?)\s+-m lengthen\.cli (.+)", text.replace("\\\n", "")):
+        words = shlex.split(options)
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        yield int(given.get("--nnodes", 1)) * int(given["--nproc-per-node"]), shlex.split(arguments)
+
+
+LAUNCHED = [(page, *each) for page in PROSE for each in launched(page.read_text(encoding="utf-8"))]
+
+
+def test_launchers_are_found_in_the_text():
+    assert [processes for page, processes, words in LAUNCHED if page.name == "cluster.md"] == [16] * 3
+    assert {words[0] for _, _, words in LAUNCHED} == {"train", "eval"}
+
+
+@pytest.mark.parametrize(
+    ("processes", "words"),
+    [pytest.param(*each, id=title(page)) for page, *each in LAUNCHED if each[1][0] == "train"],
+)
+def test_every_launched_run_is_one_that_starts(processes, words, monkeypatch):
+    """As a run of so many processes is checked before it loads anything; and it fits the GPUs that are meant."""
+    recipe = load_recipe(words[1], [word for word in words[2:] if not word.startswith("--")])
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    check_parallel(recipe, torch.device("cuda"))
+    check_documents(recipe)
+    assert plan(recipe, "h100-80gb", processes).fits
+
+
 def test_every_command_and_option_in_the_text_is_there():
     known = dict(commands(typer.main.get_command(app), "lengthen"))
     options = {
@@ -123,6 +159,7 @@ def test_every_command_and_option_in_the_text_is_there():
         shown = [line for kind, block in BLOCK.findall(text) if kind == "console" for line in block.splitlines()]
         spans += [shlex.split(line, comments=True) for line in shown if line.startswith("lengthen ")]
         calls += [span for span in spans if span[0] == "lengthen" and len(span) > 1]
+        calls += [["lengthen", *words] for _, words in launched(text)]
         mentioned |= {span[0] for span in spans if span[0].startswith("--")}
     assert len(calls) >= 8
     for call in calls:

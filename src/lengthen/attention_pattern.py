@@ -34,7 +34,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from lengthen.errors import LengthenError
+from lengthen.errors import LengthenError, ModelError
 
 __all__ = [
     "BackendName",
@@ -44,6 +44,7 @@ __all__ = [
     "LayerPattern",
     "head_halves",
     "head_parts",
+    "heads_of",
     "layer_patterns",
     "register_pattern",
     "s2_first_shifted_head",
@@ -123,6 +124,29 @@ def head_halves(num_heads: int, num_kv_heads: int) -> list[tuple[slice, slice]]:
     kv_first = 0 if num_kv_heads == 1 else first * num_kv_heads // num_heads
     halves = [(slice(0, first), slice(0, kv_first or 1)), (slice(first, num_heads), slice(kv_first, num_kv_heads))]
     return halves[: 1 if first == num_heads else 2]
+
+
+def heads_of(rank: int, count: int, num_heads: int, num_kv_heads: int) -> tuple[slice, slice]:
+    """The query and key/value heads that a process has at full attention over shards of sequences.
+
+    Args:
+        rank: of the process.
+        count: of processes.
+        num_heads: H.
+        num_kv_heads: K; where there are fewer than processes, several have the same one.
+
+    Raises:
+        ModelError: they can't be shared out evenly.
+    """
+    if num_heads % count or (num_kv_heads % count and count % num_kv_heads):
+        raise ModelError(
+            f"full attention over {count} shards of a sequence shares out heads, and {num_heads} query and "
+            f"{num_kv_heads} key/value heads can't be shared out evenly; take another parallel.sequence, or S2 alone "
+            "(attention.kind=s2, full_last=0)"
+        )
+    width, kv_width = num_heads // count, max(1, num_kv_heads // count)
+    kv_first = rank * num_kv_heads // count
+    return slice(rank * width, (rank + 1) * width), slice(kv_first, kv_first + kv_width)
 
 
 def _s2(length: int, group_size: int) -> tuple[list[int], list[int]]:

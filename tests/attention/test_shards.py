@@ -10,8 +10,8 @@ from s2_reference import HEAD_COUNTS, inputs_for, reference
 
 from lengthen.attention.layout import ShardLayout
 from lengthen.attention.sdpa import s2_sdpa
-from lengthen.attention.shards import heads_of, shard_bounds, sharded_attention
-from lengthen.attention_pattern import Groups, layer_patterns
+from lengthen.attention.shards import shard_bounds, sharded_attention
+from lengthen.attention_pattern import Groups, heads_of, layer_patterns
 from lengthen.errors import ModelError
 from shard_threads import in_threads
 

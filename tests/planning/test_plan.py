@@ -556,6 +556,25 @@ def test_what_a_run_refuses_is_not_planned(overrides, part):
         plan(shipped("llama2-7b-8k", *overrides), A100, 8)
 
 
+@pytest.mark.parametrize("attention", ["attention.kind=full", "attention.full_last=0.1", "attention.pattern=full"])
+def test_heads_that_a_run_can_not_share_out_are_not_planned(attention):
+    """Of the 32 heads of a 7B, 64 processes have half a one each; under S2 they need none."""
+    shared = ["attention.group_size=512", "parallel={data: fsdp2, sequence: 64}"]
+    with pytest.raises(ModelError, match=r"over 64 shards .* 32 query and 32 key/value heads"):
+        plan(shipped("llama2-7b-32k", attention, *shared), A100, 64)
+    assert plan(shipped("llama2-7b-32k", *shared), A100, 64).fits
+
+
+def test_a_context_too_short_to_be_shared_is_no_advice():
+    """Four processes need a group of 8,192 tokens each, and of four sequences at once less would fit."""
+    shared = ["attention.group_size=8192", "parallel.sequence=4", "training.batch_size=4"]
+    found = plan(shipped("llama2-7b-32k", *shared), "rtx4090-24gb", 4)
+    assert not found.fits
+    assert found.max_context == 0
+    for advice in found.advice:
+        assert plan(shipped("llama2-7b-32k", *shared, *advice.overrides), "rtx4090-24gb", 4).fits
+
+
 @pytest.mark.parametrize(
     ("kind", "more", "part"),
     [

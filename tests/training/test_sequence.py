@@ -14,11 +14,11 @@ from lengthen.attention.shards import shard_bounds
 from lengthen.data.blocks import Block
 from lengthen.data.collate import collate
 from lengthen.errors import ModelError, RecipeError
-from lengthen.recipe import AdapterRecipe, parse_recipe
+from lengthen.recipe import AdapterRecipe, check_heads, parse_recipe
 from lengthen.training.memory import enable_checkpointing
 from lengthen.training.objective import CausalLMObjective
 from lengthen.training.parallel import check_parallel
-from lengthen.training.sequence import check_heads, cut_batch
+from lengthen.training.sequence import cut_batch
 from shard_threads import in_threads
 
 SIZES = {
@@ -190,12 +190,11 @@ def test_a_number_of_processes_that_can_not_share(monkeypatch, processes, what):
 
 
 def test_heads_that_can_not_be_shared_out():
-    config = LlamaConfig(hidden_size=72, num_attention_heads=9, num_key_value_heads=3)
     for attention in ({"kind": "full"}, {"full_last": 0.1}, {"pattern": "full"}):
         recipe = parse_recipe({**CONTENT, "parallel": {"sequence": 2}, "attention": attention}, "test")
         with pytest.raises(ModelError, match="9 query and 3 key/value heads can't be shared out evenly"):
-            check_heads(recipe, config)
-    check_heads(parse_recipe({**CONTENT, "parallel": {"sequence": 2}}, "test"), config)
+            check_heads(recipe, 9, 3)
+    check_heads(parse_recipe({**CONTENT, "parallel": {"sequence": 2}}, "test"), 9, 3)
 
 
 def test_short_form_and_overrides():

@@ -26,10 +26,9 @@ from lengthen.attention.documents import Documents
 from lengthen.attention.exchange import ALL, Exchange, Part
 from lengthen.attention.halo import Slice, slice_of
 from lengthen.attention.layout import Shard, ShardLayout
-from lengthen.attention_pattern import DocumentPart, Groups, head_parts
-from lengthen.errors import ModelError
+from lengthen.attention_pattern import DocumentPart, Groups, head_parts, heads_of
 
-__all__ = ["heads_of", "shard_bounds", "sharded_attention"]
+__all__ = ["shard_bounds", "sharded_attention"]
 
 
 def shard_bounds(length: int, group_size: int, count: int) -> tuple[int, ...]:
@@ -45,29 +44,6 @@ def shard_bounds(length: int, group_size: int, count: int) -> tuple[int, ...]:
     """
     assert length >= count * group_size
     return (*(round(index * length / count / group_size) * group_size for index in range(count)), length)
-
-
-def heads_of(rank: int, count: int, num_heads: int, num_kv_heads: int) -> tuple[slice, slice]:
-    """The query and key/value heads that a process has when heads are shared out.
-
-    Args:
-        rank: of the process.
-        count: of processes.
-        num_heads: H.
-        num_kv_heads: K; where there are fewer than processes, several have the same one.
-
-    Raises:
-        ModelError: they can't be shared out evenly.
-    """
-    if num_heads % count or (num_kv_heads % count and count % num_kv_heads):
-        raise ModelError(
-            f"full attention over {count} shards of a sequence shares out heads, and {num_heads} query and "
-            f"{num_kv_heads} key/value heads can't be shared out evenly; take another parallel.sequence, or S2 alone "
-            "(attention.kind=s2, full_last=0)"
-        )
-    width, kv_width = num_heads // count, max(1, num_kv_heads // count)
-    kv_first = rank * num_kv_heads // count
-    return slice(rank * width, (rank + 1) * width), slice(kv_first, kv_first + kv_width)
 
 
 def sharded_attention(

@@ -13,7 +13,7 @@ from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
 from lengthen.planning.shape import ModelShape
 from lengthen.planning.traffic import sequence_traffic
-from lengthen.recipe import Recipe, parse_recipe
+from lengthen.recipe import Recipe, check_heads, parse_recipe
 
 __all__ = ["Advice", "Plan", "plan"]
 
@@ -149,6 +149,8 @@ def plan(
         )
     base = base_facts(recipe)
     _check_s2(recipe, base.shape)
+    for layer in base.shape.layers:
+        check_heads(recipe, layer.heads, layer.kv_heads)
     for text in base.warnings:
         warnings.warn(text, stacklevel=2)
     if efficiency is not None:
@@ -239,7 +241,9 @@ class _Planner:
             middle = (below + above) // 2
             fits = self._fits(_with_context(recipe, middle * STEP))
             below, above = (middle, above) if fits else (below, middle)
-        return below * STEP
+        found = below * STEP
+        shortest = recipe.parallel.sequence * _with_context(recipe, found).shard_step  # that so many can share
+        return found if found >= shortest else 0
 
     def advice(self, recipe: Recipe, found: Plan, context: int) -> Iterator[Advice]:
         """Single changes that make it fit; where none does, the fewest together, cheapest first."""

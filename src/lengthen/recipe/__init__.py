@@ -5,7 +5,7 @@ A recipe is a YAML file, the name of a shipped one (`lengthen recipes`), or buil
 
 from lengthen.recipe.data import DataRecipe, SourceRecipe
 from lengthen.recipe.load import apply_overrides, load_recipe, parse_recipe, shipped_recipes
-from lengthen.recipe.rules import PROMPT_KINDS, check_documents
+from lengthen.recipe.rules import PROMPT_KINDS, check_documents, check_heads
 from lengthen.recipe.schema import (
     AdapterRecipe,
     AttentionRecipe,
@@ -31,6 +31,7 @@ __all__ = [
     "TrainingRecipe",
     "apply_overrides",
     "check_documents",
+    "check_heads",
     "load_recipe",
     "parse_recipe",
     "shipped_recipes",

@@ -6,6 +6,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lengthen.attention_pattern import heads_of
 from lengthen.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ __all__ = [
     "PROMPT_KINDS",
     "beside_problems",
     "check_documents",
+    "check_heads",
     "memory_problems",
     "problems",
     "source_problems",
@@ -51,6 +53,21 @@ def check_documents(recipe: "Recipe") -> None:
     """
     if not recipe.data.train:
         raise RecipeError("data.train is empty; name files or folders of long documents, as in data.train=books/")
+
+
+def check_heads(recipe: "Recipe", num_heads: int, num_kv_heads: int) -> None:
+    """Refuse full attention over shards of sequences where heads can't be shared out, before weights are loaded.
+
+    Args:
+        recipe: of the run.
+        num_heads: of the base's queries.
+        num_kv_heads: of its keys and values.
+
+    Raises:
+        ModelError: with the numbers of heads.
+    """
+    if recipe.shares_heads or recipe.attention.full_last:
+        heads_of(0, recipe.parallel.sequence, num_heads, num_kv_heads)
 
 
 def problems(recipe: "Recipe") -> Iterator[str]:

@@ -9,31 +9,12 @@ from typing import Any
 
 import torch
 from torch import distributed
-from transformers import PreTrainedConfig
 
 from lengthen.attention.layout import Shard
 from lengthen.attention.peers import Peers
-from lengthen.attention.shards import heads_of
 from lengthen.data.collate import IGNORED
-from lengthen.recipe import Recipe
 
-__all__ = ["SequenceShards", "check_heads", "cut_batch"]
-
-
-def check_heads(recipe: Recipe, config: PreTrainedConfig) -> None:
-    """Refuse full attention over shards where heads can't be shared out, before weights are loaded.
-
-    Args:
-        recipe: of the run.
-        config: of the base.
-
-    Raises:
-        ModelError: with the numbers of heads.
-    """
-    wanted, text = recipe.attention, config.get_text_config()
-    if recipe.shares_heads or wanted.full_last:
-        heads = text.num_attention_heads
-        heads_of(0, recipe.parallel.sequence, heads, getattr(text, "num_key_value_heads", None) or heads)
+__all__ = ["SequenceShards", "cut_batch"]
 
 
 class SequenceShards:

@@ -20,14 +20,13 @@ from lengthen.models.resolve import ModelSource, resolve_base
 from lengthen.processes import has_launcher
 from lengthen.progress import show_progress
 from lengthen.quantization import check_nf4, check_not_quantized
-from lengthen.recipe import Recipe, check_documents
+from lengthen.recipe import Recipe, check_documents, check_heads
 from lengthen.run_folder import RunFolder
 from lengthen.training.folder import folder_of, prepare_folder
 from lengthen.training.fused import check_fused
 from lengthen.training.loggers import check_loggers
 from lengthen.training.optim import check_optimizer
 from lengthen.training.parallel import check_parallel
-from lengthen.training.sequence import check_heads
 
 __all__ = ["Setup", "note_idle_devices", "resolve"]
 
@@ -150,7 +149,9 @@ def _check_base(recipe: Recipe, config: PreTrainedConfig, device: torch.device) 
             f"{base_context(config)} tokens, where the base has nothing to teach; lower it"
         )
     if recipe.parallel.sequence > 1:
-        check_heads(recipe, config)
+        text = config.get_text_config()
+        heads = text.num_attention_heads
+        check_heads(recipe, heads, getattr(text, "num_key_value_heads", None) or heads)
 
 
 def note_idle_devices(device: torch.device) -> None:
