@@ -18,7 +18,7 @@ pytest.importorskip("gradio", reason="gradio is not installed (extra: ui)")
 from lengthen.chat.shared_model import SharedModel
 from lengthen.data.stdlib import stdlib_documents
 from lengthen.errors import LengthenError
-from lengthen.extension import ExtendRequest, Extension, read_state
+from lengthen.extension import ExtendRequest, Extension, plan_extension, read_state
 from lengthen.run_folder import RunFolder
 from lengthen.ui.job import ExtensionJob
 from lengthen.ui.page import serve_page
@@ -137,11 +137,29 @@ def test_from_the_plan_to_the_verdict_over_a_restart(open_tab, shared, small, bo
     assert (folder / "report.html").is_file()
 
 
+def test_a_run_that_was_begun_elsewhere_goes_on_by_its_own_wishes(open_tab, shared, small, books, tmp_path):
+    folder = tmp_path / "runs" / "elsewhere"
+    wishes = {"eval_data": [str(books / "7.txt")], "task": "lookup", "overrides": ["training.steps=2"]}
+    plan_extension(str(small), 512, str(books), out=folder, hours=0.02, **wishes)
+    with serve_page(shared, "tiny", runs=tmp_path / "runs") as url:
+        page = open_tab(url)
+        choose(page, "elsewhere (not finished)")
+        page.wait_for_function("() => document.querySelector('#target input').value == '512'")
+        page.click("#start")
+        page.wait_for_selector("#extension .verdict")
+    assert len(RunFolder(folder).read_metrics()) == 2
+    assert Extension(folder).comparison["documents"] == [str(books / "7.txt")]
+    assert read_state(folder).plan.questions.task == "lookup"
+
+
 def test_what_is_missing_and_what_is_wrong_is_said(open_tab, shared, small, books, tmp_path):
     with serve_page(shared, "tiny", runs=tmp_path / "runs") as url:
         page = open_tab(url)
         page.click("#start")
         page.get_by_text("Say which base to extend").wait_for()
+        ask_for(page, small, 512, books, "")
+        page.click("#start")
+        page.get_by_text("and in how many hours").last.wait_for()
         ask_for(page, small, 128, books, 1)
         page.click("#start")
         wait_for(page, "has a context of 256 tokens already")

@@ -3,6 +3,7 @@
 import hashlib
 import html
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,20 +143,22 @@ class ExtendTab:
         lines = [*data.splitlines(), *kept]
         return {self.files: None, self.data: "\n".join(dict.fromkeys(filter(str.strip, lines)))}
 
-    def _make_plan(self, run: str, base: str, target: float | None, data: str, hours: float) -> Any:
+    def _make_plan(self, run: str, base: str, target: float | None, data: str, hours: float | None) -> Any:
         return self._begin(run, base, target, data, hours, only_plan=True)
 
     def _begin(
-        self, run: str, base: str, target: float | None, data: str, hours: float, only_plan: bool = False
+        self, run: str, base: str, target: float | None, data: str, hours: float | None, only_plan: bool = False
     ) -> Any:
         paths = tuple(line.strip() for line in data.splitlines() if line.strip())
-        if not target or not paths or not base.strip():
-            gr.Warning("Say which base to extend, to how many tokens, and with which documents.")
+        if not target or not paths or not base.strip() or not hours:
+            gr.Warning("Say which base to extend, to how many tokens, with which documents, and in how many hours.")
             return gr.skip()
         request = ExtendRequest(base.strip(), int(target), paths, hours=float(hours))
-        is_begun = run != _NEW and read_state(Path(run)) is not None
-        folder = Path(run) if is_begun else self._runs / default_folder(request).name
         try:
+            begun = None if run == _NEW else read_state(Path(run))
+            if begun is not None:  # it may have wishes that the page does not ask for
+                request = replace(begun.request, model=request.model, to=request.to, data=paths, hours=request.hours)
+            folder = self._runs / default_folder(request).name if begun is None else Path(run)
             self._job.begin(request, folder, only_plan)
         except LengthenError as error:
             gr.Warning(html.escape(str(error)), duration=20)

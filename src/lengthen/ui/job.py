@@ -103,7 +103,10 @@ class ExtensionJob:
                 request.to,
                 request.data,
                 out=folder,
+                eval_data=request.eval_data,
                 hours=request.hours,
+                task=request.task,
+                overrides=request.overrides,
                 on_event=self._tell,
                 stop=self._wanted_stop.is_set,
             )
