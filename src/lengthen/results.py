@@ -83,9 +83,14 @@ class RulerAverage(TypedDict):
 
 
 class RulerScore(RulerAverage):
-    """The score of one of RULER's tasks at one length."""
+    """The score of one of RULER's tasks at one length; what the likelihood of its right answers says, beside it."""
 
     task: str
+    trials: NotRequired[Length]
+    found: NotRequired[float]
+    nats: NotRequired[float]
+    right_tokens: NotRequired[float]
+    first_wrong: NotRequired[list[Count]]
 
 
 class RulerFile(TypedDict):

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import lengthen
+from command_line import succeed
 from lengthen.adapters.load import load_apart
 from lengthen.adapters.vllm import export_for_vllm
 from lengthen.errors import ModelError
@@ -88,6 +89,30 @@ def test_it_is_served_as_it_is_loaded(trained):
         == found.linear[name].scale
         == 0.5 * read_adapter(run / "adapter", served).linear[name].scale
     )
+
+
+def test_the_commands_take_the_share(trained, tmp_path):
+    _, run = trained
+    lengthen.export(run, tmp_path / "half", "float32", adapter_scale=0.5)
+    commands = {
+        "generate": ("--prompt", "abc def ", "--max-new-tokens", 24),
+        "chat": ("--question", "Which?", "--template", "chatml", "--max-new-tokens", 16),
+        "eval passkey": ("--lengths", 200, "--depths", 0.5, "--trials", 2, "--no-generate", "--beyond"),
+    }
+    for command, more in commands.items():
+        found = []
+        for model in ((run, "--adapter-scale", 0.5), (tmp_path / "half",), (run,)):
+            out = tmp_path / "result.json"
+            succeed(*command.split(), *model, *more, "--dtype", "float32", "--json", out)
+            found.append(json.loads(out.read_text(encoding="utf-8")))
+        if command == "eval passkey":
+            ours, merged, whole = (content["results"][0]["nats"] for content in found)
+            assert ours == pytest.approx(merged, abs=1e-4)
+            assert abs(ours - whole) > 1e-2
+            assert [content["adapter_scale"] for content in found] == [0.5, 1.0, 1.0]
+        else:
+            ours, merged, whole = (content["text"] if "text" in content else content["messages"] for content in found)
+            assert ours == merged != whole
 
 
 def test_vllm_gets_the_share(trained, tmp_path):

@@ -12,11 +12,12 @@ import lengthen
 from lengthen.errors import ContextError, DataError, ModelError
 from lengthen.evaluation import perplexity
 from lengthen.evaluation.answers import ScoredAnswer
-from lengthen.evaluation.compare import Probe, compare, find_pair, needle_probe
+from lengthen.evaluation.compare import Probe, compare, find_pair, needle_probe, ruler_probe
 from lengthen.evaluation.compare.paired import long_perplexity
 from lengthen.evaluation.compare.verdict import verdict
 from lengthen.evaluation.haystack import Haystack, documentation
 from lengthen.evaluation.retrieval.needle import needle
+from lengthen.evaluation.ruler import Essay, RulerTexts, ruler
 
 LENGTHS, DEPTHS, TRIALS = (420, 512), (0.25, 0.75), 2
 
@@ -93,6 +94,44 @@ def test_needles_are_those_of_the_separate_command(found, trained, base, prose, 
         of_length = [cell for cell in cells if cell.tokens == tokens]
         assert rows[tokens, None][side]["nats"] == pytest.approx(np.mean([cell.nats for cell in of_length]), abs=1e-5)
         assert rows[tokens, None]["questions"] == TRIALS * len(DEPTHS)
+
+
+@pytest.fixture(scope="module")
+def asked(trained):
+    """RULER's tasks of run and base: compared, and how each was asked for."""
+    texts = RulerTexts(Essay(documentation()[1][:20_000]), {})
+    tasks = {"fwe": 512, "niah_multivalue": 640}
+    pair = find_pair(str(trained), dtype="float32")
+    probes = [ruler_probe(pair.tokenizer, texts, task, tokens, TRIALS, 3) for task, tokens in tasks.items()]
+    return {row["task"]: row for row in compare(pair, probes, [])["scores"]}, texts, tasks
+
+
+@pytest.mark.parametrize("side", ["base", "run"])
+def test_ruler_is_that_of_the_separate_command(asked, trained, base, side):
+    rows, texts, tasks = asked
+    model, tokenizer = lengthen.load(trained if side == "run" else base, "float32")
+    for task, tokens in tasks.items():
+        (separate,) = ruler(model, tokenizer, texts, [task], [tokens], TRIALS, seed=3).scores
+        row = rows[task]
+        assert (row["tokens"], row["prompts"], row["questions"]) == (tokens, TRIALS, TRIALS)
+        assert row[side]["score"] == pytest.approx(separate.found / 100, abs=1e-4)
+        assert row[side]["nats"] == pytest.approx(separate.nats, abs=1e-5)
+        assert row[side]["right_tokens"] == pytest.approx(separate.right_tokens)
+        assert row[side]["first_wrong"] == separate.first_wrong
+
+
+def test_half_an_adapter_is_compared_with_the_base_itself(found, trained, prose):
+    pair = find_pair(str(trained), dtype="float32", adapter_scale=0.5)
+    assert pair.is_one
+    probes = [needle_probe(pair.tokenizer, prose, tokens, DEPTHS, TRIALS, seed=3) for tokens in LENGTHS]
+    half = compare(pair, probes, [], scaled=True)
+    alone = lengthen.load(trained, "float32", adapter_scale=0.5)
+    cells = {(cell.tokens, cell.depth): cell for cell in needle(*alone, prose, LENGTHS, DEPTHS, TRIALS, seed=3)}
+    for row, whole in zip(half["scores"], found["scores"], strict=True):
+        assert row["base"] == whole["base"]
+        assert row["run"]["nats"] != whole["run"]["nats"]
+        if row["depth"] is not None:
+            assert row["run"]["nats"] == pytest.approx(cells[row["tokens"], row["depth"]].nats, abs=1e-5)
 
 
 @pytest.mark.parametrize(("side", "context"), [("base", 32), ("run", 128)])

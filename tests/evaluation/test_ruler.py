@@ -30,6 +30,7 @@ from lengthen.evaluation.ruler import (
 from lengthen.evaluation.ruler.scoring import averages, match_score
 from lengthen.evaluation.ruler.tasks import SampleRequest
 from lengthen.evaluation.ruler.words import ADJECTIVES, NOUNS, VERBS
+from lengthen.results import check_results
 
 WITHOUT_FILES = [name for name in TASKS if not name.startswith("qa")]
 NIAH = [name for name in TASKS if name.startswith("niah")]
@@ -403,6 +404,14 @@ def test_command(tmp_path, squad_file):
     ]
     assert all(row["trials"] == 2 and 0 <= row["score"] <= 100 for row in result["results"])
     assert all(100 < row["least_tokens"] <= row["tokens"] for row in result["results"])
+    for row in result["results"]:
+        assert 0 <= row["right_tokens"] <= 1
+        assert (sum(row["first_wrong"]) == 0) == (row["right_tokens"] == 1)
+        assert sum(row["first_wrong"]) <= 2
+        assert f"{row['found']:.1f} / {row['nats']:.2f}" in shown.output
+    assert check_results("ruler", result, first)["results"] == [
+        {key: value for key, value in row.items() if key != "least_tokens"} for row in result["results"]
+    ]
     for average in result["averages"]:
         scores = [row["score"] for row in result["results"] if row["tokens"] == average["tokens"]]
         assert average["score"] == pytest.approx(sum(scores) / 2)

@@ -15,6 +15,7 @@ import pytest
 from adapter_files import CPU, greedy, make_adapter, with_adapter
 
 from lengthen.adapters.load import load_apart
+from lengthen.adapters.scale import scale_adapter
 from lengthen.errors import DataError
 from lengthen.models.load import load_tokenizer
 from lengthen.serving.api.metrics import _escaped
@@ -324,6 +325,17 @@ def test_adapters_come_and_go(server, adapters, expected, tmp_path):
     assert post("load", lora_name="tiny", lora_path="three").status_code == 400
     assert post("load", lora_name="a\nb", lora_path="three").status_code == 400
     assert [model.id for model in server.client.models.list()] == ["tiny", "one", "two"]
+
+
+def test_a_share_of_every_adapter_is_served(adapters, expected):
+    half = with_adapter("tiny", adapters["one"])
+    scale_adapter(half, 0.5, adapters["one"])
+    ids, tokenizer = load_tokenizer("tiny")(PROMPTS[0])["input_ids"], load_tokenizer("tiny")
+    wanted = tokenizer.decode([*ids, *greedy(half, ids, 20)], skip_special_tokens=True)[len(PROMPTS[0]) :]
+    with serving(f"--adapter=one={adapters['one']}", "--adapter-scale", "0.5") as running:
+        assert running.complete("one", PROMPTS[0]).choices[0].text == wanted
+        assert running.complete("tiny", PROMPTS[0]).choices[0].text == expected("tiny", PROMPTS[0])
+    assert len({wanted, expected("tiny", PROMPTS[0]), expected("one", PROMPTS[0])}) == 3
 
 
 def test_wrong_and_missing_tokens(server):

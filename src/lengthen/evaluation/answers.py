@@ -21,7 +21,7 @@ from lengthen.errors import ModelError
 from lengthen.evaluation.prompts import Prompt, Question
 from lengthen.head import causal_lm
 
-__all__ = ["ScoredAnswer", "ask", "greedy_generate", "numbers"]
+__all__ = ["ScoredAnswer", "ask", "first_wrong_counts", "greedy_generate", "numbers"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,16 @@ class ScoredAnswer:
     def first_wrong(self) -> int | None:
         """The place in the answer of the first token that is not the most likely one."""
         return None if self.exact else self.likeliest.index(False)
+
+
+def first_wrong_counts(answers: Sequence[ScoredAnswer]) -> list[int]:
+    """For each place in an answer, how many answers have their first wrong token there.
+
+    Args:
+        answers: at least one; the list is as long as the longest.
+    """
+    wrong = [answer.first_wrong for answer in answers]
+    return [wrong.count(place) for place in range(max(len(answer.losses) for answer in answers))]
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from lengthen.cli._options import BatchSize, EvalOptions, Haystack, Lengths, Mod
 from lengthen.cli._tables import print_table
 
 if TYPE_CHECKING:
-    from lengthen.evaluation.ruler import RulerResult
+    from lengthen.evaluation.ruler import RulerResult, TaskScore
 
 __all__ = ["ruler"]
 
@@ -123,9 +123,15 @@ def _print(result: "RulerResult", lengths: list[int], threshold: float, effectiv
         rows,
     )
     print_table(
-        "Right answers whose every token is the likeliest, 0 to 100",
+        "Right answers, teacher-forced: those found, 0 to 100, and nats per token of them",
         ["task", *map(str, lengths)],
-        [[task, *(f"{scores[task, tokens].found:.1f}" for tokens in lengths)] for task in least],
+        [[task, *(_likelihood(scores[task, tokens]) for tokens in lengths)] for task in least],
     )
     found = f"{effective} tokens" if effective else "none of the lengths"
+    right = [score.right_tokens for score in result.scores]
+    typer.echo(f"{sum(right) / len(right):.1%} of the right answers' tokens are the most likely ones")
     typer.echo(f"effective context (average of at least {threshold:.1f} there and at all shorter lengths): {found}")
+
+
+def _likelihood(score: "TaskScore") -> str:
+    return f"{score.found:.1f} / {score.nats:.2f}"

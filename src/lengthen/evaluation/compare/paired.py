@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lengthen.evaluation.answers import ScoredAnswer
+from lengthen.evaluation.answers import ScoredAnswer, first_wrong_counts
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.evaluation.compare.probes import Probe
 from lengthen.evaluation.loss_accumulator import bucket_width
@@ -62,12 +62,11 @@ def _score_row(
 
     def summary(all_answers: Sequence[Sequence[ScoredAnswer]]) -> SideScore:
         chosen = [answers[place * probe.choices] for answers in all_answers for place in places]
-        wrong = [answer.first_wrong for answer in chosen]
         return {
             "score": float(scores(all_answers).mean()),
             "nats": float(np.mean([answer.nats for answer in chosen])),
             "right_tokens": float(np.mean([answer.right for answer in chosen])),
-            "first_wrong": [wrong.count(place) for place in range(max(len(answer.losses) for answer in chosen))],
+            "first_wrong": first_wrong_counts(chosen),
         }
 
     difference = scores(run) - scores(base)

@@ -10,7 +10,7 @@ import torch
 from lengthen.attention.peers import Peers
 from lengthen.decoding.shards import check_shards
 from lengthen.errors import LengthenError
-from lengthen.evaluation.answers import ScoredAnswer, ask, numbers
+from lengthen.evaluation.answers import ScoredAnswer, ask, first_wrong_counts, numbers
 from lengthen.evaluation.prompts import Prompt, Question
 from lengthen.progress import progress_bar
 
@@ -146,7 +146,6 @@ def count_cell(tokens: int, depth: float, questions: Sequence[Question], answers
         questions: those of the cell.
         answers: to them, in order.
     """
-    wrong = [answer.first_wrong for answer in answers]
     generated = [
         is_found(question, answer)
         for question, answer in zip(questions, answers, strict=True)
@@ -159,6 +158,6 @@ def count_cell(tokens: int, depth: float, questions: Sequence[Question], answers
         exact=sum(answer.exact for answer in answers),
         nats=sum(answer.nats for answer in answers) / len(answers),
         right_tokens=sum(answer.right for answer in answers) / len(answers),
-        first_wrong=[wrong.count(place) for place in range(max(len(answer.losses) for answer in answers))],
+        first_wrong=first_wrong_counts(answers),
         correct=sum(generated) if generated else None,
     )

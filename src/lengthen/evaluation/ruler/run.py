@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from lengthen.errors import DataError, LengthenError
-from lengthen.evaluation.answers import ScoredAnswer, ask
+from lengthen.evaluation.answers import ScoredAnswer, ask, first_wrong_counts
 from lengthen.evaluation.prompts import Prompt, encode, make_prompt
 from lengthen.evaluation.ruler.scoring import averages, match_score
 from lengthen.evaluation.ruler.tasks import TASKS, RulerTexts, SampleRequest
@@ -42,6 +42,8 @@ class TaskScore:
         found: mean share, 0 to 100, of the right answers whose every token is the model's most likely one, in any
             order, teacher-forced.
         nats: mean loss of the right answers' tokens.
+        right_tokens: mean share, 0 to 1, of those tokens that are the most likely ones.
+        first_wrong: for each place in an answer, how many answers have their first wrong token there.
         least_tokens: the shortest length at which these prompts could be made.
     """
 
@@ -51,6 +53,8 @@ class TaskScore:
     trials: int
     found: float
     nats: float
+    right_tokens: float
+    first_wrong: list[int]
     least_tokens: int
 
     def to_json(self) -> dict[str, Any]:
@@ -175,6 +179,8 @@ def ruler(
                 trials=trials,
                 found=round(100 * sum(answer.found for answer in found) / trials, 2),
                 nats=sum(answer.nats for answer in found) / trials,
+                right_tokens=sum(answer.right for answer in found) / trials,
+                first_wrong=first_wrong_counts(found),
                 least_tokens=prompts.least_tokens,
             )
     return RulerResult([scores[key] for key in made])
