@@ -57,8 +57,11 @@ def tasks(model, score=12.3):
     return header(model, "tasks") | {"results": results}
 
 
-def compare(model, base_id, run=0.9, base=0.8, low=-0.2, high=0.3):
-    """Needles at 128 and 2,048 tokens, the base lost at the latter; both ends are None for a single prompt."""
+def compare(model, base_id, run=0.9, base=0.8, low=-0.2, high=0.3, scaled=None):
+    """Needles at 128 and 2,048 tokens, the base lost at the latter; both ends are None for a single prompt.
+
+    "scaled" is the score of the base with the run's positions, where it was asked too.
+    """
 
     def side(score):
         return {"score": score, "nats": 1.0, "right_tokens": score, "first_wrong": [1, 0]}
@@ -66,7 +69,7 @@ def compare(model, base_id, run=0.9, base=0.8, low=-0.2, high=0.3):
     scores = [
         {"task": "needle", "tokens": tokens, "depth": None, "prompts": 1 if low is None else 5, "questions": 25,
          "base": side(own), "run": side(run), "difference": run - own, "low": low, "high": high,
-         "beyond_base": tokens > 256}
+         "beyond_base": tokens > 256, **({} if scaled is None else {"scaled": side(scaled)})}
         for tokens, own in ((128, base), (2048, 0.0))
     ]  # fmt: skip
     perplexity = [
@@ -75,8 +78,11 @@ def compare(model, base_id, run=0.9, base=0.8, low=-0.2, high=0.3):
         for start, to, before, after in ((0, 2048, 45.7, 12.4), (0, 32, 49.0, 17.0), (0, 1024, 48.0, 16.0),
                                          (1024, 2048, 45.0, 12.0))
     ]  # fmt: skip
+    long = {"evaluator": "base", "short_context": 32, "share": 0.08, "tokens": 320, "base": 3.21, "run": 2.5,
+            "ratio": 0.78, "low": 0.7, "high": 0.9}  # fmt: skip
     return header(model, "compare") | {
-        "base": base_id, "scores": scores, "perplexity": perplexity, "verdict": verdict(scores, perplexity, 256),
+        "base": base_id, "scores": scores, "perplexity": perplexity, "long_perplexity": long,
+        "verdict": verdict(scores, perplexity, 256),
     }  # fmt: skip
 
 

@@ -94,10 +94,11 @@ def test_it_is_served_as_it_is_loaded(trained):
 def test_the_commands_take_the_share(trained, tmp_path):
     _, run = trained
     lengthen.export(run, tmp_path / "half", "float32", adapter_scale=0.5)
+    drawn = ("--temperature", 1.5, "--seed", 3, "--max-new-tokens", 24)  # the likeliest is a space for all of them
     commands = {
-        "generate": ("--prompt", "abc def ", "--max-new-tokens", 24),
-        "chat": ("--question", "Which?", "--template", "chatml", "--max-new-tokens", 16),
-        "eval passkey": ("--lengths", 200, "--depths", 0.5, "--trials", 2, "--no-generate", "--beyond"),
+        "generate": ("--prompt", "abc def ", *drawn),
+        "chat": ("--question", "Which?", "--template", "llama2", *drawn),
+        "eval passkey": ("--lengths", 300, "--depths", 0.5, "--trials", 2, "--no-generate", "--beyond"),
     }
     for command, more in commands.items():
         found = []
@@ -108,10 +109,10 @@ def test_the_commands_take_the_share(trained, tmp_path):
         if command == "eval passkey":
             ours, merged, whole = (content["results"][0]["nats"] for content in found)
             assert ours == pytest.approx(merged, abs=1e-4)
-            assert abs(ours - whole) > 1e-2
+            assert abs(ours - whole) > 1e-3
             assert [content["adapter_scale"] for content in found] == [0.5, 1.0, 1.0]
         else:
-            ours, merged, whole = (content["text"] if "text" in content else content["messages"] for content in found)
+            ours, merged, whole = (content.get("text") or content["results"][0]["text"] for content in found)
             assert ours == merged != whole
 
 

@@ -12,8 +12,10 @@ from retrieval_solver import answers
 from lengthen import evaluation
 from lengthen.data.documents import Document
 from lengthen.data.retrieval import vocabulary
+from lengthen.data.retrieval.chains import _names
 from lengthen.data.retrieval.documents import SurroundingText
-from lengthen.data.retrieval.python import STYLES, WORDS
+from lengthen.data.retrieval.example import _HEADINGS, INTRODUCTIONS
+from lengthen.data.retrieval.python import STYLES, WORDS, _long_number, _name, _number, _string
 from lengthen.data.retrieval.source import LEAST_TOKENS, Retrieval, Settings
 from lengthen.data.retrieval.tasks import SHARES, TASKS
 from lengthen.data.retrieval.vocabulary import VALUES, Draw
@@ -250,6 +252,8 @@ def test_no_template_of_the_evaluation(tiny):
             episode = task(Draw(random.Random(seed)), 12, lambda _least, _most: None)
             for text in (*(fact.text for fact in episode.facts), *(q.prompt + q.trained for q in episode.questions)):
                 trained |= five_words(text)
+    for text in (*INTRODUCTIONS, *_HEADINGS):
+        trained |= five_words(text)
     assert len(trained) > 5000
     assert not trained & tested
 
@@ -267,13 +271,24 @@ def test_no_key_of_the_evaluation():
 def test_no_value_of_the_evaluation_can_be_drawn():
     """Needles, passkeys and variables have numbers of five digits, RULER's keys of seven, or UUIDs."""
     draw = Draw(random.Random(0))
-    values = [VALUES[kind](draw) for kind in VALUES for _ in range(3000)]
+    makers = [*VALUES.values(), _number, _long_number, _string]
+    values = [make(draw) for make in makers for _ in range(3000)]
     assert not [value for value in values if re.search(r"(?<!\w)(\d{5}|\d{7})(?!\w)", value)]
     uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
     assert not [value for value in values if uuid.search(value)]
-    # Variables of the evaluation are three or five capital letters, its coded words six small ones.
+    # Variables of the evaluation are three or five capital letters.
     names = [key for kind in ("label", "identifier") for key in draw.keys(kind, 1000)]
+    names += [name for seed in range(200) for name in _names(Draw(random.Random(seed)), 20)]
+    names += [_name(draw) for _ in range(3000)]
+    assert len({name[0].isupper() for name in names}) == 2
     assert not [name for name in names if re.fullmatch(r"[A-Z]{3}|[A-Z]{5}", name)]
+
+
+def test_hardly_a_coded_word_of_the_evaluation_can_be_drawn():
+    """RULER's are any six small letters, which no list of words avoids; of a thousand, training has less than one."""
+    draw = Draw(random.Random(0))
+    words = {draw.invented() for _ in range(400_000)} | {*WORDS, *vocabulary.COMMON, *vocabulary.NOUNS}
+    assert sum(len(word) == 6 for word in words) < 26**6 / 1000
 
 
 def test_no_lookup_of_the_evaluation():

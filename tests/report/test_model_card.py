@@ -25,6 +25,7 @@ def test_verdict_table_and_perplexity(folder, tmp_path):
     assert "\n# long\n\nUsable up to 2,048 tokens (base: 128); short ability kept.\n" in card
     assert "| | 128 | 2,048 |\n|---|--:|--:|\n| base | 80% | 0% |\n| run | 90% | 90% |\n" in card
     assert "the run has 12.40, the base with a sliding window of 32 tokens 45.70" in card
+    assert "LongPPL: 3.21 \u2192 2.50 (base \u2192 run, on 320 tokens that a long context helps).\n" in card
     assert card.count('from_pretrained("me/long")') == 2
 
 

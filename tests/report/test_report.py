@@ -212,6 +212,34 @@ def test_a_run_whose_retrieval_fell_says_so_in_its_first_line(folder, base_id):
     assert first.startswith("Retrieval fell below the base's. No tested length is usable (base: 128)")
 
 
+def test_without_a_comparison_needles_of_both_say_that_retrieval_fell(folder, base_id, tmp_path):
+    def first(run_lost, base_lost):
+        sides = {"run": run_lost, base_id: base_lost}
+        for model, lost in sides.items():
+            content = files.grid(model, "needle", lost)
+            content["results"] = [cell | {"tokens": cell["tokens"] // 64} for cell in content["results"]]
+            files.write(folder / "evals" if model == "run" else tmp_path, "needle-1.json", content)
+        page = Page(write_report(folder, compare=[tmp_path / "needle-1.json"]))
+        assert "All scores of base and run" not in page.text
+        return next(line for line in page.text.splitlines() if "Within the base's context" in line)
+
+    collapsed = first(run_lost=200, base_lost=0)
+    assert collapsed.startswith("Retrieval fell below the base's. Within the base's context the run finds ")
+    assert "the base 100%, asked of each alone; what of the longer context is usable is not compared." in collapsed
+    assert first(run_lost=20, base_lost=20).startswith("Within the base's context the run finds ")
+    (tmp_path / "needle-1.json").unlink()
+    assert "What of its context is usable is not measured." in Page(write_report(folder)).text
+
+
+def test_every_side_that_was_asked_and_longppl_are_shown(folder, base_id):
+    files.write(folder / "evals", "compare-1.json", files.compare("run", base_id, scaled=0.37))
+    page = Page(write_report(folder))
+    assert "base, positions scaled, untrained" in page.by_tag["th"]
+    assert page.by_tag["td"].count("0.37") == 2
+    assert "LongPPL" in page.by_tag["dt"]
+    assert "3.21 \u2192 2.50" in page.by_tag["b"]
+
+
 def test_a_single_prompt_that_fell_is_undecided_in_the_first_line(folder, base_id):
     files.write(folder / "evals", "compare-1.json", files.compare("run", base_id, run=0.0, low=None, high=None))
     page = Page(write_report(folder))
@@ -302,6 +330,14 @@ def test_a_run_that_goes_on(folder):
     assert "of 2 steps" in page.attributes("svg")[0]["aria-label"]
     metrics.unlink()
     assert "No step is logged" in Page(write_report(folder)).text
+
+
+def test_a_mixture_is_told_with_its_shares(make_run, base):
+    beside = [{"kind": "retrieval", "weight": 0.75}]
+    context = {"target": 512, "method": "yarn"}
+    run = make_run(base, "mixed", attention="full", data={"beside": beside}, context=context, accumulation=2)
+    (told,) = [cell for cell in Page(write_report(run)).by_tag["dd"] if "retrieval" in cell]
+    assert told == "24% long: 5 documents, 1,755 tokens; 76% retrieval: in 1,755 tokens of documents"
 
 
 def test_a_run_from_before_run_json(folder):

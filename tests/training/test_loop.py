@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 from torch.utils.flop_counter import FlopCounterMode
 
+import lengthen
 from lengthen.adapters.build import add_adapter
 from lengthen.data.blocks import Block
 from lengthen.errors import DivergedError
@@ -21,6 +22,7 @@ from lengthen.planning.flops import model_flops
 from lengthen.planning.measure import model_shape
 from lengthen.recipe import TrainingRecipe, parse_recipe
 from lengthen.run_folder import RunFolder
+from lengthen.training import loop
 from lengthen.training.batches import Batches
 from lengthen.training.checkpoint import last_checkpoint
 from lengthen.training.loop import Loop
@@ -123,6 +125,47 @@ def test_a_run_that_diverges_stops_and_keeps_what_is_finite(base, documents, tmp
         assert all(tensor.isfinite().all() for tensor in load_file(checkpoint / "trainable.safetensors").values())
 
 
+@pytest.fixture
+def scaled_losses(monkeypatch):
+    """A function that has runs scale their losses by this at first, as float16 on a GPU does."""
+    build = loop._accelerator
+
+    def begin_with(scale):
+        def accelerator(recipe, dtype):
+            made = build(recipe, dtype)
+            made.scaler, made.native_amp = torch.amp.GradScaler("cpu", init_scale=scale), True
+            made.state._mixed_precision = "fp16"
+            return made
+
+        monkeypatch.setattr(loop, "_accelerator", accelerator)
+
+    return begin_with
+
+
+def test_gradients_that_overflow_by_the_scale_skip_the_step(base, documents, tmp_path, scaled_losses):
+    def trained(name, scale, steps):
+        scaled_losses(scale)
+        run = train(recipe_of(base, documents, tmp_path / name, steps=steps))
+        weights = load_file(run / "adapter" / "adapter_model.safetensors")
+        assert all(tensor.isfinite().all() for tensor in weights.values())
+        norms = [record["grad_norm"] for record in RunFolder(run).read_metrics()]
+        return norms, [tensor for name, tensor in weights.items() if "lora_B" in name]
+
+    norms, matrices = trained("skipped", 2.0**40, 2)
+    assert not any(map(math.isfinite, norms))
+    assert not any(tensor.any() for tensor in matrices), "no step was taken"
+    norms, matrices = trained("lowered", 2.0**20, 12)
+    assert not math.isfinite(norms[0])
+    assert any(map(math.isfinite, norms))
+    assert all(tensor.any() for tensor in matrices)
+
+
+def test_gradients_that_overflow_below_the_least_scale_are_a_divergence(base, documents, tmp_path, scaled_losses):
+    scaled_losses(0.5)
+    with pytest.raises(DivergedError, match=r"in step \d the (loss|gradient norm) is (nan|inf)"):
+        train(recipe_of(base, documents, tmp_path / "run", learning_rate=1e30))
+
+
 def test_weights_that_are_not_finite_are_never_written(base, documents, tmp_path, monkeypatch):
     """Whatever made them so after a step whose loss and gradients were finite."""
     update = Loop._update
@@ -162,6 +205,46 @@ def test_the_loss_of_a_step_is_the_weighted_mean_over_its_batches(base, document
     monkeypatch.setattr(run_module, "build_data", lambda setup: masked)
     run = train(recipe_of(base, documents, tmp_path / "masked", steps=2, accumulation=2))
     assert losses[0] == pytest.approx([record["loss"] for record in RunFolder(run).read_metrics()], rel=1e-5)
+
+
+def test_the_steps_are_those_of_a_plain_loop(base, documents, tmp_path, monkeypatch):
+    """AdamW over all weights, two sequences a step by accumulation, warm-up and decay, clipping that clips."""
+    from lengthen.training import run as run_module
+
+    generator = np.random.default_rng(0)
+    ids = [generator.integers(1, 257, length) for length in (64, 100, 80, 128, 30, 90, 120, 70)]
+    monkeypatch.setattr(run_module, "build_data", lambda setup: [Block(each, (len(each),)) for each in ids])
+    rate, decay, norm = 1e-3, 0.1, 0.5
+    settings = {"steps": 4, "warmup_steps": 2, "accumulation": 2, "max_grad_norm": norm, "weight_decay": decay}
+    recipe = recipe_of(base, documents, tmp_path / "run", learning_rate=rate, schedule="linear", **settings)
+    content = recipe.model_dump() | {"attention": {"kind": "full"}, "adapter": {"kind": "full"}}
+    run = train(parse_recipe(content, "test"))
+
+    model = lengthen.load(base, "float32", method="yarn", target=128)[0].train().requires_grad_()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    matrices, norms = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": decay}, {"params": norms, "weight_decay": 0.0}],
+                                  betas=(0.9, 0.95))  # fmt: skip
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0)).tolist()
+    norms_before = []
+    for step, share in enumerate((1 / 2, 1, 2 / 3, 1 / 3)):
+        batches = [torch.from_numpy(ids[index])[None] for index in order[2 * step : 2 * step + 2]]
+        targets = sum(batch.shape[1] - 1 for batch in batches)
+        for batch in batches:
+            logits = model(batch).logits[0, :-1]
+            (torch.nn.functional.cross_entropy(logits, batch[0, 1:], reduction="sum") / targets).backward()
+        norms_before.append(torch.nn.utils.clip_grad_norm_(model.parameters(), norm).item())
+        for group in optimizer.param_groups:
+            group["lr"] = rate * share
+        optimizer.step()
+        optimizer.zero_grad()
+    assert min(norms_before) > norm
+    records = RunFolder(run).read_metrics()
+    assert [record["grad_norm"] for record in records] == pytest.approx(norms_before, rel=1e-4)
+    trained = dict(lengthen.load(run, "float32")[0].named_parameters())
+    assert max((weight - before[name]).abs().max() for name, weight in trained.items()) > rate
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(trained[name], weight, atol=1e-5, rtol=0)
 
 
 def test_one_of_several_devices_without_a_launcher(base, documents, tmp_path, monkeypatch, caplog):

@@ -92,6 +92,12 @@ def test_another_mixture_is_another_run(base, documents, tmp_path):
         train(parse_recipe(content, "other"), resume=True)
 
 
+def test_a_mixture_can_not_be_made_longer(base, documents, tmp_path):
+    train(recipe_of(base, documents, tmp_path / "run"))
+    with pytest.raises(RecipeError, match=r"can't be made longer: its sources are mixed over all steps"):
+        train(recipe_of(base, documents, tmp_path / "run", steps=6), resume=True)
+
+
 def test_an_unusable_source_leaves_no_run(base, documents, tmp_path):
     recipe = recipe_of(base, documents, tmp_path / "run", data={"min_tokens": 10_000})
     with pytest.raises(DataError, match=r"data.train\[0\] \(long .*no document that can be used"):

@@ -1,5 +1,6 @@
 """`lengthen train`."""
 
+import shlex
 import sys
 from typing import Annotated
 
@@ -35,3 +36,4 @@ def train(
     output.write({"run": str(run), "metrics": RunFolder(run).read_metrics()})
     if not output.quiet:
         print(run)
+        print(f"next: lengthen eval compare {shlex.quote(str(run))}", file=sys.stderr)

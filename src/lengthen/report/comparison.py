@@ -1,21 +1,26 @@
-"""The newest comparison of a run with its base: the verdict with its picture, and perplexity by position."""
+"""The newest comparison of a run with its base: the verdict with its picture, and perplexity by position.
+
+Where there is none, needles that were asked of each alone say whether retrieval fell.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lengthen.evaluation.compare.paired import position_buckets
 from lengthen.evaluation.compare.verdict import RETRIEVAL, SHARE
-from lengthen.evaluation.plot import found_figure, position_figure
+from lengthen.evaluation.plot import found_figure, position_figure, right_answers
 from lengthen.report.figures import Picture, ReportSection, Table, picture
-from lengthen.report.numbers import as_count, as_perplexity
+from lengthen.report.numbers import as_count, as_perplexity, as_share
 from lengthen.report.results import RUN, Evaluation, Run
 from lengthen.results import as_interval, found_curves
 
-__all__ = ["Fact", "Found", "Usable", "found_by_length", "perplexity_by_position", "usable"]
+__all__ = ["Fact", "Found", "Usable", "found_by_length", "long_perplexity", "perplexity_by_position", "usable"]
 
 Fact = tuple[str, str, str]
 """A name, a value and a note."""
+
+_DEVIATIONS = 1.96  # that a difference of two shares has to be from 0, for 95%
 
 _SIDES = {"base": "base", "scaled": "base, positions scaled, untrained", "run": RUN}
 """Labels of a comparison's sides in pictures."""
@@ -30,21 +35,21 @@ class Usable:
         fell: whether it did.
         picture: what is found by length, base and run; None where no needles were asked for.
         facts: the usable context, the short ability, the perplexity.
-        scores: all of them, with their intervals.
+        scores: all of them, with their intervals; None where base and run are not compared.
     """
 
     sentence: str
     fell: bool
-    picture: Picture | None
-    facts: list[Fact]
-    scores: Table
+    picture: Picture | None = None
+    facts: list[Fact] = field(default_factory=list)
+    scores: Table | None = None
 
 
 def usable(run: Run) -> Usable | None:
-    """The verdict of the newest comparison; None where there is none."""
+    """The verdict of the newest comparison, or else what needles of run and base say; None where there is neither."""
     evaluation = run.newest("compare")
     if evaluation is None:
-        return None
+        return _by_needles(run)
     verdict = evaluation.content["verdict"]
     sentence = verdict["sentence"][0].upper() + verdict["sentence"][1:] + "."
     if verdict["fell"]:
@@ -63,7 +68,44 @@ def usable(run: Run) -> Usable | None:
         whole = _whole(rows)
         values = f"{as_perplexity(whole['base'])} \u2192 {as_perplexity(whole['run'])}"
         facts.append((f"perplexity on {whole['to']:,} tokens", values, f"{_base_label(run, whole)} \u2192 run"))
+    long = long_perplexity(evaluation)
+    if long is not None:
+        facts.append(long)
     return Usable(sentence, verdict["fell"], _found_picture(run, evaluation), facts, _scores(evaluation))
+
+
+def _by_needles(run: Run) -> Usable | None:
+    """What the newest needles of each alone say, in the cells of both within the base's context."""
+    own, context = run.newest("needle"), run.base["context"]
+    bases = [evaluation for evaluation in run.evaluations if (evaluation.kind, evaluation.label) == ("needle", "base")]
+    if own is None or not bases or context is None:
+        return None
+    cells = [
+        {(cell["tokens"], cell["depth"]): cell for cell in evaluation.content["results"] if cell["tokens"] <= context}
+        for evaluation in (bases[-1], own)
+    ]
+    shared = sorted(cells[0].keys() & cells[1].keys())
+    if not shared:
+        return None
+    found = [sum(right_answers(side[key]) for key in shared) for side in cells]
+    asked = [sum(side[key]["trials"] for key in shared) for side in cells]
+    before, after = found[0] / asked[0], found[1] / asked[1]
+    error = (before * (1 - before) / asked[0] + after * (1 - after) / asked[1]) ** 0.5
+    fell = after < SHARE * before and before - after > _DEVIATIONS * error
+    sentence = (
+        f"Within the base's context the run finds {as_share(found[1], asked[1])} of the needles and the base "
+        f"{as_share(found[0], asked[0])}, asked of each alone; what of the longer context is usable is not compared."
+    )
+    return Usable(f"Retrieval fell below the base's. {sentence}" if fell else sentence, fell)
+
+
+def long_perplexity(evaluation: Evaluation) -> Fact | None:
+    """LongPPL of base and run, of a comparison; None where a long context helped no token."""
+    long = evaluation.content.get("long_perplexity")
+    if long is None:
+        return None
+    values = f"{as_perplexity(long['base'])} \u2192 {as_perplexity(long['run'])}"
+    return "LongPPL", values, f"base \u2192 run, on {long['tokens']:,} tokens that a long context helps"
 
 
 @dataclass(frozen=True)
@@ -105,17 +147,19 @@ def _found_picture(run: Run, evaluation: Evaluation) -> Picture | None:
 
 
 def _scores(evaluation: Evaluation) -> Table:
+    asked = [row for row in evaluation.content["scores"] if row["depth"] is None]
+    sides = [side for side in _SIDES if any(side in row for row in asked)]
     rows = [
         [
             row["task"],
             f"{row['tokens']:,}",
-            *(f"{row[side]['score']:.2f}" for side in ("base", "run")),
+            *(f"{row[side]['score']:.2f}" if side in row else "" for side in sides),
             as_interval(row, "+.2f", ""),
         ]
-        for row in evaluation.content["scores"]
-        if row["depth"] is None
+        for row in asked
     ]
-    return Table("Base and run on the same questions", ["task", "tokens", "base", RUN, "difference, 95%"], rows)
+    columns = ["task", "tokens", *(_SIDES[side] for side in sides), "run - base, 95%"]
+    return Table("Base and run on the same questions", columns, rows)
 
 
 def perplexity_by_position(run: Run) -> ReportSection | None:

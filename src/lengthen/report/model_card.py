@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lengthen.files import write_text
 from lengthen.models.resolve import resolve_model
-from lengthen.report.comparison import found_by_length, perplexity_by_position, usable
+from lengthen.report.comparison import found_by_length, long_perplexity, perplexity_by_position, usable
 from lengthen.report.results import read_run
 from lengthen.report.setup import introduction
 from lengthen.templates import template
@@ -37,6 +37,7 @@ def write_model_card(folder: Path, out: Path, name: str) -> Path:
         introduction=introduction(run),
         found=found_by_length(evaluation) if evaluation else None,
         perplexity=positions.note if positions else "",
+        long_perplexity=long_perplexity(evaluation) if evaluation else None,
     )
     path = out / "README.md"
     write_text(path, card)
