@@ -192,7 +192,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.case:
         way, length, folder = arguments.case
-        print(json.dumps(case(way, int(length), Path(folder))))
+        # In one piece, as several processes write to the same pipe.
+        sys.stdout.write(json.dumps(case(way, int(length), Path(folder))) + "\n")
         return
     rows = []
     if arguments.json and arguments.json.is_file():

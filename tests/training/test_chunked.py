@@ -21,9 +21,10 @@ from lengthen.adapters.build import add_adapter
 from lengthen.attention import set_group_size
 from lengthen.errors import ModelError, RecipeError
 from lengthen.recipe import AdapterRecipe, MemoryRecipe, parse_recipe
-from lengthen.training.chunked import chunk_layers
-from lengthen.training.memory import tile_mlps
+from lengthen.training.chunked import check_layers, chunk_layers
+from lengthen.training.memory import enable_checkpointing, tile_mlps
 from lengthen.training.objective import CausalLMObjective
+from lengthen.training.parallel import shard
 
 SIZES = {
     "vocab_size": 97, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 3, "head_dim": 8,
@@ -254,3 +255,35 @@ def test_two_processes_by_chunks_equal_one_whole(make_base, train_in_processes, 
     adapters = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (whole, two)]
     for name, tensor in adapters[0].items():
         torch.testing.assert_close(adapters[1][name], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture
+def one_process():
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_layers_that_were_tried_by_parts_are_recomputed_under_fsdp2(one_process):
+    """FSDP2 gives a layer another class; a forward on the layer itself would be the old one, which keeps everything."""
+
+    def kept(recomputed, tried):
+        objective = objective_of(0, 8)
+        if tried:
+            check_layers(objective.model, "parallel.sequence=1")
+        if recomputed:
+            enable_checkpointing(objective.model, keep_attention=False)
+        shard(objective, objective.model, torch.device("cpu"))
+        numbers = 0
+
+        def keep(tensor):
+            nonlocal numbers
+            numbers += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            objective(input_ids=torch.arange(64)[None], labels=torch.arange(64)[None])
+        return numbers
+
+    assert kept(True, tried=True) == kept(True, tried=False) < kept(False, tried=True) / 2
