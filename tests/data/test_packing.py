@@ -20,7 +20,9 @@ IGNORED = -100
 def store_of(*lengths):
     """Documents of the given lengths; every token of all of them has an id of its own, in order."""
     offsets = np.cumsum([0, *lengths], dtype=np.int64)
-    return TokenStore(np.arange(offsets[-1], dtype=np.uint32), offsets, [f"d{i}" for i in range(len(lengths))])
+    return TokenStore.of_stream(
+        np.arange(offsets[-1], dtype=np.uint32), offsets, [f"d{i}" for i in range(len(lengths))]
+    )
 
 
 def segments_of(block):
@@ -121,7 +123,7 @@ def test_slices_of_blocks():
 
 
 def test_memory_mapped_ids_pack_too():
-    store = TokenStore(np.arange(10, dtype=np.uint16), np.array([0, 10]), ["a.bin"])
+    store = TokenStore.of_stream(np.arange(10, dtype=np.uint16), np.array([0, 10]), ["a.bin"])
     for packing in ("documents", "concatenate"):
         assert [block.input_ids.dtype for block in pack(store, 5, packing)] == [np.int64, np.int64]
 

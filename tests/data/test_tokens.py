@@ -1,4 +1,5 @@
 import logging
+import tracemalloc
 from itertools import chain
 
 import numpy as np
@@ -11,12 +12,14 @@ from transformers import PreTrainedTokenizerFast
 from lengthen.data import token_store
 from lengthen.data import tokens as module
 from lengthen.data.documents import Document
+from lengthen.data.packing import PACKINGS, pack
 from lengthen.data.token_cache import cache_key
 from lengthen.data.token_file import read_token_file, write_token_file
-from lengthen.data.token_store import TokenStore
+from lengthen.data.token_store import TokenStore, check_vocabulary
 from lengthen.data.tokens import default_cache, load_tokens, tokenize
 from lengthen.errors import DataError, OutputError
 from lengthen.progress import show_progress
+from lengthen.training.restoration import cut_windows
 from lengthen.vocabulary import vocabulary_size
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -46,7 +49,7 @@ def documents():
 
 def store_of(*documents):
     offsets = np.cumsum([0, *map(len, documents)], dtype=np.int64)
-    return TokenStore(
+    return TokenStore.of_stream(
         np.array([*chain(*documents)], dtype=np.uint32), offsets, [f"d{i}" for i in range(len(documents))]
     )
 
@@ -328,11 +331,44 @@ def test_load_tokens_refuses(tokenizer, tmp_path):
 
 
 def test_documents_that_are_held_out_are_not_in_what_is_left():
-    store = TokenStore(np.arange(9, dtype=np.uint32), np.array([0, 2, 5, 9]), ["a", "b", "c"])
+    store = TokenStore.of_stream(np.arange(9, dtype=np.uint32), np.array([0, 2, 5, 9]), ["a", "b", "c"])
     left = store.without(["b", "no such one"])
     assert left.names == ["a", "c"]
     assert [list(left[i]) for i in range(2)] == [[0, 1], [5, 6, 7, 8]]
     assert store.without([]) is store
-    assert list(store.take([2, 0, 2]).tokens) == [5, 6, 7, 8, 0, 1, 5, 6, 7, 8]
+    assert list(store.take([2, 0, 2]).stream()) == [5, 6, 7, 8, 0, 1, 5, 6, 7, 8]
     with pytest.raises(DataError, match=r"all documents .* are held out"):
         store.without("abc")
+
+
+def test_stores_that_are_taken_of_another_hold_no_tokens_of_their_own(tmp_path):
+    np.arange(50, dtype="<u2").tofile(tmp_path / "a.bin")
+    mapped = read_token_file(tmp_path / "a.bin", 300)
+    stream = TokenStore.of_stream(mapped.tokens, np.array([0, 20, 30, 50]), ["a", "b", "c"])
+    left = stream.without(["b"]).take([1, 0, 1])
+    for index, name in enumerate("cac"):
+        assert left.names[index] == name
+        assert np.shares_memory(left[index], mapped.tokens)
+    blocks = pack(left, 20, "documents")
+    assert [block.input_ids[0] for block in blocks] == [30, 0, 30]
+    assert stream.take([1, 2]).stream().base is not None, "in their order they are a view"
+    np.testing.assert_array_equal(left.stream(), [*range(30, 50), *range(20), *range(30, 50)])
+    check_vocabulary(left, 50)
+    with pytest.raises(DataError, match="a has token id 19"):
+        check_vocabulary(left.take([1]), 19)
+    write_token_file(tmp_path / "left.bin", left, 300)
+    assert np.fromfile(tmp_path / "left.bin", "<u2").tolist() == left.stream().tolist()
+
+
+def test_what_is_trained_on_holds_the_corpus_once():
+    """Without what is held out, packed either way, and cut into windows of restoration."""
+    size, length = 4_000_000, 100_000
+    names = [str(index) for index in range(size // length)]
+    store = TokenStore.of_stream(np.zeros(size, np.uint32), np.arange(0, size + 1, length), names)
+    tracemalloc.start()
+    left = store.without(names[:2])
+    kept = [pack(left, 3 * length, packing) for packing in PACKINGS], cut_windows(left, 1024, 0)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(kept[1].block(5)) == 1024
+    assert held <= peak < store.tokens.nbytes / 5

@@ -226,7 +226,7 @@ def test_a_damaged_state_is_named(small, books, tmp_path):
 
 
 def test_held_out_documents_are_long_few_and_spread():
-    store = TokenStore(np.zeros(4000, dtype=np.uint32), np.arange(0, 4001, 100), [str(i) for i in range(40)])
+    store = TokenStore.of_stream(np.zeros(4000, dtype=np.uint32), np.arange(0, 4001, 100), [str(i) for i in range(40)])
     chosen = choose_held_out(store, 50)
     assert [int(name) for name in chosen] == [3, 10, 16, 23, 30, 36]
     assert choose_held_out(store.take([0]), 50) == ()

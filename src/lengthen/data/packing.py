@@ -123,9 +123,9 @@ def _pack_documents(store: TokenStore, chosen: np.ndarray, sequence_length: int)
 
 def _pieces(store: TokenStore, chosen: Iterable[int], longest: int) -> list[Piece]:
     """Documents cut every `longest` tokens, in the order of the store."""
-    pieces = []
+    pieces, lengths = [], store.lengths.tolist()
     for index in chosen:
-        length = int(store.offsets[index + 1] - store.offsets[index])
+        length = lengths[index]
         for start in range(0, length, longest):
             stop = min(start + longest, length)
             if stop - start >= _SHORTEST_SEGMENT:
@@ -166,9 +166,9 @@ def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
 def _concatenate(store: TokenStore, chosen: np.ndarray, sequence_length: int) -> StoredBlocks:
     contents: list[list[Piece]] = []
     content: list[Piece] = []
-    room = sequence_length
+    room, lengths = sequence_length, store.lengths.tolist()
     for index in chosen.tolist():
-        start, length = 0, int(store.offsets[index + 1] - store.offsets[index])
+        start, length = 0, lengths[index]
         while start < length:
             stop = min(length, start + room)
             content.append((index, start, stop))

@@ -75,7 +75,7 @@ class _Opener:
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
         what = ("repository", "repositories") if source.kind == "code" else ("document", "documents")
-        about = f"{len(store)} {what[len(store) != 1]}, {len(store.tokens):,} tokens"
+        about = f"{len(store)} {what[len(store) != 1]}, {store.lengths.sum():,} tokens"
         return FiniteSource(source.kind, name, about, blocks, seed)
 
     def _store(self, number: int, source: SourceRecipe) -> TokenStore:

@@ -83,7 +83,8 @@ def write_cache(path: Path, store: TokenStore) -> None:
     Warns:
         UserWarning: the file can't be written.
     """
-    arrays = {"tokens": store.tokens, "offsets": store.offsets, "checksum": _checksum(store.tokens, store.offsets)}
+    tokens, offsets = store.stream(), store.offsets
+    arrays = {"tokens": tokens, "offsets": offsets, "checksum": _checksum(tokens, offsets)}
     arrays["spelled"] = np.asarray(store.spelled)
     try:
         write_bytes(path, safetensors.numpy.save(arrays))

@@ -60,7 +60,7 @@ def read_token_file(path: str | Path, vocab_size: int, dtype: str | None = None)
             f"token file {path} seems to hold uint32 ids, as every second uint16 in it is 0; "
             "read it with dtype uint32, or with dtype uint16 if it is right as it is"
         )
-    return TokenStore(tokens, np.array([0, len(tokens)], dtype=np.int64), [path.name])
+    return TokenStore.of_stream(tokens, np.array([0, len(tokens)], dtype=np.int64), [path.name])
 
 
 def write_token_file(path: str | Path, store: TokenStore, vocab_size: int) -> None:
@@ -76,7 +76,7 @@ def write_token_file(path: str | Path, store: TokenStore, vocab_size: int) -> No
         OutputError: the file can't be written.
     """
     check_vocabulary(store, vocab_size)
-    write_bytes(Path(path), store.tokens.astype(_DTYPES[_dtype_for(vocab_size)], copy=False).data)
+    write_bytes(Path(path), store.stream().astype(_DTYPES[_dtype_for(vocab_size)], copy=False).data)
 
 
 def _dtype_for(vocab_size: int) -> str:

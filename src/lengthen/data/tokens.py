@@ -105,7 +105,7 @@ def tokenize(
         kept = cache / f"{cache_key((document.text for document in documents), tokenizer)}.safetensors"
         cached = read_cache(kept)
         if cached is not None and len(cached[1]) == len(names) + 1:
-            return TokenStore(cached[0], cached[1], names, cached[2])
+            return TokenStore.of_stream(cached[0], cached[1], names, cached[2])
     total = sum(len(document.text) for document in documents)
     ids: list[np.ndarray] = []
     control = ControlTokens(tokenizer)
@@ -135,7 +135,7 @@ def tokenize_stream(stream: HubStream, tokenizer: "PreTrainedTokenizerBase", cac
         cached = read_cache(kept)
         if cached is not None:
             names = [f"{stream.source}[{i}]" for i in range(len(cached[1]) - 1)]
-            return TokenStore(cached[0], cached[1], names, cached[2])
+            return TokenStore.of_stream(cached[0], cached[1], names, cached[2])
     names, spelled, control = [], 0, ControlTokens(tokenizer)
 
     def texts() -> Iterator[str]:
@@ -186,14 +186,14 @@ def _kind(source: str | Path) -> str:
 
 def _build(ids: list[np.ndarray], names: list[str], spelled: int) -> TokenStore:
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-    return TokenStore(_joined(ids), offsets, names, spelled)
+    return TokenStore.of_stream(_joined(ids), offsets, names, spelled)
 
 
 def _join(stores: list[TokenStore]) -> TokenStore:
     lengths = [length for store in stores for length in store.lengths.tolist()]
     names, spelled = [name for store in stores for name in store.names], sum(store.spelled for store in stores)
-    parts = [stores.pop().tokens for _ in range(len(stores))]
-    return TokenStore(_joined(parts[::-1]), np.cumsum([0, *lengths], dtype=np.int64), names, spelled)
+    parts = [stores.pop().stream() for _ in range(len(stores))]
+    return TokenStore.of_stream(_joined(parts[::-1]), np.cumsum([0, *lengths], dtype=np.int64), names, spelled)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

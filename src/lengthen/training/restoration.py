@@ -13,9 +13,7 @@ Windows come at a share of all forward passes, spread evenly over the steps, bes
 import math
 from fractions import Fraction
 
-import numpy as np
-
-from lengthen.data.blocks import Block
+from lengthen.data.blocks import Block, StoredBlocks
 from lengthen.data.mixture import FiniteSource
 from lengthen.data.token_store import TokenStore
 from lengthen.errors import DataError
@@ -35,18 +33,18 @@ def cut_windows(store: TokenStore, length: int, seed: int) -> FiniteSource:
     Raises:
         DataError: no document is that long.
     """
-    blocks = [
-        Block(store[index][start : start + length].astype(np.int64), (length,))
-        for index in range(len(store))
-        for start in range(0, len(store[index]) - length + 1, length)
+    pieces = [
+        [(index, start, start + length)]
+        for index, tokens in enumerate(store.lengths.tolist())
+        for start in range(0, tokens - length + 1, length)
     ]
-    if not blocks:
+    if not pieces:
         raise DataError(
             f"no document for restoration has {length} tokens, the longest {store.lengths.max(initial=0)}; lower "
             "training.restoration.length or name longer ones in training.restoration.data"
         )
-    about = f"{len(blocks):,} windows of {length:,} tokens"
-    return FiniteSource("restoration", "training.restoration", about, blocks, (seed,))
+    about = f"{len(pieces):,} windows of {length:,} tokens"
+    return FiniteSource("restoration", "training.restoration", about, StoredBlocks(store, pieces), (seed,))
 
 
 class Windows:

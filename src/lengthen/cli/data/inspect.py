@@ -83,7 +83,7 @@ def _inspect_documents(inputs: list[str], model: str, dtype: str | None, blocks:
 
     tokenizer = load_tokenizer(model)
     store, warnings = load_tokens(inputs, tokenizer, vocabulary_size(tokenizer), default_cache(), dtype)
-    refuse_without_rows(model, tokenizer, [store.tokens])
+    refuse_without_rows(model, tokenizer, [store.stream()])
     chosen = choose_documents(store, *blocks.limits)
     result: dict[str, Any] = {
         "model": model,

@@ -39,13 +39,13 @@ def tokenize(
     tokenizer = load_tokenizer(model)
     vocabulary = vocabulary_size(tokenizer)
     store, warnings = load_tokens(inputs, tokenizer, vocabulary, default_cache(), dtype)
-    refuse_without_rows(model, tokenizer, [store.tokens])
+    refuse_without_rows(model, tokenizer, [store.stream()])
     write_token_file(out, store, vocabulary)
     result = {
         "model": model,
         "out": str(out),
         "documents": len(store),
-        "tokens": len(store.tokens),
+        "tokens": int(store.lengths.sum()),
         "bytes": out.stat().st_size,
         "warnings": warnings,
     }
