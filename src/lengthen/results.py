@@ -10,6 +10,7 @@ from typing_extensions import NotRequired, TypedDict
 from lengthen.errors import DataError
 
 __all__ = [
+    "BenchmarkRow",
     "Comparison",
     "GridCell",
     "LongPerplexity",
@@ -206,6 +207,25 @@ class LongPerplexity(PerplexityPair):
     tokens: int
 
 
+class BenchmarkRow(TypedDict):
+    """Both models on a task of lm-eval; "difference" is run - base.
+
+    "low" and "high" are its 95% interval by a bootstrap over samples, None where samples have no score of their own.
+    The standard errors are lm-eval's, None where it has none.
+    """
+
+    task: str
+    metric: str
+    samples: int | None
+    base: float
+    base_stderr: float | None
+    run: float
+    run_stderr: float | None
+    difference: float
+    low: float | None
+    high: float | None
+
+
 class Verdict(TypedDict):
     """The verdict of a comparison; see `lengthen.evaluation.compare.verdict.verdict`.
 
@@ -232,6 +252,7 @@ class Comparison(TypedDict):
     scores: list[ScoreRow]
     perplexity: list[PerplexityRow]
     long_perplexity: NotRequired[LongPerplexity | None]
+    lm_eval: NotRequired[list[BenchmarkRow]]
     seconds: NotRequired[dict[str, float]]
 
 

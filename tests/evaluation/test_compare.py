@@ -315,8 +315,8 @@ def test_lengths_beyond_the_run_need_beyond(trained):
     assert isinstance(ran.exception, ContextError)
     assert "--beyond" in str(ran.exception)
     ran = invoke(trained, "--tasks", "needle,nedle")
-    assert ran.exit_code == 2
-    assert "nedle" in ran.stderr
+    assert isinstance(ran.exception, DataError)
+    assert str(ran.exception).startswith("nedle: lengthen's own are needle, lookup, copy")
     ran = invoke("tiny", "--method", "yarn")
     assert ran.exit_code == 2
     assert "--target" in ran.stderr

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 import command_line
 import lengthen
 from lengthen.errors import ContextError, DataError, LengthenError, ModelError
+from lengthen.evaluation.compare.benchmarks import benchmark_rows
 from lengthen.evaluation.prompts import encode
 from lengthen.evaluation.tasks.files import Sample, choose, read_samples
 from lengthen.evaluation.tasks.metrics import METRICS, check_metric, score
 from lengthen.evaluation.tasks.scoring import answer_samples, summarize
 from lengthen.evaluation.tasks.suites import LEVAL, LONGBENCH, PromptLayout
+from lengthen.results import check_results
 
 CODE = "def add(a, b):\n    return a + b\n\n\n"
 
@@ -510,6 +512,42 @@ def test_lm_eval_s_limit_and_lengths(task_folder, tmp_path):
     assert json.loads(out.read_text(encoding="utf-8"))["results"][0]["samples"] == 1
     with pytest.raises(ContextError, match="code_line generates up to 300 tokens"):
         invoke("tiny", "--tasks", "code_line", "--include", task_folder, "--max-new-tokens", 300, "--quiet")
+
+
+def test_a_comparison_has_both_models_on_lm_eval_s_tasks(task_folder, run, base, tmp_path):
+    out = tmp_path / "compare.json"
+    common = ("--include", task_folder, "--dtype", "float32", "--quiet")
+    shown = command_line.succeed(
+        *("eval", "compare", run, "--tasks", "copy,code_*", "--trials", 1, "--documents", 0, "--json", out, *common)
+    )
+    content = json.loads(out.read_text(encoding="utf-8"))
+    assert [row["task"] for row in content["scores"]] == ["copy digits"]
+    rows = {row["task"]: row for row in content["lm_eval"]}
+    assert list(rows) == ["code_choice", "code_line"]
+    for side, model in (("base", base), ("run", run)):
+        succeed(model, "--tasks", "code_*", "--context", 32, "--json", tmp_path / "alone.json", *common)
+        for result in json.loads((tmp_path / "alone.json").read_text(encoding="utf-8"))["results"]:
+            row = rows[result["task"]]
+            assert (row[side], row[f"{side}_stderr"]) == (result["score"], result["stderr"])
+            assert (row["metric"], row["samples"]) == (result["metric"], result["samples"])
+            assert row["low"] <= row["difference"] <= row["high"]
+    assert "code_choice" in shown.stdout
+    assert check_results("compare", content, out)["lm_eval"] == content["lm_eval"]
+
+
+def test_differences_are_paired_by_sample_where_samples_have_scores():
+    def side(*scores, metric="acc"):
+        mean = sum(scores) / len(scores)
+        results = [{"task": "t", "metric": metric, "score": mean, "stderr": 0.1, "samples": len(scores)}]
+        return results, [{"task": "t", "doc_id": number, "acc": score} for number, score in enumerate(scores)]
+
+    (row,) = benchmark_rows(side(0, 1, 0, 1, 0, 1), side(1, 1, 1, 1, 1, 1))
+    assert (row["base"], row["run"], row["difference"]) == (0.5, 1, 0.5)
+    assert 0 <= row["low"] < 0.5 < row["high"] <= 1
+    (row,) = benchmark_rows(side(0, 1, 0), side(0, 1, 0))
+    assert (row["low"], row["high"]) == (0, 0), "the same answers, whatever the standard error of each score"
+    (row,) = benchmark_rows(side(0, 1, metric="acc,some-filter"), side(1, 1, metric="acc,some-filter"))
+    assert (row["low"], row["high"], row["base_stderr"]) == (None, None, 0.1)
 
 
 def test_what_lm_eval_can_not_run_is_the_user_s_error(task_folder):

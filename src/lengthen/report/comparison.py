@@ -158,6 +158,15 @@ def _scores(evaluation: Evaluation) -> Table:
         ]
         for row in asked
     ]
+    rows += [
+        [
+            f"{row['task']}, {row['metric']}",
+            "",
+            *(f"{row[side]:.2f}" if side in row else "" for side in sides),
+            as_interval(row, "+.2f", ""),
+        ]
+        for row in evaluation.content.get("lm_eval", ())
+    ]
     columns = ["task", "tokens", *(_SIDES[side] for side in sides), "run - base, 95%"]
     return Table("Base and run on the same questions", columns, rows)
 

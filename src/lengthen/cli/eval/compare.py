@@ -62,7 +62,8 @@ def compare(
     depths: Depths = "0,0.25,0.5,0.75,1",
     trials: Trials = 5,
     tasks: Annotated[
-        str, typer.Option(help="Tasks: needle, lookup, copy, cloze, babilong_qa1 to babilong_qa3, and RULER's.")
+        str,
+        typer.Option(help="Tasks: needle, lookup, copy, cloze, babilong_qa1 to babilong_qa3, RULER's, and lm-eval's."),
     ] = "needle,copy,cloze",
     haystack: Haystack = None,
     data: Annotated[
@@ -72,6 +73,12 @@ def compare(
         ),
     ] = None,
     documents: Annotated[int, typer.Option(min=0, help="Documents read, the longest ones; 0 for none.")] = 8,
+    include: Annotated[
+        Path | None, typer.Option(help="For lm-eval's tasks: folder with more task configurations.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Of each of lm-eval's tasks, the first; default all.")
+    ] = None,
     seed: Seed = 0,
     *,
     sides: SideOptions,
@@ -82,41 +89,50 @@ def compare(
     check_scaling(options)
     asked, places = parse_lengths(lengths, "--lengths") if lengths is not None else None, parse_depths(depths)
 
+    from lengthen.evaluation.compare import Benchmarks, comparison_figure, comparison_header, default_lengths, find_pair
     from lengthen.evaluation.compare import compare as measure
-    from lengthen.evaluation.compare import comparison_figure, comparison_header, default_lengths, find_pair
     from lengthen.evaluation.haystack import Haystack as Prose
     from lengthen.evaluation.haystack import read_haystack
 
     given = asdict(options)
     beyond = given.pop("beyond")
+    ours, theirs = _names(tasks, include)
     pair = find_pair(model, base, **given)
     chosen = asked or default_lengths(pair.base_context, pair.context)
     check_lengths(model, pair.context, chosen, beyond)
     source, text = read_haystack(haystack)
     prose = Prose(pair.tokenizer, text, source)
     typer.echo(f"haystack: {source}, {prose.tokens} tokens", err=True)
-    probes = _probes(_names(tasks), pair, prose, text, chosen, places, trials, seed)
+    probes = _probes(ours, pair, prose, text, chosen, places, trials, seed)
     names, read = _documents(pair, data, documents, max(chosen), text)
-    found = measure(pair, probes, read, **asdict(sides))
+    benchmarks = Benchmarks(theirs, include, samples) if theirs else None
+    found = measure(pair, probes, read, **asdict(sides), benchmarks=benchmarks)
     _print(found, pair, output.quiet)
     header = comparison_header(pair, probes, prose, names, lengths=chosen, depths=places, trials=trials, seed=seed)
     figure = partial(comparison_figure, found, Path(pair.name).name, pair.base_context)
     write_result(model, header, "compare", {**found}, output.json_file, figure)
 
 
-def _names(tasks: str) -> list[str]:
-    """The tasks, before anything is loaded."""
+def _names(tasks: str, include: Path | None) -> tuple[list[str], list[str]]:
+    """Our own tasks and lm-eval's, before anything is loaded; what is none of ours has to be one of theirs."""
+    from lengthen.errors import DataError, LengthenError, require
     from lengthen.evaluation.retrieval.babilong import TASKS as BABILONG
     from lengthen.evaluation.ruler import TASKS as RULER
 
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     known = ["needle", "lookup", "copy", "cloze", *BABILONG, *(name for name in RULER if not name.startswith("qa_"))]
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise typer.BadParameter(
-            f"no task {unknown[0] if unknown else tasks!r}; choose from {', '.join(known)}", param_hint="--tasks"
-        )
-    return list(dict.fromkeys(names))
+    ours, theirs = [name for name in names if name in known], [name for name in names if name not in known]
+    if not names:
+        raise typer.BadParameter(f"no task {tasks!r}; choose from {', '.join(known)}", param_hint="--tasks")
+    if theirs:
+        try:
+            require("a task of another name", "tasks", "lm_eval")
+            from lengthen.evaluation.tasks.harness import check_tasks
+
+            check_tasks(theirs, include)
+        except LengthenError as error:
+            raise DataError(f"{', '.join(theirs)}: lengthen's own are {', '.join(known)}; {error}") from error
+    return ours, theirs
 
 
 def _probes(
@@ -223,6 +239,16 @@ def _print(found: "Comparison", pair: "Pair", quiet: bool) -> None:
                 for row in found["perplexity"]
             ],
         )  # fmt: skip
+    if found.get("lm_eval"):
+        print_table(
+            "Tasks of lm-eval, within the base's context",
+            ["task", "metric", "samples", "base", "run", "run - base, 95%"],
+            [
+                [row["task"], row["metric"], row["samples"], *(_with_error(row, side) for side in ("base", "run")),
+                 as_interval(row, "+.3f")]
+                for row in found["lm_eval"]
+            ],
+        )  # fmt: skip
     long = found.get("long_perplexity")
     if long is not None:
         typer.echo(
@@ -250,6 +276,11 @@ def _print_depths(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _both(row: Mapping[str, Any], key: str) -> str:
     return f"{row['base'][key]:.2f} / {row['run'][key]:.2f}"
+
+
+def _with_error(row: Mapping[str, Any], side: str) -> str:
+    error = row[f"{side}_stderr"]
+    return f"{row[side]:.3f}" + ("" if error is None else f" +- {error:.3f}")
 
 
 def _marked(tokens: int, row: Mapping[str, Any]) -> str:

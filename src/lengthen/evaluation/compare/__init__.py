@@ -1,5 +1,6 @@
 """A run beside its base on the same prompts and documents, and what of the context is usable."""
 
+from lengthen.evaluation.compare.benchmarks import Benchmarks
 from lengthen.evaluation.compare.pair import Pair, find_pair
 from lengthen.evaluation.compare.picture import comparison_figure
 from lengthen.evaluation.compare.probes import (
@@ -23,6 +24,7 @@ from lengthen.evaluation.compare.run import (
 from lengthen.results import Comparison
 
 __all__ = [
+    "Benchmarks",
     "Comparison",
     "Measurement",
     "Pair",

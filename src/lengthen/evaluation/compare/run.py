@@ -9,6 +9,7 @@ import numpy as np
 
 from lengthen.errors import LengthenError, ModelError
 from lengthen.evaluation.answers import ScoredAnswer, ask
+from lengthen.evaluation.compare.benchmarks import Benchmarks, Scored, benchmark_rows
 from lengthen.evaluation.compare.pair import Pair
 from lengthen.evaluation.compare.paired import long_perplexity, perplexity_rows, score_rows
 from lengthen.evaluation.compare.probes import Probe
@@ -123,6 +124,7 @@ def compare(
     short_context: int | None = None,
     stride: int | None = None,
     batch_size: int = 1,
+    benchmarks: Benchmarks | None = None,
 ) -> Comparison:
     """Ask a run and its base the same questions, score the same tokens, and say what of the context is usable.
 
@@ -136,6 +138,7 @@ def compare(
         documents: token ids, each at most the run's context long.
         scaled: also ask the base with the run's positions, untrained.
         evaluator, short_context, stride, batch_size: see `Questionnaire`.
+        benchmarks: tasks of lm-eval, of base and run; they stand beside the verdict and are no part of it.
 
     Returns:
         Plain data for a JSON file.
@@ -143,20 +146,23 @@ def compare(
     Raises:
         LengthenError: there is nothing to compare.
         ModelError: a model can't be loaded, or its losses are not finite.
+        DataError: data of lm-eval's tasks can't be read or fetched.
     """
     asked = Questionnaire(
         probes, documents, pair.base_context, pair.context, (), evaluator, short_context, stride, batch_size
     )
     sides: list[Side] = ["base", "scaled", "run"] if scaled else ["base", "run"]
     measured: dict[Side, Measurement] = {}
+    scored: dict[Side, Scored] = {}
     with pair.models() as models:
         for side in sides:
-            with (
-                getattr(models, side)() as model,
-                progress_bar(side, asked.tokens(side), "tokens") as advance,
-            ):
-                measured[side] = measure(asked, side, model, pair.tokenizer, advance)
-    return judge(asked, measured, pair.base_id if evaluator == "base" else pair.id)
+            with getattr(models, side)() as model:
+                with progress_bar(side, asked.tokens(side), "tokens") as advance:
+                    measured[side] = measure(asked, side, model, pair.tokenizer, advance)
+                if benchmarks is not None and side != "scaled":
+                    scored[side] = benchmarks.score(model, pair.tokenizer, pair.base_context)
+    found = judge(asked, measured, pair.base_id if evaluator == "base" else pair.id)
+    return {**found, "lm_eval": benchmark_rows(scored["base"], scored["run"])} if scored else found
 
 
 def comparison_header(

@@ -20,7 +20,7 @@ from lm_eval.tasks import TaskManager
 from lengthen.errors import ContextError, DataError, LengthenError, ModelError
 from lengthen.progress import is_progress_shown
 
-__all__ = ["evaluate_tasks"]
+__all__ = ["check_tasks", "evaluate_tasks"]
 
 
 class _CountingLM(HFLM):
@@ -90,8 +90,6 @@ def evaluate_tasks(
     """
     if chat and not tokenizer.chat_template:
         raise ModelError("this model's tokenizer has no chat template; leave `chat` out")
-    if include is not None and not include.is_dir():
-        raise DataError(f"`include={include}` is no folder; give one that holds task configurations (.yaml)")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = _manager(include)
     model.eval()
@@ -117,9 +115,24 @@ def evaluate_tasks(
     return _results(loaded, lm.truncated), _predictions(loaded)
 
 
+def check_tasks(tasks: Sequence[str], include: Path | None = None) -> None:
+    """Refuse names that lm-eval does not know.
+
+    Args:
+        tasks: as in `evaluate_tasks`.
+        include: as in `evaluate_tasks`.
+
+    Raises:
+        DataError: an unknown task, or `include` is no folder.
+    """
+    _known(_manager(include), tasks)
+
+
 @cache
 def _manager(include: Path | None) -> TaskManager:
     """The index of all task configurations; reading lm-eval's own, thousands of files, takes seconds."""
+    if include is not None and not include.is_dir():
+        raise DataError(f"`include={include}` is no folder; give one that holds task configurations (.yaml)")
     return TaskManager(include_path=None if include is None else str(include))
 
 
