@@ -151,6 +151,42 @@ def test_what_is_cancelled_goes_on(small, books, tmp_path, line):
     assert results(extend(small, TARGET, books, out=folder, overrides=STEPS).folder)[1] == results(line[0].folder)[1]
 
 
+@pytest.mark.parametrize(
+    ("after", "asked", "said"),
+    [
+        ("looking", 1, "looking at base and data"),
+        ("looking", 5, "looking at base and data"),  # of eight files
+        ("taking two steps", 2, "taking two steps"),
+        ("taking two steps", 3, "taking two steps"),
+        ("taking two steps", 5, "looking at base and data"),  # the base, what it can do
+    ],
+)
+def test_what_is_stopped_while_it_plans_goes_on(after, asked, said, small, books, tmp_path, monkeypatch):
+    monkeypatch.setenv("LENGTHEN_CACHE", str(tmp_path / "cache"))
+    lines, answers = [], []
+
+    def stop():
+        if any(line.startswith(after) for line in lines):
+            answers.append(len(answers) + 1 >= asked)
+        return bool(answers) and answers[-1]
+
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted, match=f"^stopped while {said}$"):
+        plan_extension(
+            small,
+            TARGET,
+            books,
+            out=folder,
+            overrides=STEPS,
+            on_event=lambda event: lines.append(event.text),
+            stop=stop,
+        )
+    assert len(answers) == asked, "it ends where it is asked"
+    assert not any(line.startswith("asking about") for line in lines)
+    assert not folder.exists()
+    assert plan_extension(small, TARGET, books, out=folder, overrides=STEPS).steps == 3
+
+
 def test_a_finished_one_is_not_begun_again(line, small, books):
     run, _ = line
     events = []

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from lengthen.adapters.load import load
 from lengthen.attention import backends
-from lengthen.errors import DataError, LengthenError, ModelError, OutputError, RecipeError
+from lengthen.errors import DataError, Interrupted, LengthenError, ModelError, OutputError, RecipeError
 from lengthen.recipe import load_recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 from lengthen.training.optim import lr_multiplier
@@ -307,6 +307,18 @@ def test_a_run_goes_on_for_more_steps_and_is_what_a_longer_one_is(base, document
     before = (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
     train(parse_recipe(longer, "test"), resume=True)
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_stop_in_the_last_step_stops_too_and_goes_on_to_the_same_end(base, documents, tmp_path):
+    recipe = parse_recipe(settings(base, documents, tmp_path / "run", steps=2), "test")
+    answers = iter([False, True])
+    with pytest.raises(Interrupted, match="stopped after step 2, with a checkpoint"):
+        train(recipe, stop=lambda: next(answers))
+    assert not RunFolder(tmp_path / "run").is_finished
+    train(recipe, resume=True)
+    whole = run(base, documents, tmp_path / "whole", steps=2)
+    ours, theirs = (load_file(each / "adapter" / "adapter_model.safetensors") for each in (tmp_path / "run", whole))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

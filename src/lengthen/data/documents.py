@@ -7,7 +7,7 @@ with wrong letters trains a model on wrong letters.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,9 @@ class Document:
     text: str
 
 
-def read_documents(paths: Sequence[str | Path], limit: int | None = None) -> tuple[list[Document], list[str]]:
+def read_documents(
+    paths: Sequence[str | Path], limit: int | None = None, on_read: Callable[[], None] = lambda: None
+) -> tuple[list[Document], list[str]]:
     """Read every document of the named files and folders, in the order named.
 
     A folder is read recursively in the order of its paths; hidden files and folders, other extensions and empty
@@ -47,6 +49,7 @@ def read_documents(paths: Sequence[str | Path], limit: int | None = None) -> tup
     Args:
         paths: files that end in one of `SUPPORTED`, and folders of these.
         limit: documents that are taken of each path, the first ones; None for all.
+        on_read: called after each file.
 
     Returns:
         The documents, and one warning (a line) for each file or folder of which something was left out.
@@ -63,9 +66,10 @@ def read_documents(paths: Sequence[str | Path], limit: int | None = None) -> tup
         if not path.exists():
             raise DataError(f"{path} does not exist; check the name")
         if path.is_dir():
-            found, said = _read_folder(path, limit, column)
+            found, said = _read_folder(path, limit, column, on_read)
         else:
             found, said = _read_file(path, limit, column)
+            on_read()
             if not found:
                 raise DataError(f"{path} is empty; leave it out or give a file with text")
         documents += found[:limit]
@@ -73,7 +77,9 @@ def read_documents(paths: Sequence[str | Path], limit: int | None = None) -> tup
     return documents, warnings
 
 
-def _read_folder(folder: Path, limit: int | None, column: str | None) -> tuple[list[Document], list[str]]:
+def _read_folder(
+    folder: Path, limit: int | None, column: str | None, on_read: Callable[[], None]
+) -> tuple[list[Document], list[str]]:
     documents: list[Document] = []
     warnings: list[str] = []
     empty: list[Path] = []
@@ -81,6 +87,7 @@ def _read_folder(folder: Path, limit: int | None, column: str | None) -> tuple[l
         if limit is not None and len(documents) >= limit:
             break
         found, said = _read_file(path, limit, column)
+        on_read()
         documents += found
         warnings += said
         if not found:

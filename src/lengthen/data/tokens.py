@@ -1,6 +1,6 @@
 """Tokens from documents, token files and hub datasets."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ def load_tokens(
     cache: Path | None = None,
     dtype: str | None = None,
     max_documents: int | None = None,
+    on_read: Callable[[], None] = lambda: None,
 ) -> tuple[TokenStore, list[str]]:
     """Read token files (.bin), documents, folders of documents and hub datasets into one store, in the order named.
 
@@ -49,6 +50,7 @@ def load_tokens(
         cache: the folder for tokenized documents, such as `default_cache()`; None keeps nothing.
         dtype: "uint16" or "uint32" where token files are not what `vocab_size` suggests.
         max_documents: documents that are taken of each file, folder or dataset, the first ones; None for all.
+        on_read: called after each file and each batch of text that was tokenized; what it raises ends the reading.
 
     Returns:
         The store, and warnings about what was left out, one line each.
@@ -66,11 +68,11 @@ def load_tokens(
             continue
         if kind == "hub":
             streams = [HubStream(parse_hub_source(str(source)), max_documents) for source in group]
-            read = [tokenize_stream(stream, tokenizer, cache) for stream in streams]
+            read = [tokenize_stream(stream, tokenizer, cache, on_read) for stream in streams]
             said += [line for stream in streams for line in stream.warnings]
         else:
-            documents, about = read_documents(list(group), max_documents)
-            read = [tokenize(documents, tokenizer, cache)]
+            documents, about = read_documents(list(group), max_documents, on_read)
+            read = [tokenize(documents, tokenizer, cache, on_read)]
             said += about
         for store in read:
             check_vocabulary(store, vocab_size)
@@ -87,6 +89,7 @@ def tokenize(
     documents: Sequence[Document],
     tokenizer: "PreTrainedTokenizerBase",
     cache: Path | None = None,
+    on_read: Callable[[], None] = lambda: None,
 ) -> TokenStore:
     """Turn documents into token ids, with the special tokens that the tokenizer adds by itself.
 
@@ -95,6 +98,7 @@ def tokenize(
         tokenizer: any transformers tokenizer; the fast ones use all cores.
         cache: the folder where the result is kept under a hash of texts and tokenizer; None keeps nothing. If it
             can't be written, a `UserWarning` says so and the run goes on.
+        on_read: called after each batch of text.
 
     Raises:
         DataError: a document spells a control token, and the tokenizer can't encode that as plain text.
@@ -114,13 +118,19 @@ def tokenize(
         for batch in _batches(document.text for document in documents):
             ids += _encode(batch, tokenizer)
             advance(sum(map(len, batch)))
+            on_read()
     store = _build(ids, names, spelled)
     if kept is not None:
         write_cache(kept, store)
     return store
 
 
-def tokenize_stream(stream: HubStream, tokenizer: "PreTrainedTokenizerBase", cache: Path | None = None) -> TokenStore:
+def tokenize_stream(
+    stream: HubStream,
+    tokenizer: "PreTrainedTokenizerBase",
+    cache: Path | None = None,
+    on_read: Callable[[], None] = lambda: None,
+) -> TokenStore:
     """Turn the documents of a hub dataset into token ids as they come, so that their text is never held whole.
 
     Args:
@@ -128,6 +138,7 @@ def tokenize_stream(stream: HubStream, tokenizer: "PreTrainedTokenizerBase", cac
         tokenizer: any transformers tokenizer.
         cache: as in `tokenize`, but under a hash of what the dataset's files are. Nothing is kept where that can't be
             told, nor where rows were left out, so that each run says so.
+        on_read: called after each batch of text.
     """
     kept = None
     if cache is not None and stream.identity is not None:
@@ -150,6 +161,7 @@ def tokenize_stream(stream: HubStream, tokenizer: "PreTrainedTokenizerBase", cac
         for batch in _batches(texts()):
             ids += _encode(batch, tokenizer)
             advance(len(batch))
+            on_read()
     store = _build(ids, names, spelled)
     if kept is not None and not stream.warnings:
         write_cache(kept, store)

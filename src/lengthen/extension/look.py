@@ -1,5 +1,6 @@
 """The first look: what the base and the data are, in three lines, and which documents are kept to be measured on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,33 +76,37 @@ def check_base(request: ExtendRequest, stated: int | None) -> tuple[ModelSource,
     return source, config, context
 
 
-def read(paths: tuple[str, ...], tokenizer: Any, config: PreTrainedConfig) -> tuple[TokenStore, list[str]]:
+def read(
+    paths: tuple[str, ...], tokenizer: Any, config: PreTrainedConfig, on_read: Callable[[], None] = lambda: None
+) -> tuple[TokenStore, list[str]]:
     """The documents of some paths in tokens, from the cache where they were read before; and warnings.
 
     Args:
         paths: files, folders, token files, or datasets by name.
         tokenizer: of the base.
         config: of the base; ids must have rows in its embeddings.
+        on_read: as in `load_tokens`.
 
     Raises:
         DataError: a source can't be read, or has ids beyond the vocabulary.
     """
-    return load_tokens(paths, tokenizer, config.get_text_config().vocab_size, default_cache())
+    return load_tokens(paths, tokenizer, config.get_text_config().vocab_size, default_cache(), on_read=on_read)
 
 
-def look(request: ExtendRequest, recipe: Recipe) -> Look:
+def look(request: ExtendRequest, recipe: Recipe, on_read: Callable[[], None] = lambda: None) -> Look:
     """Look at the base and at the data.
 
     Args:
         request: what was asked for.
         recipe: as far as it is decided; its data section says how documents become sequences.
+        on_read: as in `load_tokens`.
 
     Raises:
         LengthenError: the base can't be extended so, or the data can't be read or have nothing long enough.
     """
     source, config, context = check_base(request, recipe.context.base)
     tokenizer = load_tokenizer(request.model)
-    store, warnings = read(request.data, tokenizer, config)
+    store, warnings = read(request.data, tokenizer, config, on_read)
     lengths = store.lengths
     held_out = () if request.eval_data or recipe.data.held_out else choose_held_out(store, request.to)
     trained = store.without([*held_out, *recipe.data.held_out])

@@ -1,14 +1,13 @@
 """Base and run measured on the same questions, each side once, whatever stops the process in between."""
 
-import signal
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lengthen.context import base_context
 from lengthen.data.token_store import TokenStore
-from lengthen.errors import Interrupted
 from lengthen.evaluation.compare import (
     Comparison,
     Measurement,
@@ -120,7 +119,7 @@ class Measuring:
         pipeline, recipe = self._pipeline, self._pipeline.recipe
         config = load_config(resolve_model(recipe.model), recipe.context.base)
         tokenizer = load_tokenizer(recipe.model)
-        store = documents_to_measure(pipeline.request, recipe, tokenizer, config)
+        store = documents_to_measure(pipeline.request, recipe, tokenizer, config, pipeline.check_stop)
         haystack, context = haystack_of(store, tokenizer), base_context(config)
         questions, target = pipeline.planned.questions, recipe.context.target
         return make_asked(questions, store, haystack, tokenizer, context, target), haystack
@@ -141,25 +140,26 @@ class Measuring:
                 done += tokens
                 advance(tokens)
                 pipeline.moved(done, total, "tokens", (time.monotonic() - began) / done * max(0, total - done))
-                if pipeline.stop():
-                    raise Interrupted(f"stopped while measuring the {side}", signal.SIGTERM)
+                pipeline.check_stop()
 
             save_measured(self._kept(side), measure(asked, side, model, tokenizer, on_tokens), of)
 
 
-def try_base(recipe: Recipe, documents: TokenStore) -> str:
+def try_base(recipe: Recipe, documents: TokenStore, on_prompt: Callable[[], None]) -> str:
     """Ask a base a few questions of each kind within its own context; returns the kind that it is to be asked.
 
     Args:
         recipe: of the run.
         documents: the text around what is hidden.
+        on_prompt: called after each prompt.
 
     Raises:
         LengthenError: it can't be loaded, or asked anything.
     """
     pair = _base_of(recipe)
     with pair.models() as models, models.base() as model:
-        return choose_task(model, pair.tokenizer, haystack_of(documents, pair.tokenizer), pair.base_context)
+        haystack = haystack_of(documents, pair.tokenizer)
+        return choose_task(model, pair.tokenizer, haystack, pair.base_context, on_prompt)
 
 
 def _base_of(recipe: Recipe) -> Pair:

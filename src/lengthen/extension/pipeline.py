@@ -1,11 +1,13 @@
 """The phases of an extension: its folder, its state, and its events."""
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lengthen.errors import Interrupted
 from lengthen.extension.events import Event, OnEvent, Phase
 from lengthen.extension.plan import Planned
 from lengthen.extension.request import ExtendRequest
@@ -79,6 +81,7 @@ class Pipeline:
 
         Raises:
             OutputError: it is not this extension's.
+            Interrupted: as `check_stop`.
         """
         self.state = begin(self.folder, self.request)
         if self.state.recipe is not None and not self.run.is_run:
@@ -103,8 +106,22 @@ class Pipeline:
             self._write_recipe()
 
     def say(self, text: str) -> None:
-        """Send a line of text."""
+        """Send a line of text.
+
+        Raises:
+            Interrupted: as `check_stop`.
+        """
         self.on_event(Event(self.phase, text))
+        self.check_stop()
+
+    def check_stop(self) -> None:
+        """Ask whether to stop, which whatever takes long has to do every second or so.
+
+        Raises:
+            Interrupted: `stop` says so.
+        """
+        if self.stop():
+            raise Interrupted(f"stopped while {_SAID[self.phase]}", signal.SIGTERM)
 
     def moved(self, done: float, total: float, unit: str, left: float, loss: float | None = None) -> None:
         """Send the progress of the phase.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lengthen.errors import ContextError, LengthenError
+from lengthen.errors import ContextError, Interrupted, LengthenError
 from lengthen.extension.draft import draft
 from lengthen.extension.fitting import memory_choices, memory_ended, not_readable, nothing_fits
 from lengthen.extension.look import Look
@@ -80,6 +80,7 @@ def make_plan(
     device: Device,
     measures: bool,
     say: Callable[[str], None] = lambda _text: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Recipe, Planned]:
     """Decide all that the request leaves open.
 
@@ -91,12 +92,14 @@ def make_plan(
         device: that it is planned for.
         measures: whether to take two steps, which only this machine's own device can.
         say: takes a line for people.
+        stop: asked after each of the two steps.
 
     Returns:
         The recipe, and what else was decided.
 
     Raises:
         LengthenError: nothing fits the device, or the hours.
+        Interrupted: Ctrl-C or SIGTERM while the steps were taken, or `stop`.
     """
     given: dict[str, Any] = {
         "out": str(folder),
@@ -115,7 +118,7 @@ def make_plan(
             refusal = nothing_fits(looked, device, found)
             continue
         try:
-            seconds = _probe(recipe, folder, say) if measures else found.seconds_per_step
+            seconds = _probe(recipe, folder, say, stop) if measures else found.seconds_per_step
         except torch.OutOfMemoryError:
             say("the planner was wrong: these two steps did not fit the memory; taking settings that need less")
             refusal = memory_ended(looked, recipe, device)
@@ -130,7 +133,7 @@ def make_plan(
     raise refusal
 
 
-def _probe(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> float:
+def _probe(recipe: Recipe, folder: Path, say: Callable[[str], None], stop: Callable[[], bool]) -> float:
     """Seconds of a step: of the second of two, as the first one warms up."""
     say("taking two steps, to measure the time of one")
     probe = folder / PROBE
@@ -138,8 +141,10 @@ def _probe(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> float:
     training = recipe.training.model_copy(update={"steps": 2, "warmup_steps": 1, "log_every": 1})
     try:
         with _silence():
-            train(recipe.model_copy(update={"out": str(probe), "training": training}))
+            train(recipe.model_copy(update={"out": str(probe), "training": training}), stop=stop)
         return float(RunFolder(probe).read_metrics()[-1]["seconds"])
+    except Interrupted as interruption:  # whose message is about checkpoints, which go
+        raise Interrupted("stopped while taking two steps", interruption.signal) from interruption
     finally:
         shutil.rmtree(probe, ignore_errors=True)
         if torch.cuda.is_available():

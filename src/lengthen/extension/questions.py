@@ -103,7 +103,11 @@ def choose_questions(
 
 
 def documents_to_measure(
-    request: ExtendRequest, recipe: Recipe, tokenizer: Any, config: PreTrainedConfig
+    request: ExtendRequest,
+    recipe: Recipe,
+    tokenizer: Any,
+    config: PreTrainedConfig,
+    on_read: Callable[[], None] = lambda: None,
 ) -> TokenStore:
     """Documents that are not trained on; all of them where none are kept apart.
 
@@ -112,13 +116,14 @@ def documents_to_measure(
         recipe: says which these are.
         tokenizer: of the base.
         config: of the base.
+        on_read: as in `load_tokens`.
 
     Raises:
         DataError: the documents can't be read.
     """
     if request.eval_data:
-        return read(request.eval_data, tokenizer, config)[0]
-    store, _ = read(request.data, tokenizer, config)
+        return read(request.eval_data, tokenizer, config, on_read)[0]
+    store, _ = read(request.data, tokenizer, config, on_read)
     chosen = [index for index, name in enumerate(store.names) if name in set(recipe.data.held_out)]
     return store.take(chosen) if chosen else store
 
@@ -143,7 +148,9 @@ def haystack_of(store: TokenStore, tokenizer: Any) -> Haystack:
     return Haystack(tokenizer, text, source)
 
 
-def choose_task(model: Any, tokenizer: Any, haystack: Haystack, context: int) -> str:
+def choose_task(
+    model: Any, tokenizer: Any, haystack: Haystack, context: int, on_prompt: Callable[[], None] = lambda: None
+) -> str:
     """The kind of question about hidden facts that a base is to be asked, by what it answers within its context.
 
     The first that it answers half of, unless it misses another less than half as often; else the one it answers best.
@@ -153,6 +160,7 @@ def choose_task(model: Any, tokenizer: Any, haystack: Haystack, context: int) ->
         tokenizer: of the base.
         haystack: the text around what is hidden.
         context: of the base, tokens.
+        on_prompt: called after each prompt.
 
     Raises:
         DataError: none can be asked within the context.
@@ -164,7 +172,10 @@ def choose_task(model: Any, tokenizer: Any, haystack: Haystack, context: int) ->
         except DataError as error:
             refused = error
             continue
-        answers = [answers for prompt in probe.prompts for answers in ask(model, tokenizer, [prompt])]
+        answers = []
+        for prompt in probe.prompts:
+            answers += ask(model, tokenizer, [prompt])
+            on_prompt()
         scores[task] = float(np.mean([probe.scores(each) for each in answers]))
     if not scores:
         raise DataError(f"the base's context of {context} tokens has no room for a question: {refused}")

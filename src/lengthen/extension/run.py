@@ -110,7 +110,7 @@ def extend(
 
     Raises:
         LengthenError: something can't be used; nothing that was done is lost.
-        Interrupted: Ctrl-C or SIGTERM while it trained, or `stop`; the same call goes on.
+        Interrupted: Ctrl-C or SIGTERM while steps were taken, or `stop`; the same call goes on.
     """
     pipeline = Pipeline(_request(model, to, data, eval_data, hours, task, overrides), out, on_event, stop)
     measuring = Measuring(pipeline)
@@ -151,7 +151,7 @@ def plan_extension(
 
     Raises:
         LengthenError: as `extend`.
-        Interrupted: `stop` said so.
+        Interrupted: as `extend`.
     """
     pipeline = Pipeline(_request(model, to, data, eval_data, hours, task, overrides), out, on_event, stop)
     if device is not None:
@@ -188,18 +188,25 @@ def _plan(pipeline: Pipeline, device: Device | None = None) -> tuple[Look, Recip
     """Look at base and data, and decide; with a device that need not be here, by the planner alone."""
     stated = _stated_context(pipeline.request)
     first = draft(pipeline.request, check_base(pipeline.request, stated)[1])
-    looked = look(pipeline.request, first)
+    looked = look(pipeline.request, first, pipeline.check_stop)
     for text in (*looked.lines, *(f"warning: {warning}" for warning in looked.warnings)):
         pipeline.say(text)
     recipe = draft(pipeline.request, looked.config, {"data.held_out": list(looked.held_out)})
     tokenizer = load_tokenizer(pipeline.request.model)
-    documents = documents_to_measure(pipeline.request, recipe, tokenizer, looked.config)
+    documents = documents_to_measure(pipeline.request, recipe, tokenizer, looked.config, pipeline.check_stop)
     recipe, planned = make_plan(
-        pipeline.request, looked, len(documents), pipeline.folder, device or this_device(), device is None, pipeline.say
+        pipeline.request,
+        looked,
+        len(documents),
+        pipeline.folder,
+        device or this_device(),
+        device is None,
+        pipeline.say,
+        pipeline.stop,
     )
     task = pipeline.request.task
     if task is None and device is None:
-        task = try_base(recipe, documents)
+        task = try_base(recipe, documents, pipeline.check_stop)
         pipeline.say(f"asking about {RETRIEVAL[task]}, which this base answers best within its own context")
     if task is not None:
         recipe = with_task(recipe, task)

@@ -122,7 +122,7 @@ class Loop:
             stop: asked after each step; it stops the run as SIGTERM does.
 
         Returns:
-            The signal that stopped the run before its last step, or None.
+            The signal that stopped the run, perhaps after its last step, or None.
 
         Raises:
             DivergedError: loss or gradients are not finite; the checkpoints so far are kept.
@@ -161,7 +161,7 @@ class Loop:
                     break
         for logger in loggers:
             logger.finish()
-        return signal if self.done < self.steps else None
+        return signal
 
     def _report(
         self, record: dict[str, Any], loggers: Sequence[Any], on_step: Callable[[dict[str, Any]], None] | None
