@@ -86,7 +86,7 @@ def longest(model: str, kind: str, card: str, count: int) -> dict[str, Any]:
         "hours": (planned.seconds or 0) / 3600,
         "peak_bytes": planned.peak_bytes,
         "host_bytes": planned.memory.host,
-        "traffic_bytes": planned.traffic,
+        "traffic_bytes": planned.traffic.total,
     }
 
 

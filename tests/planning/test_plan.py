@@ -565,6 +565,21 @@ def test_heads_that_a_run_can_not_share_out_are_not_planned(attention):
     assert plan(shipped("llama2-7b-32k", *shared), A100, 64).fits
 
 
+@pytest.mark.parametrize(
+    ("parts", "otherwise"),
+    [
+        ({"memory": {"sequence_chunk": 4096}}, "sequence_chunk=0"),
+        ({"parallel": {"sequence": 2}}, "parallel.sequence=1"),
+    ],
+)
+def test_windows_are_not_planned_by_parts_of_a_sequence(parts, otherwise):
+    config = {"model_type": "gemma3_text", **WINDOW, "sliding_window": 256}
+    settings = {"base_config": config, "context": {"target": 8192}, "attention": {"group_size": 2048}}
+    assert plan(least(**settings), A100, 2).fits
+    with pytest.raises(ModelError, match=f"a window of their own.*{otherwise}"):
+        plan(least(**settings, **parts), A100, 2)
+
+
 def test_a_context_too_short_to_be_shared_is_no_advice():
     """Four processes need a group of 8,192 tokens each, and of four sequences at once less would fit."""
     shared = ["attention.group_size=8192", "parallel.sequence=4", "training.batch_size=4"]

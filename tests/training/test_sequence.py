@@ -14,6 +14,8 @@ from lengthen.attention.shards import shard_bounds
 from lengthen.data.blocks import Block
 from lengthen.data.collate import collate
 from lengthen.errors import ModelError, RecipeError
+from lengthen.planning.measure import model_shape
+from lengthen.planning.traffic import sequence_traffic
 from lengthen.recipe import AdapterRecipe, check_heads, parse_recipe
 from lengthen.training.memory import enable_checkpointing
 from lengthen.training.objective import CausalLMObjective
@@ -115,6 +117,47 @@ def test_layers_send_the_halo_and_the_sinks_and_nothing_else():
         (0, 1): 3 * (halo + sinks), (1, 2): 3 * halo, (2, 3): 3 * halo, (0, 2): 3 * sinks, (0, 3): 3 * sinks,
     }  # fmt: skip
     assert {(b, a): sum(sizes) for (a, b), sizes in sent.items() if a > b} == neighbors, "gradients go back"
+
+
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [
+        (2, {"heads": (4, 4)}),
+        (2, {"heads": (4, 4), "sinks": 2}),
+        (4, {"heads": (4, 4), "sinks": 2}),
+        (4, {"heads": (6, 3), "sinks": 2, "checkpointing": True}),
+        (3, {"heads": (4, 1), "sinks": 1, "checkpointing": "keep_attention"}),
+        (4, {"heads": (4, 2), "pattern": "plain", "sinks": 2}),
+        (2, {"heads": (8, 4), "pattern": "full"}),
+        (4, {"heads": (8, 2), "pattern": "full", "checkpointing": True}),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else f"{value} shards",
+)
+def test_the_plan_counts_what_is_sent(count, options):
+    """The numbers that the process sends which sends most, forward, recomputed and backward."""
+    sent = assert_shards_equal_the_whole(count, 8, [[96]], **options)
+    by_process = [sum(sum(sizes) for (a, _), sizes in sent.items() if a == rank) for rank in range(count)]
+    attention = {"group_size": 8, "sinks": options.get("sinks", 0), "pattern": options.get("pattern", "s2")}
+    memory = {"activation_checkpointing": options.get("checkpointing", False)}
+    content = {"context": {"target": 96}, "attention": attention, "memory": memory, "parallel": {"sequence": count}}
+    recipe = parse_recipe({**CONTENT, **content}, "test")
+    heads = dict(zip(("num_attention_heads", "num_key_value_heads"), options["heads"], strict=True))
+    found = sequence_traffic(model_shape(LlamaConfig(**SIZES, **heads), recipe.adapter), recipe, 1)
+    assert found.total == max(by_process)
+
+
+def test_a_plan_of_full_attention_at_the_end_is_the_mean_over_the_run():
+    config = LlamaConfig(**SIZES, num_attention_heads=8, num_key_value_heads=2)
+    last, s2, full = (
+        sequence_traffic(model_shape(config, recipe.adapter), recipe, 2)
+        for recipe in (
+            parse_recipe({**CONTENT, "parallel": {"sequence": 2}, "attention": attention}, "test")
+            for attention in ({"full_last": 0.25}, {}, {"kind": "full"})
+        )
+    )
+    assert (last.neighbors, last.sinks) == (0.75 * s2.neighbors, 0.75 * s2.sinks)
+    assert last.heads == 0.25 * full.heads > 0
+    assert s2.heads == full.neighbors == full.sinks == 0
 
 
 # -- processes

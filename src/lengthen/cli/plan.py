@@ -1,6 +1,7 @@
 """`lengthen plan`."""
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -98,6 +99,11 @@ def _step_lines(plan: "Plan") -> list[str]:
         run = f", {plan.seconds / 3600:.1f} h for {plan.steps:,} steps" if plan.seconds and plan.steps else ""
         share = f"{plan.efficiency:.0%} of the peak speed, {'as measured' if plan.is_measured else 'not measured'}"
         lines.append(f"time: {plan.seconds_per_step:.1f} s a step{run}, at {share}")
-    if plan.traffic:
-        lines.append(f"sent: {plan.traffic / _GB:.3g} GB a step to the devices that share a sequence, not in that time")
+    if plan.traffic.total:
+        kinds = asdict(plan.traffic).items()
+        parts = ", ".join(f"{name} {size / _GB:.3g}" for name, size in kinds if size)
+        lines.append(
+            f"sent: {plan.traffic.total / _GB:.3g} GB a step to the devices that share a sequence ({parts}), not in "
+            "that time"
+        )
     return lines

@@ -63,8 +63,8 @@ def exchanged_bytes(layer: LayerShape, recipe: Recipe, length: int, width: int) 
         length: tokens of a shard.
         width: bytes of a number.
     """
-    if recipe.shares_heads:  # all tokens for some heads: as much again as its own tokens for all heads
-        return 2 * (layer.query + layer.key + 2 * layer.value) * length * width
+    if recipe.shares_heads or recipe.attention.full_last:  # all tokens for some heads
+        return 2 * layer.of_one(recipe.parallel.sequence) * recipe.parallel.sequence * length * width
     tokens = recipe.group_size // 2 + recipe.attention.sinks
     # Half of the heads, whose own keys and values are copied behind them; queries are padded.
     return (layer.query + layer.key + layer.value) / 2 * (2 * tokens + length) * width

@@ -12,7 +12,7 @@ from lengthen.planning.devices import WIDTHS, Device, find_device
 from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
 from lengthen.planning.shape import ModelShape
-from lengthen.planning.traffic import sequence_traffic
+from lengthen.planning.traffic import Traffic, sequence_traffic
 from lengthen.recipe import Recipe, check_heads, parse_recipe
 
 __all__ = ["Advice", "Plan", "plan"]
@@ -56,7 +56,7 @@ class Plan:
         efficiency: share of the device's peak that the times assume, over all operations.
         is_measured: whether that is what was measured on this device.
         seconds_per_step: None where the device's speed is not known; what is sent is not counted.
-        traffic: bytes that each device sends in a step to those that share its sequences.
+        traffic: bytes that a device sends in a step to those that share its sequences, by kind.
         steps: of the run; None where the recipe counts epochs.
         advice: for a recipe that does not fit, cheapest first.
     """
@@ -75,7 +75,7 @@ class Plan:
     efficiency: float
     is_measured: bool
     seconds_per_step: float | None
-    traffic: int
+    traffic: Traffic
     steps: int | None
     advice: tuple[Advice, ...] = ()
 
@@ -110,7 +110,7 @@ class Plan:
             "efficiency": self.efficiency,
             "efficiency_is_measured": self.is_measured,
             "seconds_per_step": self.seconds_per_step,
-            "sequence_traffic_bytes": self.traffic,
+            "sequence_traffic_bytes": {**asdict(self.traffic), "total": self.traffic.total},
             "steps": self.steps,
             "seconds": self.seconds,
             "advice": [asdict(each) for each in self.advice],
@@ -149,8 +149,7 @@ def plan(
         )
     base = base_facts(recipe)
     _check_s2(recipe, base.shape)
-    for layer in base.shape.layers:
-        check_heads(recipe, layer.heads, layer.kv_heads)
+    _check_parts(recipe, base.shape)
     for text in base.warnings:
         warnings.warn(text, stacklevel=2)
     if efficiency is not None:
@@ -191,6 +190,21 @@ def _check_s2(recipe: Recipe, shape: ModelShape) -> None:
     if all(layer.window is not None for layer in attending):
         raise ModelError(
             f"every attention layer of {recipe.model} has a window of its own, so S2 has none; set attention.kind=full"
+        )
+
+
+def _check_parts(recipe: Recipe, shape: ModelShape) -> None:
+    """Refuse shards and chunks of sequences where a run would, as far as sizes tell."""
+    for layer in shape.layers:
+        check_heads(recipe, layer.heads, layer.kv_heads)
+    by_shards = recipe.parallel.sequence > 1
+    if not by_shards and not recipe.memory.sequence_chunk:
+        return
+    otherwise = "parallel.sequence=1" if by_shards else "memory.sequence_chunk=0"
+    if any(layer.window is not None or not layer.heads for layer in shape.layers):
+        raise ModelError(
+            f"{recipe.model} has layers without attention or with a window of their own, which can't be computed by "
+            f"parts of a sequence; set {otherwise}"
         )
 
 

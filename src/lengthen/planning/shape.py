@@ -5,6 +5,8 @@ Widths are elements per token.
 
 from dataclasses import dataclass
 
+from lengthen.attention_pattern import heads_of
+
 __all__ = ["Base", "LayerShape", "ModelShape"]
 
 
@@ -62,6 +64,16 @@ class LayerShape:
     def out(self) -> float:
         """Width of what attention gives, all heads."""
         return self.value * self.heads / max(1, self.kv_heads)
+
+    def of_one(self, count: int) -> float:
+        """Width of queries, keys, values and outputs of the heads that one of `count` processes has.
+
+        Args:
+            count: of processes that share out heads.
+        """
+        heads, kv_heads = heads_of(0, count, self.heads, self.kv_heads)
+        of_keys = kv_heads.stop / self.kv_heads
+        return heads.stop / self.heads * (self.query + self.out) + of_keys * (self.key + self.value)
 
 
 @dataclass(frozen=True)
