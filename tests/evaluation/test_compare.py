@@ -317,6 +317,9 @@ def test_lengths_beyond_the_run_need_beyond(trained):
     ran = invoke(trained, "--tasks", "needle,nedle")
     assert isinstance(ran.exception, DataError)
     assert str(ran.exception).startswith("nedle: lengthen's own are needle, lookup, copy")
+    ran = invoke(trained, "--samples", 3)
+    assert ran.exit_code == 2
+    assert "--samples" in ran.stderr
     ran = invoke("tiny", "--method", "yarn")
     assert ran.exit_code == 2
     assert "--target" in ran.stderr

@@ -227,6 +227,14 @@ def test_without_a_comparison_needles_of_both_say_that_retrieval_fell(folder, ba
     assert collapsed.startswith("Retrieval fell below the base's. Within the base's context the run finds ")
     assert "the base 100%, asked of each alone; what of the longer context is usable is not compared." in collapsed
     assert first(run_lost=20, base_lost=20).startswith("Within the base's context the run finds ")
+    # A single question is no collapse.
+    for path, exact in ((folder / "evals" / "needle-1.json", 0), (tmp_path / "needle-1.json", 1)):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["results"] = [content["results"][0] | {"trials": 1, "exact": exact, "correct": None}]
+        path.write_text(json.dumps(content), encoding="utf-8")
+    page = Page(write_report(folder, compare=[tmp_path / "needle-1.json"]))
+    assert "Within the base's context the run finds 0% of the needles and the base 100%" in page.text
+    assert "Retrieval fell" not in page.text
     (tmp_path / "needle-1.json").unlink()
     assert "What of its context is usable is not measured." in Page(write_report(folder)).text
 

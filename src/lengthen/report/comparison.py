@@ -87,10 +87,14 @@ def _by_needles(run: Run) -> Usable | None:
     shared = sorted(cells[0].keys() & cells[1].keys())
     if not shared:
         return None
-    found = [sum(right_answers(side[key]) for key in shared) for side in cells]
+    # Generated answers count where both have them.
+    generated = all(side[key]["correct"] is not None for side in cells for key in shared)
+    found = [sum(right_answers(side[key]) if generated else side[key]["exact"] for key in shared) for side in cells]
     asked = [sum(side[key]["trials"] for key in shared) for side in cells]
     before, after = found[0] / asked[0], found[1] / asked[1]
-    error = (before * (1 - before) / asked[0] + after * (1 - after) / asked[1]) ** 0.5
+    # With one answer more of either kind, as the spread of one or two equal answers is not 0.
+    spread = [(right + 1) * (count - right + 1) / (count + 2) ** 2 for right, count in zip(found, asked, strict=True)]
+    error = (spread[0] / asked[0] + spread[1] / asked[1]) ** 0.5
     fell = after < SHARE * before and before - after > _DEVIATIONS * error
     sentence = (
         f"Within the base's context the run finds {as_share(found[1], asked[1])} of the needles and the base "
@@ -148,7 +152,7 @@ def _found_picture(run: Run, evaluation: Evaluation) -> Picture | None:
 
 def _scores(evaluation: Evaluation) -> Table:
     asked = [row for row in evaluation.content["scores"] if row["depth"] is None]
-    sides = [side for side in _SIDES if any(side in row for row in asked)]
+    sides = [side for side in _SIDES if side != "scaled" or any(side in row for row in asked)]
     rows = [
         [
             row["task"],

@@ -97,6 +97,8 @@ def compare(
     given = asdict(options)
     beyond = given.pop("beyond")
     ours, theirs = _names(tasks, include)
+    if not theirs and (include is not None or samples is not None):
+        raise typer.BadParameter("--include and --samples are for tasks of lm-eval; name some in --tasks")
     pair = find_pair(model, base, **given)
     chosen = asked or default_lengths(pair.base_context, pair.context)
     check_lengths(model, pair.context, chosen, beyond)

@@ -157,10 +157,10 @@ def compare(
     with pair.models() as models:
         for side in sides:
             with getattr(models, side)() as model:
+                if benchmarks is not None and side != "scaled":  # first, as their data may be out of reach
+                    scored[side] = benchmarks.score(model, pair.tokenizer, pair.base_context)
                 with progress_bar(side, asked.tokens(side), "tokens") as advance:
                     measured[side] = measure(asked, side, model, pair.tokenizer, advance)
-                if benchmarks is not None and side != "scaled":
-                    scored[side] = benchmarks.score(model, pair.tokenizer, pair.base_context)
     found = judge(asked, measured, pair.base_id if evaluator == "base" else pair.id)
     return {**found, "lm_eval": benchmark_rows(scored["base"], scored["run"])} if scored else found
 
