@@ -4,19 +4,23 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lengthen.errors import Interrupted
+from lengthen.errors import Interrupted, OutputError
 from lengthen.extension.events import Event, OnEvent, Phase
 from lengthen.extension.plan import Planned
 from lengthen.extension.request import ExtendRequest
-from lengthen.extension.state import State, begin, write_state
+from lengthen.extension.state import STATE, State, begin, write_state
 from lengthen.files import write_text
 from lengthen.recipe import Recipe, load_recipe, parse_recipe
 from lengthen.run_folder import RunFolder
 
 __all__ = ["Pipeline", "default_folder"]
+
+_NOTE_EVERY = 30.0  # seconds between notes of the time, which a process that is killed leaves behind
 
 _SAID: dict[Phase, str] = {
     "plan": "looking at base and data",
@@ -53,7 +57,8 @@ class Pipeline:
         self.run = RunFolder(Path(out) if out is not None else default_folder(request))
         self.state = State(request)
         self.phase: Phase = "plan"
-        self._began = time.monotonic()
+        self._began = self._noted = time.monotonic()
+        self._before = 0.0  # seconds of earlier attempts at the phase
 
     @property
     def folder(self) -> Path:
@@ -73,8 +78,8 @@ class Pipeline:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the phase began."""
-        return time.monotonic() - self._began
+        """Seconds of the phase so far, over all attempts."""
+        return self._before + time.monotonic() - self._began
 
     def open(self) -> None:
         """Resume from the folder's state.
@@ -96,10 +101,18 @@ class Pipeline:
         Args:
             phase: which one.
             work: does it, and returns what of the state it changes, if anything.
+
+        Raises:
+            Interrupted: as `check_stop`.
         """
-        self.phase, self._began = phase, time.monotonic()
-        self.say(_SAID[phase])
-        changes = work() or {}
+        self.phase, self._before = phase, self.state.unfinished
+        self._began = self._noted = time.monotonic()
+        try:
+            self.say(_SAID[phase])
+            changes = work() or {}
+        except BaseException:
+            self._note_time()
+            raise
         self.state = self.state.after(phase, self.elapsed, **changes)
         write_state(self.folder, self.state)
         if phase == "plan":
@@ -135,6 +148,16 @@ class Pipeline:
         measuring = planned.questions.seconds
         later = {"base": (planned.training or 0.0) + measuring, "train": measuring}.get(self.phase, 0.0)
         self.on_event(Event(self.phase, "", min(done, total), total, unit, loss, left + later))
+        if time.monotonic() - self._noted > _NOTE_EVERY:
+            self._note_time()
+
+    def _note_time(self) -> None:
+        """Keep what the phase has taken so far, for the next attempt to add to; of a plan nothing is kept."""
+        self._noted = time.monotonic()
+        if (self.folder / STATE).is_file():
+            self.state = replace(self.state, unfinished=round(self.elapsed, 1))
+            with suppress(OutputError):  # no reason to stop, and none to hide why it did
+                write_state(self.folder, self.state)
 
     def _write_recipe(self) -> None:
         assert self.state.recipe is not None

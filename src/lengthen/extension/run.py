@@ -242,8 +242,6 @@ def _report_phase(pipeline: Pipeline, measuring: Measuring) -> dict[str, Any]:
     write_report(pipeline.folder)
     metrics = pipeline.run.read_metrics()
     seconds = {**pipeline.state.seconds, pipeline.phase: pipeline.elapsed}
-    # A training that was stopped and resumed took longer than its last attempt.
-    seconds["train"] = max(seconds["train"], sum(record["seconds"] for record in metrics))
     peak = max((record["peak_memory_bytes"] for record in metrics), default=None)
     return {"verdict": make_verdict(found, pipeline.recipe, pipeline.request, pipeline.folder, seconds, peak)}
 

@@ -31,7 +31,8 @@ class State:
         about: what the base and the data are, a line each.
         recipe: of the run; None before it is planned.
         plan: what else was planned; None before.
-        seconds: of each phase that is done, over all attempts.
+        seconds: of each phase that is done, over all attempts; of the plan its last one, as nothing is left of others.
+        unfinished: seconds of the phase in progress, of its attempts so far.
         verdict: what came out; None before.
     """
 
@@ -40,6 +41,7 @@ class State:
     recipe: dict[str, Any] | None = None
     plan: Planned | None = None
     seconds: dict[Phase, float] = field(default_factory=dict)
+    unfinished: float = 0.0
     verdict: ExtensionVerdict | None = None
 
     @property
@@ -55,7 +57,7 @@ class State:
             seconds: that it took over all attempts.
             changes: other attributes that it decided.
         """
-        return replace(self, seconds={**self.seconds, phase: round(seconds, 1)}, **changes)
+        return replace(self, seconds={**self.seconds, phase: round(seconds, 1)}, unfinished=0.0, **changes)
 
 
 def read_state(folder: Path) -> State | None:
