@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from s2_reference import HEAD_COUNTS, inputs_for, reference
 
-from lengthen.attention.layout import ShardLayout
+from lengthen.attention.layout import Shard, ShardLayout
 from lengthen.attention.sdpa import s2_sdpa
 from lengthen.attention.shards import shard_bounds, sharded_attention
 from lengthen.attention_pattern import Groups, heads_of, layer_patterns
@@ -97,6 +97,36 @@ def test_what_is_sent_is_the_halo_and_the_sinks():
     # A document that begins with a shard needs nothing of the others.
     sent = assert_shards_equal_the_whole(inputs, (((0, 32), (32, 32)),), Groups(8, sinks=2), (0, 32, 64))
     assert sent == {}
+
+
+def test_the_halo_travels_while_the_plain_heads_are_computed():
+    """Forward its keys and values, backward their gradients; told by a shard that has neighbors on both sides."""
+    documents, bounds, events = (((0, 48),),), (0, 16, 32, 48), []
+    inputs = inputs_for((48, documents), (4, 4))
+
+    def work(shard):
+        told = events if shard.rank == 1 else []
+
+        def transport(*messages):
+            number = sum(event.startswith("begin") for event in told)
+            told.append(f"begin {number}")
+            wait = shard.transport(*messages)
+            return lambda: (told.append(f"end {number}"), wait())
+
+        def backend(q_BRSD, k_BRSD, *more):
+            half = "shifted" if "plain" in told else "plain"
+            told.append(half)
+            k_BRSD.register_hook(lambda _: told.append(f"{half} back"))
+            return s2_sdpa(q_BRSD, k_BRSD, *more)
+
+        own = [x[:, :, shard.start : shard.stop].detach().requires_grad_() for x in inputs]
+        layout = ShardLayout(documents, Shard(shard.rank, shard.bounds, transport))
+        sharded_attention(backend, *own, layout, Groups(8)).sum().backward()
+
+    in_threads(bounds, work)
+    at = {event: index for index, event in enumerate(events)}
+    assert at["begin 1"] < at["plain"] < at["end 1"] < at["shifted"], events
+    assert at["begin 2"] < at["plain back"] < at["end 2"], events
 
 
 @given(st.integers(1, 8), st.integers(2, 40), st.integers(0, 200))

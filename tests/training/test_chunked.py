@@ -21,6 +21,7 @@ from lengthen.adapters.build import add_adapter
 from lengthen.attention import set_group_size
 from lengthen.errors import ModelError, RecipeError
 from lengthen.recipe import AdapterRecipe, MemoryRecipe, parse_recipe
+from lengthen.training import offload
 from lengthen.training.chunked import check_layers, chunk_layers
 from lengthen.training.memory import enable_checkpointing, tile_mlps
 from lengthen.training.objective import CausalLMObjective
@@ -35,7 +36,7 @@ HEADS = [(4, 2), (4, 1), (6, 3)]
 
 def objective_of(
     chunk, group, sinks=0, pattern="s2", heads=(4, 2), adapter=None, nf4=False, tile=0, every=1, kind=LlamaForCausalLM,
-    **sizes,
+    folder=None, **sizes,
 ):  # fmt: skip
     torch.manual_seed(0)
     config = {LlamaForCausalLM: LlamaConfig, MixtralForCausalLM: MixtralConfig}[kind]
@@ -54,7 +55,7 @@ def objective_of(
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zero at the start, which would hide lora_A's gradients
                 torch.nn.init.normal_(parameter, std=0.02)
-    return CausalLMObjective(model).train()
+    return CausalLMObjective(model, folder or False).train()
 
 
 def loss_and_gradients(objective, documents, rows=1, padding=0):
@@ -127,6 +128,21 @@ LORA = AdapterRecipe(rank=4, targets="all")
 def test_adapters_and_savers_beside_it(options, layout):
     ours, whole = (loss_and_gradients(objective_of(chunk, 8, **options), **layout) for chunk in (16, 0))
     assert_same(ours, whole)
+
+
+@pytest.mark.parametrize("layout", [{"documents": [13, 37, 20]}, {"documents": [70], "rows": 2, "padding": 45}])
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize(("every", "kept"), [(1, 4), (2, 3)])
+def test_what_is_kept_can_wait_in_a_file(monkeypatch, tmp_path, every, kept, adapter, layout):
+    """Of 3 layers and the last norm."""
+    monkeypatch.setattr(offload, "_LEAST_OFFLOADED", 100)
+    written, pack = [], offload._OffloadToFile._pack
+    monkeypatch.setattr(offload._OffloadToFile, "_pack", lambda *given: written.append(pack(*given)) or written[-1])
+    options = {"adapter": adapter, "sinks": 2, "every": every}
+    ours = loss_and_gradients(objective_of(16, 8, folder=tmp_path, **options), **layout)
+    assert_same(ours, loss_and_gradients(objective_of(0, 8, **options), **layout))
+    shapes = [each.shape for each in written if isinstance(each, offload._InFile)]
+    assert shapes.count((layout.get("rows", 1), 70, 48)) == kept
 
 
 @pytest.mark.parametrize(("tile", "every"), [(0, 1), (5, 1), (0, 2)])
