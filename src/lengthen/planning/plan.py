@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lengthen.errors import LengthenError, ModelError, RecipeError
 from lengthen.planning.base import base_facts
 from lengthen.planning.changes import cheapest_first
+from lengthen.planning.checks import check_base, check_devices
 from lengthen.planning.devices import WIDTHS, Device, find_device
 from lengthen.planning.flops import Flops, flops_of
 from lengthen.planning.memory import Memory, memory_of
 from lengthen.planning.shape import ModelShape
 from lengthen.planning.traffic import Traffic, sequence_traffic
-from lengthen.recipe import Recipe, check_heads, parse_recipe
+from lengthen.recipe import Recipe, parse_recipe
 
 __all__ = ["Advice", "Plan", "plan"]
 
@@ -139,7 +139,7 @@ def plan(
             can't be built, or settings that don't belong together, as a run would refuse them.
     """
     device = find_device(device) if isinstance(device, str) else device
-    _check(recipe, device, devices, efficiency)
+    check_devices(recipe, device, devices, efficiency)
     if device.kind == "cpu":  # its processes share the memory and the cores
         device = replace(
             device,
@@ -148,8 +148,7 @@ def plan(
             peak_32=device.peak_32 and device.peak_32 / devices,
         )
     base = base_facts(recipe)
-    _check_s2(recipe, base.shape)
-    _check_parts(recipe, base.shape)
+    check_base(recipe, base.shape)
     for text in base.warnings:
         warnings.warn(text, stacklevel=2)
     if efficiency is not None:
@@ -160,52 +159,6 @@ def plan(
     if not found.fits:
         found = replace(found, advice=tuple(planner.advice(recipe, found, base.context)))
     return found
-
-
-def _check(recipe: Recipe, device: Device, devices: int, efficiency: float | None) -> None:
-    """Refuse what is out of range, or what the devices can't do."""
-    if devices < 1:
-        raise LengthenError(f"`devices={devices}` is too low; give at least 1")
-    if efficiency is not None and not 0 < efficiency <= 1:
-        raise LengthenError(f"`efficiency={efficiency:g}` is no share; give one of the peak, above 0 and at most 1")
-    if recipe.training.optimizer.startswith("paged") and device.kind != "cuda":
-        raise RecipeError(
-            f"training.optimizer={recipe.training.optimizer} needs CUDA, which {device.name} has not; choose adamw"
-        )
-    share = recipe.parallel.sequence
-    if devices % share:
-        raise RecipeError(f"parallel.sequence={share} wants a multiple of {share} devices, not `devices={devices}`")
-
-
-def _check_s2(recipe: Recipe, shape: ModelShape) -> None:
-    """Refuse S2 where a run would, as far as sizes tell."""
-    attending = [layer for layer in shape.layers if layer.heads]
-    if recipe.attention.kind != "s2" or not attending:
-        return
-    if any(layer.score_copies for layer in attending):
-        raise ModelError(
-            f"the attention of {recipe.model} has capped scores or learned sinks, which S2 can't do exactly; set "
-            "attention.kind=full"
-        )
-    if all(layer.window is not None for layer in attending):
-        raise ModelError(
-            f"every attention layer of {recipe.model} has a window of its own, so S2 has none; set attention.kind=full"
-        )
-
-
-def _check_parts(recipe: Recipe, shape: ModelShape) -> None:
-    """Refuse shards and chunks of sequences where a run would, as far as sizes tell."""
-    for layer in shape.layers:
-        check_heads(recipe, layer.heads, layer.kv_heads)
-    by_shards = recipe.parallel.sequence > 1
-    if not by_shards and not recipe.memory.sequence_chunk:
-        return
-    otherwise = "parallel.sequence=1" if by_shards else "memory.sequence_chunk=0"
-    if any(layer.window is not None or not layer.heads for layer in shape.layers):
-        raise ModelError(
-            f"{recipe.model} has layers without attention or with a window of their own, which can't be computed by "
-            f"parts of a sequence; set {otherwise}"
-        )
 
 
 class _Planner:
