@@ -196,6 +196,18 @@ def test_processes_that_share_sequences_equal_one(make_base, train_in_processes,
         torch.testing.assert_close(adapters[1][name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_two_nodes_of_one_process_equal_one_node_of_two(make_base, train_in_processes):
+    base = make_base("wide", hidden_size=64, intermediate_size=128)
+    settings = {"parallel": {"sequence": 2}, "attention": {"sinks": 1}, "training": {"steps": 2}}
+    one, losses = train_in_processes(base, 2, "one node", **settings)
+    two, others = train_in_processes(base, 2, "two nodes", nodes=2, **settings)
+    assert len(losses) == 2
+    assert others == losses
+    adapters = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (one, two)]
+    torch.testing.assert_close(*adapters, rtol=0, atol=0)
+
+
 # -- refused
 
 
