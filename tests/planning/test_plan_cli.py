@@ -55,6 +55,18 @@ def test_this_machine_and_an_efficiency(run):
     assert "at 25% of the peak" in out
 
 
+def test_what_shards_send(run, tmp_path):
+    shared = ["llama3.1-8b-256k", "parallel.sequence=8", "training.accumulation=1"]
+    code, out, _ = run(*shared, "--device", "h100-80gb", "--devices", 8, "--json", tmp_path / "plan.json")
+    assert code == 0
+    sent = json.loads((tmp_path / "plan.json").read_text())["sequence_traffic_bytes"]
+    # 8 key/value heads of 128 in 32 layers and 16 bits: of half of them half a group, and of all a sink. A process in
+    # the middle sends it twice, the layers being recomputed, and gradients once.
+    half_group, sink = 32 * 2 * 4 * 128 * 2 * 16384, 32 * 2 * 8 * 128 * 2
+    assert sent == {"neighbors": 3 * half_group, "sinks": sink, "heads": 0, "total": 3 * half_group + sink}
+    assert f"sent: {sent['total'] / 1e9:.3g} GB a step to the devices that share a sequence (neighbors" in out
+
+
 def test_another_model_is_not_planned_with_the_recipes_config(run, make_base, tmp_path):
     run("llama2-7b-8k", f"model={make_base('other')}", "--device", "a100-80gb", "--json", tmp_path / "plan.json")
     assert json.loads((tmp_path / "plan.json").read_text())["parameters"] < 1e6
@@ -69,6 +81,13 @@ def test_input_that_can_not_be_used_is_one_line(run, make_base, tmp_path):
         ("llama2-7b-8k", "--devices", "0"): "--devices 0 is too low",
         ("llama2-7b-8k", "--device", "b200", "--efficiency", "0"): "--efficiency 0 is no share",
         ("llama2-7b-8k", "--device", "b200", "base_config="): "base_config",
+        (
+            "llama3.1-8b-256k",
+            "parallel.sequence=64",
+            "attention.kind=full",
+            "--devices",
+            "64",
+        ): "32 query and 8 key/value",
         ("llama2-7b-8k", "--device", "b200", f"model={tmp_path / 'gpt2'}"): "gpt2 has no RoPE",
         ("llama2-7b-8k", "--device", "b200", f"model={tmp_path / 'none'}"): "does not exist",
         ("llama2-7b-9k",): "llama2-7b-8k",
