@@ -41,8 +41,11 @@ def test_llama_cpp_s_lines(run, tmp_path):
 
 def test_ollama_s_lines_and_modelfile(run, tmp_path):
     out = tmp_path / "mine"
-    *_, create, started = export(run, out, "--for", "ollama", "--dtype", "float16")
+    *said, create, started = export(run, out, "--for", "ollama", "--dtype", "float16")
     assert (out / "Modelfile").read_text() == "FROM ./mine.gguf\nPARAMETER num_ctx 128\n"
+    assert said[-5:-2] == [f"# {out / 'Modelfile'}:", "#   FROM ./mine.gguf", "#   PARAMETER num_ctx 128"]
+    assert said[-2].startswith("# with llama.cpp's converter, which keeps RoPE ")
+    assert said[-1].startswith("python convert_hf_to_gguf.py")
     assert create == f"ollama create mine -f {out / 'Modelfile'}"
     assert started == "ollama run mine"
 

@@ -332,29 +332,46 @@ def test_wider_models_get_smaller_rates_and_more_steps():
     assert 600 < wanted_steps(rates[3]) < 700
 
 
-KILL = """
-import os, signal, sys
-from lengthen.extension import extend
+STOP = """
+import os, sys
+from lengthen import cli
+from lengthen.cli import extend as command
 
-small, books, out, phase = sys.argv[1:]
+phase, number, *arguments = sys.argv[1:]
+teller = command.teller
 
-def kill(event):
-    if event.phase == phase and (phase in ("plan", "report") or not event.text):
-        os.kill(os.getpid(), signal.SIGKILL)
+def stop(output):
+    tell, sent = teller(output), []
 
-extend(small, 1024, books, out=out, overrides=["training.steps=3", "training.save_every=1", "training.dtype=float32"],
-       on_event=kill)
+    def told(event):
+        tell(event)
+        if event.phase == phase and (phase in ("plan", "report") or not event.text) and not sent:
+            sent.append(number)
+            os.kill(os.getpid(), int(number))
+
+    return told
+
+command.teller = stop
+sys.argv = ["lengthen", *arguments]
+cli.main()
 """
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("phase", PHASES)
-def test_killed_in_any_phase_the_same_command_goes_on_to_the_same_end(phase, line, small, books, tmp_path):
+def test_killed_or_interrupted_in_any_phase_the_same_command_goes_on(phase, number, line, small, books, tmp_path):
     folder = tmp_path / "run"
-    killed = subprocess.run([sys.executable, "-c", KILL, small, books, str(folder), phase], timeout=300)
-    assert killed.returncode == -signal.SIGKILL
-    command = [sys.executable, "-m", "lengthen.cli", "extend", small, "--to", str(TARGET), "--data", books]
-    done = subprocess.run([*command, "--out", str(folder), *STEPS], capture_output=True, text=True, timeout=300)
+    command = ["extend", small, "--to", str(TARGET), "--data", books, "--out", str(folder), *STEPS]
+    options = {"capture_output": True, "text": True, "timeout": 300}
+    stopped = subprocess.run([sys.executable, "-c", STOP, phase, str(int(number)), *command], **options)
+    if number == signal.SIGKILL:
+        assert stopped.returncode == -number
+    else:
+        assert stopped.returncode == 128 + number, stopped.stderr
+        assert re.fullmatch(r"lengthen: stopped.*; the same command goes on", stopped.stderr.splitlines()[-1])
+        assert "Traceback" not in stopped.stderr
+    done = subprocess.run([sys.executable, "-m", "lengthen.cli", *command], **options)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split("\n\n")[0].splitlines()) == 5
     (weights, content), (expected, expected_content) = results(folder), results(line[0].folder)

@@ -84,6 +84,8 @@ def export(
         if for_ is not None:
             steps = gguf_steps(out, for_, options.dtype, config)
             content |= {"commands": steps.commands, "modelfile": steps.modelfile}
+            if steps.modelfile is not None:
+                lines += [f"# {out / 'Modelfile'}:", *(f"#   {line}" for line in steps.modelfile.splitlines())]
             lines += [f"# with llama.cpp's converter, which keeps {steps.positions}", *steps.commands]
     towers, notes = _towers(run, options.base_context)
     given = {"dtype": options.dtype, "merge_into": options.merge_into, "adapter_scale": options.adapter_scale}
