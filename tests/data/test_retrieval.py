@@ -11,14 +11,14 @@ from retrieval_solver import answers
 
 from lengthen import evaluation
 from lengthen.data.documents import Document
-from lengthen.data.retrieval import vocabulary
+from lengthen.data.retrieval import source, vocabulary
 from lengthen.data.retrieval.chains import _names
 from lengthen.data.retrieval.documents import SurroundingText
 from lengthen.data.retrieval.example import _HEADINGS, INTRODUCTIONS
 from lengthen.data.retrieval.python import STYLES, WORDS, _long_number, _name, _number, _string
 from lengthen.data.retrieval.source import LEAST_TOKENS, Retrieval, Settings
 from lengthen.data.retrieval.tasks import SHARES, TASKS
-from lengthen.data.retrieval.vocabulary import VALUES, Draw
+from lengthen.data.retrieval.vocabulary import VALUES, Draw, NoneLeftError
 from lengthen.data.tokens import tokenize
 from lengthen.errors import DataError
 from lengthen.evaluation.retrieval.needle import _CITIES, LOOKUPS
@@ -196,6 +196,23 @@ def test_facts_lie_at_all_depths_and_some_near_the_beginning(tiny, documents):
     assert histogram.min() > 0.02 * histogram.sum()
     # Evenly spread facts have four tenths of theirs in the first four; many early facts fill more than one of these.
     assert histogram[:4].sum() > 0.5 * histogram.sum()
+
+
+@pytest.mark.parametrize("task", ["journeys", "lookup"])
+def test_more_episodes_than_there_are_keys_for(tiny, documents, task, monkeypatch):
+    """As sequences of 262,144 tokens ask for: what is left of places or towns is used, and the rest is left out."""
+    monkeypatch.setattr(source, "_TOKENS_PER_EPISODE", 60)
+    monkeypatch.setattr(vocabulary, "_MOST_TRIES", 300)
+    for each in made(tiny, documents, 8000, range(3), tasks={task: 1.0}):
+        assert len(each.example.tasks) >= 5
+        assert len(each.example.questions) >= 5
+
+
+def test_no_key_is_drawn_twice_and_the_last_one_is_found():
+    draw = Draw(random.Random(0))
+    assert sorted(draw.several(lambda: draw.rng.choice("abc"), 3)) == ["a", "b", "c"]
+    with pytest.raises(NoneLeftError):
+        draw.fresh(lambda: draw.rng.choice("abc"))
 
 
 def test_without_documents_there_are_lists_of_facts(tiny):

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from lengthen.data.retrieval.episode import Episode
 from lengthen.data.retrieval.example import INTRODUCTIONS, Placement, RetrievalExample, Role, assemble
 from lengthen.data.retrieval.lookups import single
 from lengthen.data.retrieval.tasks import ONCE, SHARES, TASKS
-from lengthen.data.retrieval.vocabulary import Draw
+from lengthen.data.retrieval.vocabulary import Draw, NoneLeftError
 from lengthen.data.skip_wise import skip_positions
 from lengthen.errors import DataError
 
@@ -173,9 +174,10 @@ class Retrieval:
             draw = Draw(rng)
             episodes = self._episodes(draw, length, max(1, room))
             # A cue that is everywhere in these documents must not stop the run: the last tries are without them.
-            encoded = self._fit(draw, episodes, length, bare or attempt > _TRIES // 2)
-            if encoded is not None:
-                return encoded
+            with suppress(NoneLeftError):  # of lines like the facts, in a long sequence without any text around
+                encoded = self._fit(draw, episodes, length, bare or attempt > _TRIES // 2)
+                if encoded is not None:
+                    return encoded
             room = room * 3 // 4
         raise DataError(
             f"no retrieval sequence of exactly {length} tokens could be made with this tokenizer; choose a longer one"
@@ -198,7 +200,11 @@ class Retrieval:
             """Few and many: half of the draws are even in the logarithm, half are even."""
             return round(most ** rng.random() if rng.random() < 0.5 else rng.uniform(1, most))
 
-        return [TASKS[name](draw, facts(), passage) for name in names]
+        episodes = []
+        for name in names:
+            with suppress(NoneLeftError):  # a long sequence has room for more episodes than there are places or towns
+                episodes.append(TASKS[name](draw, facts(), passage))
+        return episodes
 
     def _fit(self, draw: Draw, episodes: list[Episode], length: int, bare: bool) -> EncodedSequence | None:
         """A sequence of exactly `length` tokens; None where the episodes are too long or the text has their cues."""

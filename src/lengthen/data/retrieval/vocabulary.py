@@ -9,7 +9,7 @@ import random
 import string
 from collections.abc import Callable, Sequence
 
-__all__ = ["ADJECTIVES", "COMMON", "NAMES", "NOUNS", "PLACES", "TOWNS", "VALUES", "Draw"]
+__all__ = ["ADJECTIVES", "COMMON", "NAMES", "NOUNS", "PLACES", "TOWNS", "VALUES", "Draw", "NoneLeftError"]
 
 _NOUNS = """
 abacus alcove almanac amulet anvil archive atrium auger awning ballast balsa bandsaw barometer bassoon bathtub
@@ -114,6 +114,11 @@ _DIGITS = (1, 2, 3, 4, 6, 8, 9, 10)
 _LABEL_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 _TRIES = 20
+_MOST_TRIES = 10_000  # of a new key: the last one of 260 nouns is found within so many but for one time in 10^16
+
+
+class NoneLeftError(Exception):
+    """All keys of a kind are in the sequence already."""
 
 
 class Draw:
@@ -131,12 +136,17 @@ class Draw:
         """A result of `make` that is new in this sequence.
 
         Args:
-            make: draws a key; of those that it can draw, some must be left.
+            make: draws a key.
+
+        Raises:
+            NoneLeftError: of those that it can draw, none is left, or hardly one.
         """
-        while (found := make()).lower() in self._used:
-            pass
-        self._used.add(found.lower())
-        return found
+        for _ in range(_MOST_TRIES):
+            found = make()
+            if found.lower() not in self._used:
+                self._used.add(found.lower())
+                return found
+        raise NoneLeftError
 
     def several(self, make: Callable[[], str], count: int) -> list[str]:
         """`count` new ones.
