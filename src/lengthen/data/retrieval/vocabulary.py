@@ -154,6 +154,9 @@ class Draw:
         Args:
             make: as in `fresh`.
             count: how many.
+
+        Raises:
+            NoneLeftError: as of `fresh`.
         """
         return [self.fresh(make) for _ in range(count)]
 
@@ -164,6 +167,9 @@ class Draw:
             kind: "thing" (gilded anvil), "noun" (anvil), "person" (Edith Haldane), "town" (Riga), "label" (QX-417),
                 "word" (an invented one) or "identifier" (lathe_quota).
             count: how many. Things and labels are near each other in half of the cases: one adjective, one prefix.
+
+        Raises:
+            NoneLeftError: as of `fresh`.
         """
         alike = self.rng.random() < 0.5 and count <= len(NOUNS) // 4
         adjective, prefix = self.rng.choice(ADJECTIVES), self._letters()
@@ -212,7 +218,11 @@ class Draw:
         return f"{first}_{self.rng.randrange(100)}"
 
     def value_of(self, kinds: Sequence[str]) -> str:
-        """A value of one of these kinds (see `VALUES`), neither a value nor a key yet; a mixed one if none is left."""
+        """A value of one of these kinds (see `VALUES`), neither a value nor a key yet; a mixed one if none is left.
+
+        Raises:
+            NoneLeftError: as of `fresh`.
+        """
         for _ in range(_TRIES):
             value = VALUES[self.rng.choice(kinds)](self)
             if value.lower() not in self._used:

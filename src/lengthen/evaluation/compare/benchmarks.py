@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from lengthen.errors import require
 from lengthen.evaluation.bootstrap import bootstrap_interval
 from lengthen.results import BenchmarkRow
 
-__all__ = ["Benchmarks", "Scored", "benchmark_rows"]
+__all__ = ["Benchmarks", "Scored", "benchmark_rows", "score_benchmarks"]
 
 Scored = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 """Results and predictions of `lengthen.evaluation.tasks.harness.evaluate_tasks`."""
@@ -31,21 +32,25 @@ class Benchmarks:
     include: Path | None = None
     limit: int | None = None
 
-    def score(self, model: Any, tokenizer: Any, context: int) -> Scored:
-        """Measure one model. Needs the extra ``tasks``.
 
-        Args:
-            model: a causal language model of transformers, or a PEFT model around one.
-            tokenizer: its tokenizer.
-            context: tokens of prompt and answer together.
+def score_benchmarks(asked: Benchmarks, model: Any, tokenizer: Any, context: int) -> Scored:
+    """Measure one model.
 
-        Raises:
-            DataError: data that can't be read or fetched.
-            ContextError: a task's answers alone fill the context.
-        """
-        from lengthen.evaluation.tasks.harness import evaluate_tasks
+    Args:
+        asked: which tasks.
+        model: a causal language model of transformers, or a PEFT model around one.
+        tokenizer: its tokenizer.
+        context: tokens of prompt and answer together.
 
-        return evaluate_tasks(model, tokenizer, self.tasks, context, self.include, self.limit)
+    Raises:
+        LengthenError: lm-eval is missing.
+        DataError: an unknown task, or data that can't be read or fetched.
+        ContextError: a task's answers alone fill the context.
+    """
+    require("a task of lm-eval", "tasks", "lm_eval")
+    from lengthen.evaluation.tasks.harness import evaluate_tasks
+
+    return evaluate_tasks(model, tokenizer, asked.tasks, context, asked.include, asked.limit)
 
 
 def benchmark_rows(base: Scored, run: Scored) -> list[BenchmarkRow]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lengthen.errors import LengthenError, ModelError
 from lengthen.evaluation.answers import ScoredAnswer, ask
-from lengthen.evaluation.compare.benchmarks import Benchmarks, Scored, benchmark_rows
+from lengthen.evaluation.compare.benchmarks import Benchmarks, Scored, benchmark_rows, score_benchmarks
 from lengthen.evaluation.compare.pair import Pair
 from lengthen.evaluation.compare.paired import long_perplexity, perplexity_rows, score_rows
 from lengthen.evaluation.compare.probes import Probe
@@ -158,7 +158,7 @@ def compare(
         for side in sides:
             with getattr(models, side)() as model:
                 if benchmarks is not None and side != "scaled":  # first, as their data may be out of reach
-                    scored[side] = benchmarks.score(model, pair.tokenizer, pair.base_context)
+                    scored[side] = score_benchmarks(benchmarks, model, pair.tokenizer, pair.base_context)
                 with progress_bar(side, asked.tokens(side), "tokens") as advance:
                     measured[side] = measure(asked, side, model, pair.tokenizer, advance)
     found = judge(asked, measured, pair.base_id if evaluator == "base" else pair.id)
