@@ -4,13 +4,12 @@
     python benchmarks/memory.py --json docs/results/memory.json --lengths 65536 131072 --ways "s2, smallest"
 
 SmolLM2-135M in bfloat16, one sequence of Python's standard library; LoRA r=8 on attention, norms and, but for "frozen
-embeddings", the embeddings are trained; S2 groups of 4,096 tokens; activations are recomputed, except by `fast`.
-Needs trl. Each case is a process of its own: peak memory is what it held at most above what it held after its
+embeddings", the embeddings are trained; S2 groups of 4,096 tokens (`--group`); activations are recomputed, except by
+`fast`. Needs trl. Each case is a process of its own: peak memory is what it held at most above what it held after its
 imports, and time is the step's own, the process's only one; `cpu_seconds` are the process's, over all its cores and
-with what comes before and after the step: on a machine that others use too, these are what can be compared. The loss
-of that step tells that the same was computed. The second line adds to the first one's file. Three hours on two cores,
-and half an hour. `fast` takes over a gigabyte for each 1,024 tokens; a case that memory does not suffice for is left
-out.
+with what comes before and after the step: on a machine that others use too, these are what can be compared. The loss of
+that step tells that the same was computed. The second line adds to the first one's file. Three hours on two cores, and
+half an hour. `fast` takes over a gigabyte for each 1,024 tokens; a case that memory does not suffice for is left out.
 """
 
 import argparse
@@ -39,7 +38,7 @@ from lengthen.run_folder import RunFolder
 from lengthen.training.memory import trim_malloc
 from record import PeakMemory, record
 
-GROUP = 4096
+GROUP, CHUNK = 4096, 8192  # tokens
 RELEASED: dict[str, Any] = {"memory": {"activation_checkpointing": True, "trim_malloc": True}}
 FROZEN = RELEASED | {"adapter": {"rank": 8, "alpha": 16}}
 OURS: dict[str, dict[str, Any]] = {
@@ -51,13 +50,13 @@ OURS: dict[str, dict[str, Any]] = {
     "s2, released": RELEASED,
     "s2, keep attention, released": {"memory": {"preset": "balanced", "trim_malloc": True}},
     "s2, smallest": {"memory": {"preset": "low_memory"}},
-    "s2, chunks": {"memory": {"sequence_chunk": 2 * GROUP}},
-    "s2, chunks, released": {"memory": {"sequence_chunk": 2 * GROUP, "trim_malloc": True}},
+    "s2, chunks": {"memory": {"sequence_chunk": CHUNK}},
+    "s2, chunks, released": {"memory": {"sequence_chunk": CHUNK, "trim_malloc": True}},
     "s2, chunks, every second kept, released": {
-        "memory": {"sequence_chunk": 2 * GROUP, "checkpoint_every": 2, "trim_malloc": True}
+        "memory": {"sequence_chunk": CHUNK, "checkpoint_every": 2, "trim_malloc": True}
     },
     "s2, chunks, in a file, released": {
-        "memory": {"sequence_chunk": 2 * GROUP, "offload_activations": "disk", "trim_malloc": True}
+        "memory": {"sequence_chunk": CHUNK, "offload_activations": "disk", "trim_malloc": True}
     },
     "s2, frozen embeddings, released": FROZEN,
     "s2, frozen embeddings, 2 shards": FROZEN | {"parallel": {"sequence": 2}},
@@ -89,12 +88,12 @@ def prepare(folder: Path, length: int) -> None:
     np.concatenate(tokens)[:length].astype("uint16").tofile(folder / f"{length}.bin")
 
 
-def ours(way: str, folder: Path, length: int, scratch: Path) -> dict[str, float]:
+def ours(way: str, folder: Path, length: int, group: int, scratch: Path) -> dict[str, float]:
     recipe = {
         "model": str(folder / "base"),
         "out": str(scratch / "run"),
         "context": {"target": length, "method": "linear"},
-        "attention": {"group_size": GROUP, "sinks": 0},
+        "attention": {"group_size": group, "sinks": 0},
         "adapter": {"rank": 8, "alpha": 16, "embeddings": True},
         "data": {"train": [str(folder / f"{length}.bin")]},
         "training": {"steps": 1, "dtype": "bfloat16", "warmup_steps": 0},
@@ -154,18 +153,18 @@ def sft(folder: Path, length: int, scratch: Path) -> dict[str, float]:
     return {"seconds": clock.seconds, "loss": loss}
 
 
-def case(way: str, length: int, folder: Path) -> dict[str, float]:
+def case(way: str, length: int, group: int, folder: Path) -> dict[str, float]:
     scratch = folder / "scratch"  # of all processes that share the sequence
     if way not in OURS:
         import trl.trainer.sft_trainer  # noqa: F401 - its imports are not its memory
     if way == "SFTTrainer, released":
         trim_malloc()
     peak, began = PeakMemory(), time.process_time()
-    result = ours(way, folder, length, scratch) if way in OURS else sft(folder, length, scratch)
+    result = ours(way, folder, length, group, scratch) if way in OURS else sft(folder, length, scratch)
     return result | {"cpu_seconds": time.process_time() - began, "peak_bytes": peak.bytes}
 
 
-def run_case(way: str, length: int, folder: Path) -> dict[str, float]:
+def run_case(way: str, length: int, group: int, folder: Path) -> dict[str, float]:
     """In processes of its own; the largest peak of them.
 
     Raises:
@@ -173,7 +172,7 @@ def run_case(way: str, length: int, folder: Path) -> dict[str, float]:
     """
     processes = OURS.get(way, {}).get("parallel", {}).get("sequence", 1)
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
-    command = [sys.executable, *launcher, __file__, "--case", way, str(length), str(folder)]
+    command = [sys.executable, *launcher, __file__, "--case", way, str(length), str(group), str(folder)]
     (folder / "scratch").mkdir()
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -188,12 +187,13 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 8192, 16384, 32768])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--json", type=Path, help="written after each case; cases that are in it are not run again")
-    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--group", type=int, default=GROUP, help="tokens of an S2 group")
+    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
-        way, length, folder = arguments.case
+        way, length, group, folder = arguments.case
         # In one piece, as several processes write to the same pipe.
-        sys.stdout.write(json.dumps(case(way, int(length), Path(folder))) + "\n")
+        sys.stdout.write(json.dumps(case(way, int(length), int(group), Path(folder))) + "\n")
         return
     rows = []
     if arguments.json and arguments.json.is_file():
@@ -203,10 +203,11 @@ def main() -> None:
         for length in arguments.lengths:
             prepare(folder, length)
             for way in arguments.ways:
-                if any((row["way"], row["length"]) == (way, length) for row in rows):
+                row: dict[str, Any] = {"way": way, "length": length, "group_size": arguments.group}
+                if any(row.items() <= done.items() for done in rows):
                     continue
                 try:
-                    row: dict[str, Any] = {"way": way, "length": length, **run_case(way, length, folder)}
+                    row |= run_case(way, length, arguments.group, folder)
                 except subprocess.CalledProcessError as error:
                     print(f"T {length:>6}  {way:<28} failed ({error.returncode}): {error.stderr[-300:]}", flush=True)
                     continue
@@ -219,7 +220,7 @@ def main() -> None:
                     flush=True,
                 )
                 if arguments.json:
-                    write_json(arguments.json, {**record(), "group_size": GROUP, "results": rows})
+                    write_json(arguments.json, {**record(), "results": rows})
 
 
 if __name__ == "__main__":
