@@ -84,11 +84,27 @@ def documents(tmp_path_factory):
     """A folder of five texts of 150 to 550 bytes, with words that repeat."""
     folder = tmp_path_factory.mktemp("documents")
     generator = random.Random(0)
-    words = ["".join(generator.choices("abcdefgh", k=generator.randint(2, 6))) for _ in range(12)]
+    words = _words(generator, 12)
     for index in range(5):
         text = " ".join(generator.choices(words, k=40 + 25 * index))
         (folder / f"{index}.txt").write_text(text[: 150 + 100 * index], encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def books(tmp_path_factory):
+    """A folder of eight texts of 3,000 to 6,500 bytes, of sentences."""
+    folder = tmp_path_factory.mktemp("books")
+    generator = random.Random(0)
+    words = _words(generator, 30)
+    for index in range(8):
+        sentences = [" ".join(generator.choices(words, k=9)) + "." for _ in range(400)]
+        (folder / f"{index}.txt").write_text(" ".join(sentences)[: 3000 + 500 * index], encoding="utf-8")
+    return folder
+
+
+def _words(generator, count):
+    return ["".join(generator.choices("abcdefgh", k=generator.randint(2, 6))) for _ in range(count)]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The tab "Extend" in headless Chromium: plan, start, live loss, cancel, a restart, go on, verdict."""
 
 import json
-import random
 import re
 import signal
 import subprocess
@@ -35,18 +34,6 @@ def shared():
 @pytest.fixture(scope="module")
 def small(make_base):
     return make_base("small", max_position_embeddings=256, hidden_size=64, num_hidden_layers=4)
-
-
-@pytest.fixture(scope="module")
-def books(tmp_path_factory):
-    """Eight texts of 3,000 to 6,500 bytes, of sentences."""
-    folder = tmp_path_factory.mktemp("books")
-    generator = random.Random(0)
-    words = ["".join(generator.choices("abcdefgh", k=generator.randint(2, 6))) for _ in range(30)]
-    for index in range(8):
-        sentences = [" ".join(generator.choices(words, k=9)) + "." for _ in range(400)]
-        (folder / f"{index}.txt").write_text(" ".join(sentences)[: 3000 + 500 * index])
-    return folder
 
 
 @pytest.fixture
