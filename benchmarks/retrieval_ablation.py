@@ -35,8 +35,8 @@ from record import record
 MODEL, BASE_CONTEXT, TARGET = "tiny", 256, 2048
 STEPS, TOKENS_PER_STEP, WARMUP = 48, 4096, 4
 LENGTHS, TRIALS, DOCUMENTS = (256, 512, 1024, 2048), 20, 16
-SEEDS = (0, 1, 2)
-QUESTIONS = {"weight": 0.8, "answer_weight": 6, "text_weight": 1}
+QUESTIONS = {"weight": 0.8, "answer_weight": 6, "text_weight": 1, "tasks": {"python": 1.0}}
+"""As `lengthen extend` asks a base that knows code."""
 RESTORATION = {"training": {"restoration": {"share": 0.2, "length": BASE_CONTEXT}}}
 S2: dict[str, dict[str, Any]] = {"attention": {"kind": "s2", "group_size": 512, "sinks": 1}}
 SKIP_WISE = {"data": {"skip_wise": True, "sequence_length": 512}}
@@ -104,9 +104,9 @@ class Case:
 def cases() -> Iterator[Case]:
     for method, name in (("none", "control: nothing extended"), ("linear",) * 2, ("llama3",) * 2, ("yarn",) * 2):
         yield Case(f"{name}, text", method, None)
-        yield Case(f"{name}, questions", method)
-        yield Case(f"{name}, questions, restoration", method, changes=RESTORATION)
         yield Case(f"{name}, text, restoration", method, None, RESTORATION)
+        yield Case(f"{name}, questions", method)
+    yield Case("yarn, questions, restoration", changes=RESTORATION)
     yield Case("yarn, questions, S2", changes=S2)
     yield Case("yarn, questions, S2 without sinks", changes={"attention": {**S2["attention"], "sinks": 0}})
     yield Case("yarn, questions, S2, last 20% full", changes={"attention": {**S2["attention"], "full_last": 0.2}})
@@ -114,8 +114,8 @@ def cases() -> Iterator[Case]:
     yield Case("yarn, questions, skip-wise, last 25% S2", changes=SKIP_WISE, s2_last=True)
     papers: dict[str, dict[str, Any]] = {"attention": {**S2["attention"], "sinks": 0}, "adapter": {"embeddings": True}}
     yield Case("LongLoRA: linear, S2 without sinks, embeddings, text", "linear", None, papers)
-    yield Case("LongLoRA, questions", "linear", changes=papers)
     yield Case("yarn, questions, embeddings trained", changes={"adapter": {"embeddings": True}})
+    yield Case("yarn, questions in sentences", questions=QUESTIONS | {"tasks": {}})
     yield Case("yarn, half of the questions", questions=QUESTIONS | {"weight": 0.4})
     yield Case("yarn, questions of at most 6 facts", questions=QUESTIONS | {"facts": 6})
     yield Case("yarn, questions, answers weigh 3 and text 1", questions=QUESTIONS | {"answer_weight": 3})
@@ -159,7 +159,7 @@ def numbers(asked: Questionnaire, side: Any, model: Any) -> dict[str, Any]:
     }
 
 
-def run_all(path: Path, steps: int) -> None:
+def run_all(path: Path, steps: int, seeds: int) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
     if content["rows"] and content["steps"] != steps:
         raise SystemExit(f"{path} was made with {content['steps']} steps; choose another --json")
@@ -176,7 +176,7 @@ def run_all(path: Path, steps: int) -> None:
     for method in ("linear", "llama3", "yarn"):
         if (f"{method}, untrained", 0) not in done:
             add(f"{method}, untrained", 0, numbers(asked, "run", lengthen.load(MODEL, method=method, target=TARGET)[0]))
-    for seed in SEEDS:
+    for seed in range(seeds):
         for case in cases():
             if (case.name, seed) in done or (seed and case.name not in SEVERAL):
                 continue
@@ -215,12 +215,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="results; what is in it is not run again")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seeds", type=int, default=3, help="of the cases that are repeated")
     parser.add_argument("--table", action="store_true", help="print the file's table as Markdown")
     options = parser.parse_args()
     if options.table:
         show_table(options.json)
     else:
-        run_all(options.json, options.steps)
+        run_all(options.json, options.steps, options.seeds)
 
 
 if __name__ == "__main__":
