@@ -3,8 +3,9 @@
     python benchmarks/unseen_questions.py --haystack books/validation --json docs/results/usable/unseen.json
 
 Five facts in each text, at depths from 0 to 1, each asked for; the text is English. Training questions are in English,
-and their values are numbers (not of five digits), hexadecimal, words, names, towns, dates, times, identifiers and
-labels (`lengthen.data.retrieval.vocabulary.VALUES`). Six minutes for SmolLM2-135M on one core.
+some in German, French and Spanish, and their values are numbers (not of five digits), hexadecimal, words, names, towns,
+dates, times, identifiers and labels (`lengthen.data.retrieval.vocabulary.VALUES`). Four minutes for SmolLM2-135M on one
+core.
 """
 
 import argparse
@@ -55,22 +56,23 @@ def position(rng: random.Random) -> str:
 
 
 KINDS = {
-    "German": Kind(
-        "Die Geheimzahl von {key} lautet {value}.",
-        "Frage: Wie lautet die Geheimzahl von {key}? Antwort: Die Geheimzahl von {key} lautet",
-        "Bremen Köln Dresden Zürich Graz Kassel Mainz Passau Ulm Weimar",
+    "Italian": Kind(
+        "Il numero segreto della stazione di {key} è {value}.",
+        "Domanda: qual è il numero segreto della stazione di {key}? "
+        "Risposta: il numero segreto della stazione di {key} è",
+        "Torino Bari Siena Pisa Trento Lecce Padova Rimini Como Ancona",
         number,
     ),
-    "Spanish": Kind(
-        "El taller de {key} tiene el número {value}.",
-        "Pregunta: ¿Qué número tiene el taller de {key}? Respuesta: El taller de {key} tiene el número",
-        "Marta Andrés Lucía Javier Inés Pablo Carmen Diego Teresa Rafael",
+    "Portuguese": Kind(
+        "A oficina de {key} tem o número {value}.",
+        "Pergunta: que número tem a oficina de {key}? Resposta: a oficina de {key} tem o número",
+        "Joana Tiago Beatriz Rui Leonor Duarte Sofia Nuno Catarina Gonçalo",
         number,
     ),
-    "French": Kind(
-        "Le numéro secret de la gare de {key} est {value}.",
-        "Question : quel est le numéro secret de la gare de {key} ? Réponse : le numéro secret de la gare de {key} est",
-        "Lyon Nantes Rennes Dijon Tours Reims Lille Nancy Metz Brest",
+    "Dutch": Kind(
+        "Het geheime getal van {key} is {value}.",
+        "Vraag: wat is het geheime getal van {key}? Antwoord: het geheime getal van {key} is",
+        "Utrecht Leiden Gouda Zwolle Breda Delft Tilburg Arnhem Haarlem Venlo",
         number,
     ),
     "version numbers": Kind(
