@@ -27,7 +27,8 @@ from lengthen.evaluation.compare import Questionnaire, copy_probe, measure, need
 from lengthen.evaluation.retrieval.needle import DEPTHS
 from lengthen.extension.questions import haystack_of, spread_documents
 from lengthen.files import write_json
-from lengthen.models.load import load_tokenizer
+from lengthen.models.load import load_config, load_tokenizer
+from lengthen.models.resolve import resolve_model
 from lengthen.recipe import parse_recipe
 from lengthen.training.run import train
 from record import record
@@ -135,13 +136,12 @@ SEVERAL = (
 def questionnaire() -> Questionnaire:
     """What is asked of every model: look-ups, copying, and the loss on files that neither it nor the base has seen."""
     tokenizer = load_tokenizer(MODEL)
-    vocabulary = lengthen.load(MODEL)[0].config.vocab_size
+    vocabulary = load_config(resolve_model(MODEL)).vocab_size
     store, _ = load_tokens([f"{STDLIB}:validation"], tokenizer, vocabulary, default_cache())
-    chosen = store.take(spread_documents(store, DOCUMENTS, TARGET))
     haystack = haystack_of(store, tokenizer)
     probes = [needle_probe(tokenizer, haystack, length, DEPTHS, TRIALS, 0, "lookup") for length in LENGTHS]
     probes.append(copy_probe(tokenizer, TRIALS, 0))
-    documents = [np.asarray(chosen[index][:TARGET]) for index in range(len(chosen))]
+    documents = [store[index][:TARGET] for index in spread_documents(store, DOCUMENTS, TARGET)]
     return Questionnaire(probes, documents, BASE_CONTEXT, TARGET)
 
 

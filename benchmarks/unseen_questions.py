@@ -18,7 +18,7 @@ from typing import Any
 from lengthen.evaluation.compare import Probe, compare, find_pair
 from lengthen.evaluation.haystack import Haystack, read_haystack
 from lengthen.evaluation.prompts import Prompt, encode, make_prompt
-from lengthen.evaluation.retrieval.needle import DEPTHS
+from lengthen.evaluation.retrieval.needle import DEPTHS, hide
 from lengthen.files import write_json
 from record import record
 
@@ -103,13 +103,8 @@ def make(tokenizer: Any, haystack: Haystack, tokens: int, kind: Kind, rng: rando
     facts = [kind.fact.format(key=key, value=value) for key, value in zip(keys, values, strict=True)]
     questions = [kind.question.format(key=key) for key in keys]
     size = tokens - sum(len(encode(tokenizer, f"\n{fact}\n")) for fact in facts) - 64
-    start, done, pieces = rng.choice(haystack.sentences), 0, []
-    for depth, fact in zip(DEPTHS, facts, strict=True):
-        cut = haystack.near_sentence(start + round(size * depth), size // 40) - start
-        cut = min(size, max(done, cut))
-        pieces += [haystack.take(start + done, cut - done), fact]
-        done = cut
-    text = "\n".join([*pieces, haystack.take(start + done, size - done), ""])
+    start = rng.choice(haystack.sentences)
+    text = "\n".join([*hide(haystack, start, size, list(zip(DEPTHS, facts, strict=True))), ""])
     return make_prompt(tokenizer, text, list(zip(questions, values, strict=True)))
 
 

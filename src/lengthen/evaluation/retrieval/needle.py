@@ -12,7 +12,7 @@ from lengthen.evaluation.haystack import Haystack
 from lengthen.evaluation.prompts import Prompt, encode, make_prompt, prompt_of_length
 from lengthen.evaluation.retrieval.grid import ANSWER_TOKENS, Cell, random_number, retrieve
 
-__all__ = ["DEPTHS", "LOOKUPS", "MOST_NEEDLES", "NEEDLES", "Wording", "needle", "needle_prompt"]
+__all__ = ["DEPTHS", "LOOKUPS", "MOST_NEEDLES", "NEEDLES", "Wording", "hide", "needle", "needle_prompt"]
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -99,19 +99,37 @@ def needle_prompt(
     questions = [wording.question.format(key=key) for key in keys]
     longest = max(questions, key=lambda question: len(encode(tokenizer, question)))
 
+    facts = [(depth, wording.fact.format(key=key, number=number)) for depth, key, number in needles]
+
     def build(start: int, size: int, question: str) -> str:
-        pieces, done = [wording.task] if wording.task else [], 0
-        for depth, key, number in needles:
-            place = round(size * depth)
-            cut = min(size, max(done, haystack.near_sentence(start + place, int(size * _REACH)) - start))
-            pieces += [haystack.take(start + done, cut - done), wording.fact.format(key=key, number=number)]
-            done = cut
-        return "\n".join([*pieces, haystack.take(start + done, size - done), question])
+        task = [wording.task] if wording.task else []
+        return "\n".join([*task, *hide(haystack, start, size, facts), question])
 
     starts = generator.choices(haystack.sentences, k=_BEGINNINGS)
     builds = [partial(build, start, question=longest) for start in starts]
     text = prompt_of_length(tokenizer, builds, tokens, ANSWER_TOKENS).removesuffix(longest)
     return make_prompt(tokenizer, text, list(zip(questions, values, strict=True)))
+
+
+def hide(haystack: Haystack, start: int, size: int, facts: Sequence[tuple[float, str]]) -> list[str]:
+    """Facts among pieces of the haystack, each before a sentence where one begins near its depth.
+
+    Args:
+        haystack: the prose.
+        start: token of it at which the pieces begin.
+        size: tokens of all pieces together.
+        facts: the share of these tokens that lie before each, 0 to 1, in rising order; and its text.
+
+    Returns:
+        A piece and a fact in turn, and the last piece.
+    """
+    pieces, done = [], 0
+    for depth, fact in facts:
+        place = round(size * depth)
+        cut = min(size, max(done, haystack.near_sentence(start + place, int(size * _REACH)) - start))
+        pieces += [haystack.take(start + done, cut - done), fact]
+        done = cut
+    return [*pieces, haystack.take(start + done, size - done)]
 
 
 def needle(
